@@ -1,0 +1,1 @@
+//! twinblk keeps one block device identical on two machines, in user space.

@@ -1,0 +1,3 @@
+//! The `twinblk` command.
+
+fn main() {}
