@@ -1,1 +1,8 @@
 //! twinblk keeps one block device identical on two machines, in user space.
+
+pub mod buffer;
+pub mod format;
+pub mod limits;
+pub mod replica;
+pub mod ring;
+pub mod units;

@@ -1,0 +1,310 @@
+//! Owns payload memory: aligned slots, pooled by size, bounded by budget, counted by holders.
+//! Must never know what a payload means. With `ring`, the only place with `unsafe`.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Alignment of every slot: what O_DIRECT needs on any device in use (4 KiB sectors included).
+pub const SLOT_ALIGN_BYTES: usize = 4096;
+
+/// Slot sizes. Requests take the smallest that fits.
+const CLASS_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// Free slots of each class that keep their memory; more is given back to the system.
+const CLASS_KEPT: [usize; 5] = [512, 128, 64, 32, 8];
+
+/// For whom memory is taken. Each has its own budget, so that none can starve another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Requests of NBD clients.
+    Client,
+    /// What peers send.
+    Peer,
+    /// Resync, verify, edges of unaligned writes.
+    Background,
+    /// Metadata and receive buffers.
+    Fixed,
+}
+
+const PURPOSES: usize = 4;
+
+/// The right to one slot. Moves with responsibility: whoever has it must give it back with
+/// [`Pool::release`] or pass it on.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a payload must be released"]
+pub struct Payload(PayloadRef);
+
+impl Payload {
+    /// A name for the slot, to point into it while someone keeps the payload.
+    #[must_use]
+    pub const fn share(&self) -> PayloadRef {
+        self.0
+    }
+}
+
+/// Names a slot without owning it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PayloadRef {
+    index: u32,
+    generation: u32,
+}
+
+/// Some bytes of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The slot.
+    pub slot: PayloadRef,
+    /// First byte.
+    pub offset: u32,
+    /// How many.
+    pub length: u32,
+}
+
+struct Slot {
+    memory: NonNull<u8>,
+    class: u8,
+    purpose: Purpose,
+    generation: u32,
+    holders: u32,
+}
+
+/// Bytes each purpose may use at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// NBD clients.
+    pub client_bytes: usize,
+    /// Peers.
+    pub peer_bytes: usize,
+    /// Resync and verify.
+    pub background_bytes: usize,
+}
+
+/// The slots of one shard.
+pub struct Pool {
+    slots: Vec<Slot>,
+    vacant: Vec<u32>,
+    free: [Vec<NonNull<u8>>; CLASS_BYTES.len()],
+    used_bytes: [usize; PURPOSES],
+    budget_bytes: [usize; PURPOSES],
+}
+
+impl Pool {
+    /// An empty pool; memory is taken when first needed.
+    #[must_use]
+    pub fn new(budgets: Budgets) -> Self {
+        Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            free: [const { Vec::new() }; CLASS_BYTES.len()],
+            used_bytes: [0; PURPOSES],
+            budget_bytes: [
+                budgets.client_bytes,
+                budgets.peer_bytes,
+                budgets.background_bytes,
+                usize::MAX,
+            ],
+        }
+    }
+
+    /// A slot of at least `bytes` (at most 1 MiB), or none if the budget of `purpose` is used up.
+    /// A purpose that uses nothing always gets one slot, so a small budget delays, never blocks.
+    ///
+    /// # Panics
+    /// If `bytes` is over 1 MiB.
+    pub fn take(&mut self, purpose: Purpose, bytes: usize) -> Option<Payload> {
+        let class = CLASS_BYTES.iter().position(|size| *size >= bytes);
+        let class = class.expect("no slot is larger than a piece");
+        let used = self.used_bytes[purpose as usize];
+        let wanted = used + CLASS_BYTES[class];
+        if used > 0 && wanted > self.budget_bytes[purpose as usize] {
+            return None;
+        }
+        self.used_bytes[purpose as usize] = wanted;
+        let memory = self.free[class].pop().unwrap_or_else(|| allocate(class));
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 slots");
+            self.slots.push(Slot { memory, class: 0, purpose, generation: 0, holders: 0 });
+            index
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.memory = memory;
+        slot.class = u8::try_from(class).expect("five classes");
+        slot.purpose = purpose;
+        slot.holders = 1;
+        Some(Payload(PayloadRef { index, generation: slot.generation }))
+    }
+
+    /// Whether [`take`](Self::take) would succeed.
+    #[must_use]
+    pub fn has_room(&self, purpose: Purpose, bytes: usize) -> bool {
+        let used = self.used_bytes[purpose as usize];
+        let class = CLASS_BYTES.iter().find(|size| **size >= bytes);
+        used == 0 || class.is_some_and(|size| used + size <= self.budget_bytes[purpose as usize])
+    }
+
+    /// Adds a holder: the slot stays until each has let go.
+    pub fn hold(&mut self, slot: PayloadRef) {
+        self.slot_mut(slot).holders += 1;
+    }
+
+    /// Lets go of a slot held by [`hold`](Self::hold).
+    pub fn let_go(&mut self, slot: PayloadRef) {
+        let held = self.slot_mut(slot);
+        held.holders -= 1;
+        if held.holders > 0 {
+            return;
+        }
+        held.generation = held.generation.wrapping_add(1);
+        let (class, memory, purpose) = (usize::from(held.class), held.memory, held.purpose);
+        self.used_bytes[purpose as usize] -= CLASS_BYTES[class];
+        self.vacant.push(slot.index);
+        if self.free[class].len() < CLASS_KEPT[class] {
+            self.free[class].push(memory);
+        } else {
+            give_back(memory, class);
+        }
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, payload: Payload) {
+        let Payload(slot) = payload;
+        self.let_go(slot);
+    }
+
+    /// Size of a slot in bytes.
+    #[must_use]
+    pub fn capacity_bytes(&self, slot: PayloadRef) -> usize {
+        CLASS_BYTES[usize::from(self.slot(slot).class)]
+    }
+
+    /// The bytes of a span. No kernel operation may be writing to them.
+    #[must_use]
+    pub fn bytes(&self, span: Span) -> &[u8] {
+        let start = self.address(span);
+        // SAFETY: `address` checked that the span lies in a live slot, whose memory is initialised
+        // (zeroed when allocated) and is freed only through `&mut self`. Callers read a slot only
+        // after the completion of what writes to it, as the module's contract says.
+        unsafe { std::slice::from_raw_parts(start, span.length as usize) }
+    }
+
+    /// The bytes of a span, to change them. No kernel operation may be using them.
+    #[must_use]
+    pub fn bytes_mut(&mut self, span: Span) -> &mut [u8] {
+        let start = self.address(span);
+        // SAFETY: as in `bytes`; `&mut self` makes this the only borrow.
+        unsafe { std::slice::from_raw_parts_mut(start, span.length as usize) }
+    }
+
+    /// Copies between two different slots.
+    ///
+    /// # Panics
+    /// If the spans differ in length or lie in one slot.
+    pub fn copy(&mut self, from: Span, to: Span) {
+        assert!(from.length == to.length && from.slot.index != to.slot.index);
+        let (source, target) = (self.address(from), self.address(to));
+        // SAFETY: both spans were checked; different live slots never share memory.
+        unsafe { std::ptr::copy_nonoverlapping(source, target, from.length as usize) };
+    }
+
+    /// Where a span begins, for the kernel. Valid while the slot is held.
+    ///
+    /// # Panics
+    /// If the slot is not live or the span does not lie in it.
+    #[must_use]
+    pub fn address(&self, span: Span) -> *mut u8 {
+        let slot = self.slot(span.slot);
+        let end = span.offset as usize + span.length as usize;
+        assert!(end <= CLASS_BYTES[usize::from(slot.class)], "span outside its slot");
+        // SAFETY: the offset was just checked to lie within the allocation.
+        unsafe { slot.memory.as_ptr().add(span.offset as usize) }
+    }
+
+    /// Bytes in use for a purpose.
+    #[must_use]
+    pub fn used_bytes(&self, purpose: Purpose) -> usize {
+        self.used_bytes[purpose as usize]
+    }
+
+    fn slot(&self, slot: PayloadRef) -> &Slot {
+        let found = &self.slots[slot.index as usize];
+        assert!(found.generation == slot.generation && found.holders > 0, "slot used after release");
+        found
+    }
+
+    fn slot_mut(&mut self, slot: PayloadRef) -> &mut Slot {
+        let found = &mut self.slots[slot.index as usize];
+        assert!(found.generation == slot.generation && found.holders > 0, "slot used after release");
+        found
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for (class, free) in self.free.iter_mut().enumerate() {
+            free.drain(..).for_each(|memory| give_back(memory, class));
+        }
+        for slot in self.slots.iter().filter(|slot| slot.holders > 0) {
+            give_back(slot.memory, usize::from(slot.class));
+        }
+    }
+}
+
+fn layout(class: usize) -> Layout {
+    Layout::from_size_align(CLASS_BYTES[class], SLOT_ALIGN_BYTES).expect("constant and valid")
+}
+
+fn allocate(class: usize) -> NonNull<u8> {
+    // SAFETY: the layout has a non-zero size.
+    let memory = unsafe { alloc_zeroed(layout(class)) };
+    NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout(class)))
+}
+
+fn give_back(memory: NonNull<u8>, class: usize) {
+    // SAFETY: the memory came from `allocate` with this class, and no slot names it any more.
+    unsafe { dealloc(memory.as_ptr(), layout(class)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGETS: Budgets =
+        Budgets { client_bytes: 8192, peer_bytes: 1 << 20, background_bytes: 1 << 20 };
+
+    #[test]
+    fn a_budget_bounds_its_purpose_only() {
+        let mut pool = Pool::new(BUDGETS);
+        let a = pool.take(Purpose::Client, 100).expect("room");
+        let b = pool.take(Purpose::Client, 4096).expect("room");
+        assert!(pool.take(Purpose::Client, 1).is_none());
+        let c = pool.take(Purpose::Peer, 1 << 20).expect("its own budget");
+        for payload in [a, b, c] {
+            pool.release(payload);
+        }
+        assert_eq!(pool.used_bytes(Purpose::Client), 0);
+    }
+
+    #[test]
+    fn a_slot_lives_until_its_last_holder_lets_go() {
+        let mut pool = Pool::new(BUDGETS);
+        let payload = pool.take(Purpose::Client, 10).expect("room");
+        let slot = payload.share();
+        pool.hold(slot);
+        pool.release(payload);
+        pool.bytes_mut(Span { slot, offset: 0, length: 1 })[0] = 7;
+        pool.let_go(slot);
+        let next = pool.take(Purpose::Client, 10).expect("room");
+        assert_ne!(next.share(), slot);
+        pool.release(next);
+    }
+
+    #[test]
+    #[should_panic(expected = "slot used after release")]
+    fn a_stale_name_is_caught() {
+        let mut pool = Pool::new(BUDGETS);
+        let payload = pool.take(Purpose::Client, 10).expect("room");
+        let slot = payload.share();
+        pool.release(payload);
+        let _ = pool.bytes(Span { slot, offset: 0, length: 1 });
+    }
+}

@@ -1,0 +1,97 @@
+//! Owns what a node durably knows of itself, and its bytes on disk.
+//! Must never do I/O, nor judge what the fields mean for the peer.
+
+use super::lineage::{Generation, Lineage};
+use crate::limits::PEER_SLOTS_MAX;
+use crate::units::{BootId, Epoch, NodeId, ResourceId, RunId};
+
+/// Where things lie in the metadata area, fixed at `create`. All areas start on 4 KiB boundaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks of the exported device.
+    pub device_blocks: u64,
+    /// Bitmap slots laid out, one per peer.
+    pub peer_slots: u8,
+    /// Hot extents the activity log can hold.
+    pub log_extents: u32,
+}
+
+/// What this node durably knows of its own copy of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataState {
+    /// Blocks of mixed age: a resync has begun and not ended. Never usable alone.
+    Inconsistent,
+    /// A state the device once had, known to be old.
+    Outdated,
+    /// A state the device had; whether the newest is not known from this record alone.
+    Consistent,
+}
+
+/// A resync into this node that has begun and not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncTarget {
+    /// Drawn for this resync; the source holds the same one in its slot. A disk restored from
+    /// before the resync does not carry it, so its marks are not trusted.
+    pub token: u64,
+    /// The source's newest generation when it began.
+    pub generation: Generation,
+}
+
+/// The last sessions in which this node and a peer agreed; see `manual::disk_format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bond {
+    /// Session id of the last meeting that both recorded, or 0.
+    pub confirmed: u64,
+    /// Session id of a meeting that this node recorded and does not know the peer did, or 0.
+    pub tentative: u64,
+}
+
+/// What this node durably knows about one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerSlot {
+    /// Whether a peer is assigned to the slot.
+    pub in_use: bool,
+    /// The peer.
+    pub node: NodeId,
+    /// The generation the peer's copy was last equal to; the marks of the slot are relative to
+    /// it. None while the peer has everything.
+    pub base: Option<Generation>,
+    /// The token of a resync from this node to the peer that has begun and not ended, or 0.
+    pub sync_token: u64,
+    /// Everything is marked, whatever the bitmap says: written before the bits are, cleared after.
+    pub all_marked: bool,
+    /// The peer withdrew by its own word (a planned disconnect) and may not serve without one.
+    pub withdrawn: bool,
+    /// The last meetings.
+    pub bond: Bond,
+}
+
+/// What a node durably knows of itself: the content of the superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Counts writes of the superblock; of two valid copies the higher one wins.
+    pub serial: u64,
+    /// The resource.
+    pub resource: ResourceId,
+    /// The node this copy of the data belongs to.
+    pub node: NodeId,
+    /// Layout of the metadata area.
+    pub geometry: Geometry,
+    /// State of the data.
+    pub data: DataState,
+    /// Set, durably, before a primary's first write and cleared by a clean demotion: found set at
+    /// start, the node crashed as primary and its hot extents are marks.
+    pub primary: bool,
+    /// The highest epoch adopted.
+    pub epoch: Epoch,
+    /// The present (or last) life of the store.
+    pub run: RunId,
+    /// The boot of the host in which that life began.
+    pub boot: BootId,
+    /// Generations of the data, oldest first. Empty when freshly created.
+    pub lineage: Lineage,
+    /// A resync into this node.
+    pub sync_target: Option<SyncTarget>,
+    /// One per peer.
+    pub slots: [PeerSlot; PEER_SLOTS_MAX],
+}

@@ -1,0 +1,72 @@
+//! Owns every bound of the system, each with its reason.
+//! Must never hold a value that an operator should set: those are in the configuration.
+
+use crate::units::{BLOCK_BYTES, Nanos};
+
+/// Blocks in the largest piece that travels as one unit (1 MiB): bounds one disk request, one
+/// frame and one buffer slot; larger client requests travel as several pieces.
+pub const PIECE_BLOCKS: u64 = (1 << 20) / BLOCK_BYTES;
+
+/// Blocks in one piece of a TRIM or WRITE_ZEROES (4 MiB): they carry no payload, so only the
+/// activity log bounds them; one extent each keeps the log's arithmetic trivial.
+pub const ZERO_PIECE_BLOCKS: u64 = EXTENT_BLOCKS;
+
+/// Blocks in one extent of the activity log (4 MiB): as DRBD; small enough that resyncing the hot
+/// ones after a crash takes seconds, large enough that random writes find most of theirs hot.
+pub const EXTENT_BLOCKS: u64 = (4 << 20) / BLOCK_BYTES;
+
+/// The largest READ or WRITE a client may send: what nbdkit accepts and larger than what any
+/// common client sends.
+pub const REQUEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Pieces of one TRIM or WRITE_ZEROES in flight at once: a 4 GiB trim must not fill the log.
+pub const ZERO_PIECES_IN_FLIGHT: usize = 8;
+
+/// Generations kept in a lineage. A peer that missed more than these needs a full resync, which
+/// costs time, never data.
+pub const LINEAGE_ENTRIES: usize = 32;
+
+/// Bitmap slots a superblock can describe: one per peer.
+pub const PEER_SLOTS_MAX: usize = 4;
+
+/// Default number of bitmap slots laid out by `create`: room for one more peer than today's.
+pub const PEER_SLOTS_DEFAULT: usize = 2;
+
+/// Default number of hot extents (4.8 GiB): as DRBD.
+pub const LOG_EXTENTS_DEFAULT: u32 = 1237;
+
+/// Fewest hot extents: a 1 MiB piece can touch two, and several must be able to run at once.
+pub const LOG_EXTENTS_MIN: u32 = 16;
+
+/// Most hot extents: keeps recovery marks below 64 GiB.
+pub const LOG_EXTENTS_MAX: u32 = 16_384;
+
+/// Extents one activity log transaction can change: bounds the log block, allows batching.
+pub const LOG_UPDATES_MAX: usize = 64;
+
+/// Writes acknowledged by a peer but not yet stable there before the primary asks for a barrier:
+/// bounds the memory of decision 6 and what a blip makes us resync.
+pub const UNSTABLE_WRITES_MAX: usize = 1024;
+
+/// Bytes of the same before the primary asks for a barrier.
+pub const UNSTABLE_BYTES_MAX: u64 = 64 << 20;
+
+/// How long an idle unstable write waits before a barrier makes it stable.
+pub const BARRIER_IDLE: Nanos = Nanos::from_millis(500);
+
+/// How long two connected nodes may take to agree before the session is dropped; client writes
+/// that would need a new generation wait meanwhile.
+pub const HANDSHAKE_TIME: Nanos = Nanos::from_millis(10_000);
+
+/// How often the resync controller looks at client latency.
+pub const RESYNC_TICK: Nanos = Nanos::from_millis(100);
+
+/// Bytes in one piece of a resync or verify: small enough that a client write waits little for
+/// the lock, large enough for a disk to stream.
+pub const RESYNC_PIECE_BLOCKS: u64 = (256 << 10) / BLOCK_BYTES;
+
+/// Most resync pieces in flight (32 MiB): bounds the memory of both nodes.
+pub const RESYNC_WINDOW_MAX: usize = 128;
+
+/// Fewest resync pieces in flight: resync always advances.
+pub const RESYNC_WINDOW_MIN: usize = 1;
