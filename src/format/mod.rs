@@ -3,5 +3,6 @@
 //! Must never do I/O: it turns values into bytes and bytes into values or refusals.
 
 pub mod frame;
+pub mod hello;
 pub mod lineage;
 pub mod superblock;
