@@ -148,7 +148,7 @@ pub(crate) fn all_functions(tree: &Tree) -> Vec<(&Source, Function)> {
     all
 }
 
-fn about(rule: &'static str, source: &Source, function: &Function, detail: String) -> Finding {
+fn about(rule: &'static str, source: &Source, function: &Function, detail: &str) -> Finding {
     let mut finding = source.finding(rule, function.line, format!("`{}` {detail}", function.name));
     finding.place = format!("{}::{}", source.path, function.name);
     finding
@@ -158,7 +158,7 @@ fn function_length(tree: &Tree, out: &mut Vec<Finding>) {
     for (source, function) in all_functions(tree) {
         if function.lines > FUNCTION_LINES_MAX {
             let detail = format!("has {} lines, at most {FUNCTION_LINES_MAX}", function.lines);
-            out.push(about("function-length", source, &function, detail));
+            out.push(about("function-length", source, &function, &detail));
         }
     }
 }
@@ -178,7 +178,7 @@ fn function_length_p95(tree: &Tree, out: &mut Vec<Finding>) {
             "is the longest with {} lines; 95 % of functions must fit {FUNCTION_LINES_P95}, now {figure}",
             longest.lines
         );
-        out.push(about("function-length-p95", source, longest, detail));
+        out.push(about("function-length-p95", source, longest, &detail));
     }
 }
 
@@ -218,7 +218,7 @@ fn parameters(tree: &Tree, out: &mut Vec<Finding>) {
                 "takes {} parameters, at most {PARAMETERS_MAX}",
                 function.parameters
             );
-            out.push(about("parameters", source, &function, detail));
+            out.push(about("parameters", source, &function, &detail));
         }
     }
 }
