@@ -211,6 +211,7 @@ fn modules_are_followed() {
         ("src/store/a/b.rs", "//! D.\n"),
         ("tests/sim/main.rs", "mod disk;\n"),
         ("tests/sim/disk.rs", ""),
+        ("nbd/examples/server.rs", ""),
     ];
     let owned = |(path, text): &(&str, &str)| ((*path).to_owned(), (*text).to_owned());
     let tree = Tree::new(files.iter().map(owned).collect());

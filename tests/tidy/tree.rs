@@ -235,7 +235,14 @@ fn is_root(path: &str) -> bool {
     if ["src/lib.rs", "src/main.rs", "nbd/src/lib.rs"].contains(&path) {
         return true;
     }
-    let folders = ["tests/", "bench/", "nbd/tests/"];
+    let folders = [
+        "tests/",
+        "bench/",
+        "examples/",
+        "nbd/tests/",
+        "nbd/benches/",
+        "nbd/examples/",
+    ];
     let Some(inside) = folders.iter().find_map(|folder| path.strip_prefix(folder)) else {
         return false;
     };
