@@ -180,7 +180,8 @@ pub struct Refusal {
     pub command: Command,
     /// Which rule was broken, as far as the protocol can say.
     pub errno: Errno,
-    /// Bytes of payload that follow in the stream and mean nothing.
+    /// Bytes of payload that belong to it and mean nothing. They follow what [`check`] was given; [`Transmission`] has
+    /// read past them by the time it reports the refusal.
     pub drain: u32,
 }
 
@@ -364,7 +365,8 @@ pub enum Event {
     /// Serve this. Its [`Checked::payload_bytes`] follow in the stream: take them, then call
     /// [`Transmission::payload_done`]. With none, feed on.
     Request(Checked),
-    /// Send the error; the decoder throws [`Refusal::drain`] bytes away by itself as they are fed.
+    /// Send the error. The [`Refusal::drain`] bytes of payload have been fed and thrown away by now: a client may take a
+    /// reply for a request it has not finished sending as a broken server (libnbd does).
     Refused(Refusal),
     /// The payload of the last request, of this many bytes, has not been declared taken; nothing was done.
     PayloadDue(u32),
@@ -379,7 +381,8 @@ enum State {
     /// This many bytes of the header have come in earlier pieces.
     Header(usize),
     Payload(u32),
-    Drain(u32),
+    /// This many bytes of the payload are still to come.
+    Drain(u32, Refusal),
     Ended(Event),
 }
 
@@ -391,7 +394,7 @@ enum State {
 ///          ▼                      │        WRITE
 ///   ┌──► Header ──────────────────┴─┬────────────► Payload ──► payload_done() ──┐
 ///   │      │                        │ refused WRITE                            │
-///   │      │ DISC, bad magic        └────────────► Drain ─── all fed ──────────┤
+///   │      │ DISC, bad magic        └────────────► Drain ──► all fed: Refused ─┤
 ///   │      ▼                                                                   │
 ///   │    Ended                                                                 │
 ///   └──────────────────────────────────────────────────────────────────────────┘
@@ -424,26 +427,13 @@ impl Transmission {
     /// payload if the event says so, else it must be fed again. After `Disconnect` and `Fatal` nothing is taken any more
     /// and the same event comes back.
     pub fn feed(&mut self, input: &[u8]) -> (usize, Event) {
-        let (drained, input) = match self.drain(input) {
-            Ok(split) => split,
-            Err(event) => return event,
-        };
-        let State::Header(filled) = self.state else {
-            return (drained, Event::NeedMore);
-        };
-        if filled == 0
-            && let Some(header) = input.first_chunk()
-        {
-            return (drained + REQUEST_BYTES, self.on_header(header));
+        let (used, event) = self.step(input);
+        if event != Event::NeedMore || used == input.len() {
+            return (used, event);
         }
-        let used = input.len().min(REQUEST_BYTES - filled);
-        self.header[filled..filled + used].copy_from_slice(&input[..used]);
-        self.state = State::Header(filled + used);
-        if filled + used < REQUEST_BYTES {
-            return (drained + used, Event::NeedMore);
-        }
-        let header = self.header;
-        (drained + used, self.on_header(&header))
+        // A refused WRITE: its payload is thrown away at once.
+        let (drained, event) = self.step(&input[used..]);
+        (used + drained, event)
     }
 
     /// The caller has taken the whole payload of the last request; the next byte fed begins a header.
@@ -459,22 +449,39 @@ impl Transmission {
         matches!(self.state, State::Header(0) | State::Ended(_))
     }
 
-    /// Throws away what is to be thrown away. `Err` if there is no header to be found yet.
-    fn drain<'a>(&mut self, input: &'a [u8]) -> Result<(usize, &'a [u8]), (usize, Event)> {
+    fn step(&mut self, input: &[u8]) -> (usize, Event) {
         match self.state {
-            State::Header(_) => Ok((0, input)),
-            State::Payload(bytes) => Err((0, Event::PayloadDue(bytes))),
-            State::Ended(event) => Err((0, event)),
-            State::Drain(left) => {
-                let used = u32::try_from(input.len()).unwrap_or(u32::MAX).min(left);
-                self.state = if used == left {
-                    State::Header(0)
-                } else {
-                    State::Drain(left - used)
-                };
-                Ok((used as usize, &input[used as usize..]))
-            }
+            State::Header(filled) => self.feed_header(filled, input),
+            State::Payload(bytes) => (0, Event::PayloadDue(bytes)),
+            State::Drain(left, refusal) => self.feed_drain(left, refusal, input),
+            State::Ended(event) => (0, event),
         }
+    }
+
+    fn feed_header(&mut self, filled: usize, input: &[u8]) -> (usize, Event) {
+        if filled == 0
+            && let Some(header) = input.first_chunk()
+        {
+            return (REQUEST_BYTES, self.on_header(header));
+        }
+        let used = input.len().min(REQUEST_BYTES - filled);
+        self.header[filled..filled + used].copy_from_slice(&input[..used]);
+        if filled + used < REQUEST_BYTES {
+            self.state = State::Header(filled + used);
+            return (used, Event::NeedMore);
+        }
+        let header = self.header;
+        (used, self.on_header(&header))
+    }
+
+    fn feed_drain(&mut self, left: u32, refusal: Refusal, input: &[u8]) -> (usize, Event) {
+        let used = u32::try_from(input.len()).unwrap_or(u32::MAX).min(left);
+        let (state, event) = match left - used {
+            0 => (State::Header(0), Event::Refused(refusal)),
+            left => (State::Drain(left, refusal), Event::NeedMore),
+        };
+        self.state = state;
+        (used as usize, event)
     }
 
     fn on_header(&mut self, header: &[u8; REQUEST_BYTES]) -> Event {
@@ -482,13 +489,14 @@ impl Transmission {
             .map_err(Rejection::Close)
             .and_then(|request| check(&request, &self.terms));
         let (state, event) = match judged {
-            Ok(checked) => (
-                after(checked.payload_bytes(), State::Payload),
-                Event::Request(checked),
-            ),
-            Err(Rejection::Refuse(refusal)) => {
-                (after(refusal.drain, State::Drain), Event::Refused(refusal))
-            }
+            Ok(checked) => match checked.payload_bytes() {
+                0 => (State::Header(0), Event::Request(checked)),
+                bytes => (State::Payload(bytes), Event::Request(checked)),
+            },
+            Err(Rejection::Refuse(refusal)) => match refusal.drain {
+                0 => (State::Header(0), Event::Refused(refusal)),
+                bytes => (State::Drain(bytes, refusal), Event::NeedMore),
+            },
             Err(Rejection::Disconnect) => (State::Ended(Event::Disconnect), Event::Disconnect),
             Err(Rejection::Close(error)) => {
                 (State::Ended(Event::Fatal(error)), Event::Fatal(error))
@@ -496,14 +504,5 @@ impl Transmission {
         };
         self.state = state;
         event
-    }
-}
-
-/// `state` if bytes follow the header, else the next header.
-fn after(bytes: u32, state: fn(u32) -> State) -> State {
-    if bytes == 0 {
-        State::Header(0)
-    } else {
-        state(bytes)
     }
 }
