@@ -372,3 +372,32 @@ fn refusal(export: &ExportInfo) -> Option<String> {
     };
     export.refusal.clone().or_else(invalid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::option::push_option;
+
+    #[test]
+    fn memory_grows_with_what_was_sent_and_not_with_what_was_announced() {
+        let mut handshake = Handshake::new();
+        handshake.take_output();
+        let exports = [ExportInfo::new("disk", 1)];
+        let mut stream = ClientFlags::FIXED_NEWSTYLE.0.to_be_bytes().to_vec();
+        push_option(
+            &mut stream,
+            OptionCode::GO,
+            &[&[0; MAX_OPTION_BYTES as usize]],
+        );
+        handshake.feed(&stream[..40], &exports);
+        assert!(
+            handshake.partial.capacity() <= 64,
+            "{}",
+            handshake.partial.capacity()
+        );
+        handshake.feed(&stream[40..stream.len() - 1], &exports);
+        assert!(handshake.partial.capacity() <= 2 * MAX_OPTION_BYTES as usize);
+        let (_, step) = handshake.feed(&stream[stream.len() - 1..], &exports);
+        assert_eq!((step, handshake.partial.capacity()), (Step::Send, 0));
+    }
+}
