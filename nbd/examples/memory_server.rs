@@ -1,7 +1,8 @@
-//! An NBD server over memory, one blocking thread per connection: how the crate's parts go together.
+//! An NBD server over memory, one blocking thread per connection: how the crate's parts go
+//! together.
 //!
-//! Owns the sockets, the clock and the memory, which the crate leaves to its caller. It must never be taken for more than
-//! an example: what it holds is lost when it ends.
+//! Owns the sockets, the clock and the memory, which the crate leaves to its caller. It must never
+//! be taken for more than an example: what it holds is lost when it ends.
 //!
 //! `memory_server [--read-only] [--refuse MESSAGE] [ADDRESS:PORT [MIB]]`
 

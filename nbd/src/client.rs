@@ -1,11 +1,13 @@
-//! Owns the smallest client: one that opens an export with `GO` and reads, writes, flushes, trims and zeroes.
-//! It must never trust a server: every length is bounded before it is used, every range is checked against the request it
-//! claims to answer, and a READ that was not answered in full is never a success.
+//! Owns the smallest client: one that opens an export with `GO` and reads, writes, flushes, trims
+//! and zeroes. It must never trust a server: every length is bounded before it is used, every range
+//! is checked against the request it claims to answer, and a READ that was not answered in full is
+//! never a success.
 //!
-//! [`ClientHandshake`] opens the export, [`Client`] follows the requests in flight. Neither owns data: where data follows
-//! in the stream, the caller takes it into its own buffer.
+//! [`ClientHandshake`] opens the export, [`Client`] follows the requests in flight. Neither owns
+//! data: where data follows in the stream, the caller takes it into its own buffer.
 
 mod coverage;
+mod layout;
 mod session;
 
 use thiserror::Error;
@@ -74,14 +76,16 @@ pub enum OpenError {
     Finished,
 }
 
-/// What the caller does next. Whatever it is, it first sends what [`ClientHandshake::take_output`] gives.
+/// What the caller does next. Whatever it is, it first sends what [`ClientHandshake::take_output`]
+/// gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenStep {
     /// All input was taken; read more.
     NeedMore,
     /// Send the output, then feed the input that was not taken.
     Send,
-    /// The export is open, by these terms; go on with [`Client::new`] and the input that was not taken.
+    /// The export is open, by these terms; go on with [`Client::new`] and the input that was not
+    /// taken.
     Open(Terms),
     /// Close.
     Failed(OpenError),
@@ -113,7 +117,8 @@ pub struct ClientHandshake {
 }
 
 impl ClientHandshake {
-    /// Will open the export `name`. With `structured_replies` they are asked for; a server that has none is no failure.
+    /// Will open the export `name`. With `structured_replies` they are asked for; a server that has
+    /// none is no failure.
     ///
     /// # Errors
     /// A name that no export can have.

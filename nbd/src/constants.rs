@@ -1,8 +1,9 @@
-//! Owns every number of the protocol, as tables of name = number, and every bound this crate keeps, with its reason.
-//! It must never decide anything: which flag goes with which command is `request`'s business.
+//! Owns every number of the protocol, as tables of name = number, and every bound this crate keeps,
+//! with its reason. It must never decide anything: which flag goes with which command is
+//! `request`'s business.
 //!
-//! Section names are those of `doc/proto.md` in the NBD project. A number that is not in a table survives as it is and
-//! prints as a number.
+//! Section names are those of `doc/proto.md` in the NBD project. A number that is not in a table
+//! survives as it is and prints as a number.
 
 use std::fmt;
 
@@ -19,21 +20,24 @@ pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Opens a structured reply chunk. Section "Structured reply chunk message".
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
-/// Longest READ and WRITE served, in bytes. 64 MiB is what nbdkit allows too; the specification asks for 32 MiB at least,
-/// and the longest single request of the reference suite is 49.9 MB.
+/// Longest READ and WRITE served, in bytes. 64 MiB is what nbdkit allows too; the specification
+/// asks for 32 MiB at least, and the longest single request of the reference suite is 49.9 MB.
 pub const MAX_REQUEST_BYTES: u32 = 64 << 20;
-/// Longest WRITE payload, in bytes, that is read and thrown away so that its refusal can be answered; beyond it the
-/// connection is closed. Twice the longest request lets a client that merely guessed the limit wrong live on.
+/// Longest WRITE payload, in bytes, that is read and thrown away so that its refusal can be
+/// answered; beyond it the connection is closed. Twice the longest request lets a client that
+/// merely guessed the limit wrong live on.
 pub const MAX_DRAIN_BYTES: u32 = 2 * MAX_REQUEST_BYTES;
 /// Longest string in bytes: names, descriptions, messages. Section "Protocol conventions".
 pub const MAX_STRING_BYTES: u32 = 4096;
-/// Longest option payload that is kept, in bytes: four times the longest name leaves room for every information request
-/// there is, and is the most memory a negotiation takes for input.
+/// Longest option payload that is kept, in bytes: four times the longest name leaves room for every
+/// information request there is, and is the most memory a negotiation takes for input.
 pub const MAX_OPTION_BYTES: u32 = 16 << 10;
-/// Longest option payload that is read and thrown away so that the option can be answered; beyond it the connection is
-/// closed, so that a client cannot keep a server busy with one option of 4 GiB.
+/// Longest option payload that is read and thrown away so that the option can be answered; beyond
+/// it the connection is closed, so that a client cannot keep a server busy with one option of 4
+/// GiB.
 pub const MAX_OPTION_DRAIN_BYTES: u32 = 64 << 10;
-/// Most options in one negotiation. Real clients send fewer than ten; a limit makes the work per connection finite.
+/// Most options in one negotiation. Real clients send fewer than ten; a limit makes the work per
+/// connection finite.
 pub const MAX_OPTIONS: u32 = 128;
 /// Largest export size in bytes: clients keep offsets in signed 64-bit numbers.
 pub const MAX_EXPORT_BYTES: u64 = i64::MAX as u64;
@@ -70,7 +74,8 @@ macro_rules! numbers {
     };
 }
 
-/// A set of bits with a table of names. `Debug` and `Display` print `NAME|NAME|0x8000`, and `0` for none.
+/// A set of bits with a table of names. `Debug` and `Display` print `NAME|NAME|0x8000`, and `0` for
+/// none.
 macro_rules! flags {
     ($(#[$outer:meta])* $name:ident: $repr:ty; $($(#[$doc:meta])* $item:ident = $bit:literal;)+) => {
         $(#[$outer])*
@@ -237,7 +242,8 @@ numbers! {
 }
 
 numbers! {
-    /// What a server answers while negotiating. Section "Option reply types"; bit 31 marks an error.
+    /// What a server answers while negotiating. Section "Option reply types"; bit 31 marks an
+    /// error.
     OptionReply: u32, "NBD_REP_";
     /// Done, and it worked.
     ACK = 1;
@@ -337,7 +343,8 @@ impl ChunkType {
 }
 
 numbers! {
-    /// Why a request failed. Section "Error values": these numbers on every platform, whatever its own are.
+    /// Why a request failed. Section "Error values": these numbers on every platform, whatever its
+    /// own are.
     Errno: u32, "NBD_E";
     /// A write on a read-only export.
     PERM = 1;
@@ -358,11 +365,12 @@ numbers! {
 }
 
 impl Errno {
-    /// The number to send for an errno of Linux: `EDQUOT` and `EFBIG` become `NBD_ENOSPC` as the specification asks,
-    /// `EROFS` and `EACCES` become `NBD_EPERM`, and whatever has no counterpart `NBD_EIO`.
+    /// The number to send for an errno of Linux: `EDQUOT` and `EFBIG` become `NBD_ENOSPC` as the
+    /// specification asks, `EROFS` and `EACCES` become `NBD_EPERM`, and whatever has no counterpart
+    /// `NBD_EIO`.
     ///
-    /// `EINVAL`, `EOVERFLOW` and `EOPNOTSUPP` become `NBD_EIO` as well: from storage they speak of the server's own call,
-    /// while a client would take them for an answer about its request.
+    /// `EINVAL`, `EOVERFLOW` and `EOPNOTSUPP` become `NBD_EIO` as well: from storage they speak of
+    /// the server's own call, while a client would take them for an answer about its request.
     #[must_use]
     pub const fn from_linux(errno: i32) -> Self {
         match errno {

@@ -34,7 +34,8 @@ pub enum CloseReason {
     /// The client keeps asking.
     #[error("more than {MAX_OPTIONS} options in one negotiation")]
     TooManyOptions,
-    /// `NBD_OPT_EXPORT_NAME`, which cannot be answered with an error, with a name that cannot be one.
+    /// `NBD_OPT_EXPORT_NAME`, which cannot be answered with an error, with a name that cannot be
+    /// one.
     #[error("NBD_OPT_EXPORT_NAME: {0}")]
     BadName(#[from] NameError),
     /// `NBD_OPT_EXPORT_NAME` for an export that is not there.
@@ -68,7 +69,8 @@ pub enum NameError {
     NotUtf8(usize),
 }
 
-/// Why an export as the caller described it cannot be offered: a mistake of the server's, never of the client's.
+/// Why an export as the caller described it cannot be offered: a mistake of the server's, never of
+/// the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidExport {

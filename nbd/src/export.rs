@@ -1,6 +1,6 @@
-//! Owns what a server says about an export, where exports are looked up, and the terms both sides are bound to once
-//! negotiation is over.
-//! It must never hold an export's state: a lookup is asked afresh for each option.
+//! Owns what a server says about an export, where exports are looked up, and the terms both sides
+//! are bound to once negotiation is over. It must never hold an export's state: a lookup is asked
+//! afresh for each option.
 
 use crate::constants::{MAX_EXPORT_BYTES, MAX_REQUEST_BYTES, TransmissionFlags};
 use crate::error::InvalidExport;
@@ -9,7 +9,8 @@ use crate::option::parse_name;
 /// One export as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportInfo {
-    /// What clients ask for; UTF-8 without NUL, at most 4096 bytes. Empty is the default export's name.
+    /// What clients ask for; UTF-8 without NUL, at most 4096 bytes. Empty is the default export's
+    /// name.
     pub name: String,
     /// A text for people, shown by `LIST` and on request by `INFO`; may be empty.
     pub description: String,
@@ -17,19 +18,22 @@ pub struct ExportInfo {
     pub size_bytes: u64,
     /// What the export can do. [`ExportInfo::offered`] says what of it reaches the client.
     pub flags: TransmissionFlags,
-    /// Smallest unit of offset and length, a power of two up to 65536. With 1, any byte range is valid.
+    /// Smallest unit of offset and length, a power of two up to 65536. With 1, any byte range is
+    /// valid.
     pub min_block_bytes: u32,
     /// Unit from which on a request needs no read-modify-write; a power of two, at least 512.
     pub preferred_block_bytes: u32,
     /// Longest READ and WRITE; at most [`MAX_REQUEST_BYTES`].
     pub max_payload_bytes: u32,
-    /// If set, the export exists and is not served now. `GO` and `INFO` answer `NBD_REP_ERR_POLICY` with this text, meant
-    /// for the person at the client ("not primary; ask node alpha at 10.0.0.1:10809"); `EXPORT_NAME` closes.
+    /// If set, the export exists and is not served now. `GO` and `INFO` answer `NBD_REP_ERR_POLICY`
+    /// with this text, meant for the person at the client ("not primary; ask node alpha at
+    /// 10.0.0.1:10809"); `EXPORT_NAME` closes.
     pub refusal: Option<String>,
 }
 
 impl ExportInfo {
-    /// A plain export that reads and writes: any byte range, blocks of 4096 preferred, requests up to 64 MiB, no flags.
+    /// A plain export that reads and writes: any byte range, blocks of 4096 preferred, requests up
+    /// to 64 MiB, no flags.
     #[must_use]
     pub fn new(name: impl Into<String>, size_bytes: u64) -> Self {
         Self {
@@ -44,8 +48,9 @@ impl ExportInfo {
         }
     }
 
-    /// Whether this can be put on the wire by the rules of section "Size constraints". The handshake refuses an export
-    /// that fails this, so a server should ask when it reads its configuration.
+    /// Whether this can be put on the wire by the rules of section "Size constraints". The
+    /// handshake refuses an export that fails this, so a server should ask when it reads its
+    /// configuration.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -72,8 +77,9 @@ impl ExportInfo {
         Ok(())
     }
 
-    /// The flags the client is told. `HAS_FLAGS` is added; `SEND_DF` needs structured replies; a read-only export offers
-    /// no command that writes; `SEND_FAST_ZERO` needs `SEND_WRITE_ZEROES`. Section "Transmission flags".
+    /// The flags the client is told. `HAS_FLAGS` is added; `SEND_DF` needs structured replies; a
+    /// read-only export offers no command that writes; `SEND_FAST_ZERO` needs `SEND_WRITE_ZEROES`.
+    /// Section "Transmission flags".
     #[must_use]
     pub fn offered(&self, structured_replies: bool) -> TransmissionFlags {
         const ZEROES: TransmissionFlags = TransmissionFlags::SEND_WRITE_ZEROES;
@@ -91,10 +97,11 @@ impl ExportInfo {
     }
 }
 
-/// Where the handshake looks exports up. Answers are taken at their word for one option only, so they may change with time.
+/// Where the handshake looks exports up. Answers are taken at their word for one option only, so
+/// they may change with time.
 pub trait Exports {
-    /// The export a client means by `name`, or `None`. An empty name asks for the default export; the answer carries the
-    /// export's own name.
+    /// The export a client means by `name`, or `None`. An empty name asks for the default export;
+    /// the answer carries the export's own name.
     fn find(&self, name: &str) -> Option<ExportInfo>;
 
     /// Everything `NBD_OPT_LIST` may show to this client.
@@ -159,7 +166,8 @@ pub struct Negotiated {
     pub export: ExportInfo,
     /// Whether the client asked for structured replies, which all of this session's READs then get.
     pub structured_replies: bool,
-    /// Whether the client asked to leave the 124 zero bytes out; nothing of the transmission depends on it.
+    /// Whether the client asked to leave the 124 zero bytes out; nothing of the transmission
+    /// depends on it.
     pub no_zeroes: bool,
 }
 

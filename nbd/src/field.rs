@@ -1,6 +1,6 @@
-//! Owns big-endian fields at fixed places of fixed-size headers, and a reader for parts whose length the other side chose.
-//! It must never look past the bytes it was given: places in fixed headers are checked when the crate is compiled, a
-//! reader answers `None`.
+//! Owns big-endian fields at fixed places of fixed-size headers, and a reader for parts whose
+//! length the other side chose. It must never look past the bytes it was given: places in fixed
+//! headers are checked when the crate is compiled, a reader answers `None`.
 
 /// The `N` bytes at `AT` of a header of `L` bytes; a place outside the header does not compile.
 pub(crate) fn get<const AT: usize, const N: usize, const L: usize>(header: &[u8; L]) -> [u8; N] {

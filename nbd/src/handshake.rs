@@ -1,6 +1,6 @@
-//! Owns the server's side of the negotiation as a machine: bytes in, bytes out, and in the end an export or a reason.
-//! It must never wait, read a clock, or reserve memory by a number the client sent. A caller gives it a time limit by
-//! dropping it.
+//! Owns the server's side of the negotiation as a machine: bytes in, bytes out, and in the end an
+//! export or a reason. It must never wait, read a clock, or reserve memory by a number the client
+//! sent. A caller gives it a time limit by dropping it.
 //!
 //! ```text
 //!                    flags                header              payload
@@ -23,7 +23,8 @@ use crate::option::{
     push_server,
 };
 
-/// Zero bytes after the answer to `NBD_OPT_EXPORT_NAME`, unless the client declined them. Section "Newstyle negotiation".
+/// Zero bytes after the answer to `NBD_OPT_EXPORT_NAME`, unless the client declined them. Section
+/// "Newstyle negotiation".
 const EXPORT_NAME_ZEROES: usize = 124;
 /// What a client of a fixed newstyle server may set.
 const KNOWN_CLIENT_FLAGS: ClientFlags = ClientFlags::FIXED_NEWSTYLE.with(ClientFlags::NO_ZEROES);
@@ -90,14 +91,15 @@ impl Handshake {
         }
     }
 
-    /// The bytes to send now. Until they are taken no more input is: a client that does not read its answers cannot make
-    /// them pile up.
+    /// The bytes to send now. Until they are taken no more input is: a client that does not read
+    /// its answers cannot make them pile up.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
-    /// Takes bytes in any fragmentation and answers at most one option. Returns how many bytes were taken; the others
-    /// must be fed again, or belong to the transmission after [`Step::Negotiated`].
+    /// Takes bytes in any fragmentation and answers at most one option. Returns how many bytes were
+    /// taken; the others must be fed again, or belong to the transmission after
+    /// [`Step::Negotiated`].
     pub fn feed(&mut self, input: &[u8], exports: &dyn Exports) -> (usize, Step) {
         let mut taken = 0;
         while self.output.is_empty() {
@@ -122,13 +124,15 @@ impl Handshake {
         (taken, Step::Send)
     }
 
-    /// Whether the connection may end here without the client having broken off in the middle of something.
+    /// Whether the connection may end here without the client having broken off in the middle of
+    /// something.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.partial.is_empty() && !matches!(self.state, State::Payload(_) | State::Drain(..))
     }
 
-    /// Keeps or throws away bytes of the current piece; how many it used, and whether the piece is complete.
+    /// Keeps or throws away bytes of the current piece; how many it used, and whether the piece is
+    /// complete.
     fn collect(&mut self, input: &[u8]) -> (usize, bool) {
         let missing = match &mut self.state {
             State::ClientFlags => 4 - self.partial.len(),
@@ -213,8 +217,8 @@ impl Handshake {
         }
     }
 
-    /// `NBD_OPT_EXPORT_NAME`: size u64, flags u16, and 124 zero bytes for a client that did not decline them. There is no
-    /// way to report an error but to close.
+    /// `NBD_OPT_EXPORT_NAME`: size u64, flags u16, and 124 zero bytes for a client that did not
+    /// decline them. There is no way to report an error but to close.
     fn on_export_name(&mut self, payload: &[u8], exports: &dyn Exports) -> Outcome {
         let name = parse_name(payload)?;
         let export = exports
@@ -242,7 +246,8 @@ impl Handshake {
         Err(CloseReason::Aborted)
     }
 
-    /// `NBD_OPT_LIST`: also shows exports that are refused now, so that a client finds them on any node.
+    /// `NBD_OPT_LIST`: also shows exports that are refused now, so that a client finds them on any
+    /// node.
     fn on_list(&mut self, payload: &[u8], exports: &dyn Exports) -> Outcome {
         if !payload.is_empty() {
             return self.error(
@@ -362,7 +367,8 @@ impl Handshake {
     }
 }
 
-/// Why the export is not served, if it is not: its own refusal, or a description the server may not send.
+/// Why the export is not served, if it is not: its own refusal, or a description the server may not
+/// send.
 fn refusal(export: &ExportInfo) -> Option<String> {
     let invalid = || {
         export

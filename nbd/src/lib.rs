@@ -1,19 +1,21 @@
-//! The NBD protocol, without sockets, files, clocks or threads: bytes go in, bytes and events come out.
+//! The NBD protocol, without sockets, files, clocks or threads: bytes go in, bytes and events come
+//! out.
 //!
-//! Owns what is on the wire between a client and a server of `doc/proto.md` (the specification kept by the NBD project):
-//! fixed newstyle negotiation, simple and structured replies. It must never hold a payload, open a socket or a file, or
-//! know whom it serves.
+//! Owns what is on the wire between a client and a server of `doc/proto.md` (the specification kept
+//! by the NBD project): fixed newstyle negotiation, simple and structured replies. It must never
+//! hold a payload, open a socket or a file, or know whom it serves.
 //!
 //! # A server
-//! 1. [`Handshake`] takes what the client sends, in any fragmentation, and looks exports up through [`Exports`]. It ends
-//!    in [`Negotiated`] or a [`CloseReason`].
-//! 2. [`Transmission`] finds the requests in the bytes that follow and judges each with [`check`]: what comes out as
-//!    [`Event::Request`] is in range, allowed, and may be served as it is.
+//! 1. [`Handshake`] takes what the client sends, in any fragmentation, and looks exports up through
+//!    [`Exports`]. It ends in [`Negotiated`] or a [`CloseReason`].
+//! 2. [`Transmission`] finds the requests in the bytes that follow and judges each with [`check`]:
+//!    what comes out as [`Event::Request`] is in range, allowed, and may be served as it is.
 //! 3. The payload of a WRITE is the caller's to read, into the caller's own buffer.
-//! 4. [`ReplyEncoder`] writes the header of a reply into the caller's own buffer; the data of a READ goes behind it.
+//! 4. [`ReplyEncoder`] writes the header of a reply into the caller's own buffer; the data of a
+//!    READ goes behind it.
 //!
-//! A caller sets the limits that need a clock or a count of connections; those that need neither are in the constants
-//! ([`MAX_REQUEST_BYTES`] and its neighbours) and kept here.
+//! A caller sets the limits that need a clock or a count of connections; those that need neither
+//! are in the constants ([`MAX_REQUEST_BYTES`] and its neighbours) and kept here.
 //!
 //! # A client
 //! [`client`] holds one for tests and measurements.
@@ -71,6 +73,7 @@ mod handshake;
 mod option;
 mod reply;
 mod request;
+mod transmission;
 
 pub use constants::*;
 pub use error::*;
@@ -78,3 +81,4 @@ pub use export::*;
 pub use handshake::*;
 pub use reply::*;
 pub use request::*;
+pub use transmission::*;

@@ -1,6 +1,6 @@
-//! Owns the layout of options and of the replies to them: section "Fixed newstyle negotiation".
-//! It must never keep state or decide what an option means; that is `handshake`'s business. No length the other side sent
-//! is ever used to allocate or to index.
+//! Owns the layout of options and of the replies to them: section "Fixed newstyle negotiation". It
+//! must never keep state or decide what an option means; that is `handshake`'s business. No length
+//! the other side sent is ever used to allocate or to index.
 
 use crate::constants::{
     InfoType, MAX_STRING_BYTES, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionCode, OptionReply,
@@ -99,7 +99,8 @@ pub(crate) fn cut(text: &str, room: usize) -> &str {
     &text[..end]
 }
 
-/// The payload of `INFO` and `GO`: length of name u32, name, count u16, `count` information types u16.
+/// The payload of `INFO` and `GO`: length of name u32, name, count u16, `count` information types
+/// u16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InfoRequest<'a> {
     /// Not yet looked at, so that a bad name and a bad layout get different answers.

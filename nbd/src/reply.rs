@@ -1,5 +1,6 @@
-//! Owns replies: sections "Simple reply message" and "Structured reply chunk message", and which of the two a request gets.
-//! It must never touch data: it writes headers, and the caller sends its own buffer behind them.
+//! Owns replies: sections "Simple reply message" and "Structured reply chunk message", and which of
+//! the two a request gets. It must never touch data: it writes headers, and the caller sends its
+//! own buffer behind them.
 
 use crate::constants::{
     ChunkFlags, ChunkType, Command, Errno, MAX_STRING_BYTES, SIMPLE_REPLY_MAGIC,
@@ -96,8 +97,8 @@ pub struct ErrorDetail<'a> {
     pub message: &'a str,
 }
 
-/// Writes a whole error chunk and returns its length, or `None` if `out` cannot even hold one without a message (26
-/// bytes, 34 with an offset). [`MAX_ERROR_CHUNK_BYTES`] are always enough.
+/// Writes a whole error chunk and returns its length, or `None` if `out` cannot even hold one
+/// without a message (26 bytes, 34 with an offset). [`MAX_ERROR_CHUNK_BYTES`] are always enough.
 pub fn error_chunk(
     cookie: u64,
     flags: ChunkFlags,
@@ -139,9 +140,10 @@ pub fn error_chunk(
 /// | other, success | simple | simple |
 /// | other, failure | simple | simple; ERROR with DONE if there is a message |
 ///
-/// Where the specification leaves the choice, simple replies are taken: they are 16 bytes instead of 20 or 26 and every
-/// client has the code for them. A message for a person is worth a chunk. One chunk per READ keeps every promise of
-/// `NBD_CMD_FLAG_DF` for any length, and DONE on it is right because all data is in memory before the header is sent.
+/// Where the specification leaves the choice, simple replies are taken: they are 16 bytes instead
+/// of 20 or 26 and every client has the code for them. A message for a person is worth a chunk. One
+/// chunk per READ keeps every promise of `NBD_CMD_FLAG_DF` for any length, and DONE on it is right
+/// because all data is in memory before the header is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyEncoder {
     structured: bool,
@@ -188,9 +190,9 @@ impl ReplyEncoder {
         self.error(refusal.command, refusal.cookie, refusal.errno, out)
     }
 
-    /// Failure with a text or a place, told as far as the session allows: under simple replies only the number is.
-    /// Returns how much of `out` to send; [`MAX_ERROR_CHUNK_BYTES`] are always enough room, and with less than 34 bytes
-    /// nothing is written and `None` returned.
+    /// Failure with a text or a place, told as far as the session allows: under simple replies only
+    /// the number is. Returns how much of `out` to send; [`MAX_ERROR_CHUNK_BYTES`] are always
+    /// enough room, and with less than 34 bytes nothing is written and `None` returned.
     pub fn failure_with(
         self,
         request: &Checked,

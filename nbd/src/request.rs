@@ -1,6 +1,5 @@
-//! Owns requests: the 28 bytes of section "Request message", the rules a request must keep, and the decoder that finds
-//! requests in a stream.
-//! It must never touch a payload: it says how many bytes follow, and the caller reads them into its own buffer.
+//! Owns requests: the 28 bytes of section "Request message", and the rules a request must keep.
+//! It must never look at more than one request at a time, nor at a payload.
 
 use crate::constants::{
     Command, CommandFlags, Errno, MAX_DRAIN_BYTES, REQUEST_MAGIC, TransmissionFlags,
@@ -9,7 +8,8 @@ use crate::error::TransmissionError;
 use crate::export::Terms;
 use crate::field::{get, put};
 
-/// magic u32, flags u16, command u16, cookie u64, offset u64, length u32; a WRITE's `length` bytes follow.
+/// magic u32, flags u16, command u16, cookie u64, offset u64, length u32; a WRITE's `length` bytes
+/// follow.
 pub const REQUEST_BYTES: usize = 28;
 const MAGIC_AT: usize = 0;
 const FLAGS_AT: usize = 4;
@@ -25,7 +25,8 @@ pub struct Request {
     pub command: Command,
     /// How, with all bits as sent.
     pub flags: CommandFlags,
-    /// The client's mark, returned in the reply and of no meaning here; two requests in flight may carry the same.
+    /// The client's mark, returned in the reply and of no meaning here; two requests in flight may
+    /// carry the same.
     pub cookie: u64,
     /// First byte of the range.
     pub offset: u64,
@@ -96,7 +97,8 @@ impl Request {
 
 /// What a request that kept every rule asks for.
 ///
-/// FUA is accepted on every command, as the specification demands, and kept only where there is something to persist.
+/// FUA is accepted on every command, as the specification demands, and kept only where there is
+/// something to persist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Send the range.
@@ -146,7 +148,8 @@ impl Operation {
 
 /// A request that kept every rule. `offset + length` does not overflow and is within the export.
 ///
-/// A `length` of 0 is legal for all commands and must change nothing: reply success, to a READ without data.
+/// A `length` of 0 is legal for all commands and must change nothing: reply success, to a READ
+/// without data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked {
     /// Goes back in the reply.
@@ -180,8 +183,8 @@ pub struct Refusal {
     pub command: Command,
     /// Which rule was broken, as far as the protocol can say.
     pub errno: Errno,
-    /// Bytes of payload that belong to it and mean nothing. They follow what [`check`] was given; [`Transmission`] has
-    /// read past them by the time it reports the refusal.
+    /// Bytes of payload that belong to it and mean nothing. They follow what [`check`] was given;
+    /// [`Transmission`](crate::Transmission) has read past them by the time it reports the refusal.
     pub drain: u32,
 }
 
@@ -202,9 +205,10 @@ pub enum Rejection {
 /// |---|---|
 /// | `DISC`, whatever else it says | disconnect |
 /// | WRITE longer than [`MAX_DRAIN_BYTES`] | close |
-/// | unknown command; a flag that is unknown, does not go with the command or was not offered | `NBD_EINVAL` |
+/// | unknown command; a flag that is unknown or does not go with the command | `NBD_EINVAL` |
 /// | WRITE, TRIM, WRITE_ZEROES on a read-only export | `NBD_EPERM` |
-/// | a command that was not offered; FLUSH with an offset or a length | `NBD_EINVAL` |
+/// | a command or a flag that was not offered | `NBD_EINVAL` |
+/// | FLUSH with an offset or a length | `NBD_EINVAL` |
 /// | `offset + length` beyond 2^64 | `NBD_EINVAL` |
 /// | past the end | WRITE and WRITE_ZEROES `NBD_ENOSPC`, else `NBD_EINVAL` |
 /// | READ longer than the longest payload | `NBD_EOVERFLOW` if DF was offered, else `NBD_EINVAL` |
@@ -250,7 +254,7 @@ pub fn check(request: &Request, terms: &Terms) -> Result<Checked, Rejection> {
     }
 }
 
-/// The rules about commands and flags.
+/// What is asked for, if it is known and permitted.
 fn operation(request: &Request, terms: &Terms) -> Result<Operation, Errno> {
     use TransmissionFlags as Offered;
     let has = |flag| request.flags.contains(flag);
@@ -275,24 +279,26 @@ fn operation(request: &Request, terms: &Terms) -> Result<Operation, Errno> {
         }
         _ => return Err(Errno::INVAL),
     };
-    if !request
-        .flags
-        .without(known_flags(request.command))
-        .is_empty()
-    {
+    permitted(request, terms, needs).map(|()| operation)
+}
+
+/// The rules about commands and flags, for a known command that `needs` an offer.
+fn permitted(request: &Request, terms: &Terms, needs: TransmissionFlags) -> Result<(), Errno> {
+    let Request { command, flags, .. } = *request;
+    if !flags.without(known_flags(command)).is_empty() {
         return Err(Errno::INVAL);
     }
     let writes = matches!(
-        request.command,
+        command,
         Command::WRITE | Command::TRIM | Command::WRITE_ZEROES
     );
-    if writes && terms.flags.contains(Offered::READ_ONLY) {
+    if writes && terms.flags.contains(TransmissionFlags::READ_ONLY) {
         return Err(Errno::PERM);
     }
-    if !terms.flags.contains(needs) || !request.flags.without(offered_flags(terms)).is_empty() {
+    if !terms.flags.contains(needs) || !flags.without(offered_flags(terms)).is_empty() {
         return Err(Errno::INVAL);
     }
-    Ok(operation)
+    Ok(())
 }
 
 /// Flags that go with a command, offered or not. Section "Command flags".
@@ -355,154 +361,4 @@ fn in_range(request: &Request, terms: &Terms) -> Result<(), Errno> {
         return Err(Errno::INVAL);
     }
     Ok(())
-}
-
-/// What [`Transmission::feed`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// All input was taken; read more.
-    NeedMore,
-    /// Serve this. Its [`Checked::payload_bytes`] follow in the stream: take them, then call
-    /// [`Transmission::payload_done`]. With none, feed on.
-    Request(Checked),
-    /// Send the error. The [`Refusal::drain`] bytes of payload have been fed and thrown away by now: a client may take a
-    /// reply for a request it has not finished sending as a broken server (libnbd does).
-    Refused(Refusal),
-    /// The payload of the last request, of this many bytes, has not been declared taken; nothing was done.
-    PayloadDue(u32),
-    /// The client is leaving: finish what is in flight, reply to it, then close.
-    Disconnect,
-    /// Close at once.
-    Fatal(TransmissionError),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// This many bytes of the header have come in earlier pieces.
-    Header(usize),
-    Payload(u32),
-    /// This many bytes of the payload are still to come.
-    Drain(u32, Refusal),
-    Ended(Event),
-}
-
-/// Finds the requests in a client's stream; of fixed size, it neither allocates nor copies payloads.
-///
-/// ```text
-///            28 bytes, no payload
-///          ┌──────────────────────┐
-///          ▼                      │        WRITE
-///   ┌──► Header ──────────────────┴─┬────────────► Payload ──► payload_done() ──┐
-///   │      │                        │ refused WRITE                            │
-///   │      │ DISC, bad magic        └────────────► Drain ──► all fed: Refused ─┤
-///   │      ▼                                                                   │
-///   │    Ended                                                                 │
-///   └──────────────────────────────────────────────────────────────────────────┘
-/// ```
-#[derive(Clone, Debug)]
-pub struct Transmission {
-    terms: Terms,
-    header: [u8; REQUEST_BYTES],
-    state: State,
-}
-
-impl Transmission {
-    /// A decoder for a session that begins now, with the input that the handshake left.
-    #[must_use]
-    pub const fn new(terms: Terms) -> Self {
-        Self {
-            terms,
-            header: [0; REQUEST_BYTES],
-            state: State::Header(0),
-        }
-    }
-
-    /// What the session is bound to.
-    #[must_use]
-    pub const fn terms(&self) -> &Terms {
-        &self.terms
-    }
-
-    /// Takes bytes in any fragmentation, up to the end of one header. Returns how many were taken; what follows is
-    /// payload if the event says so, else it must be fed again. After `Disconnect` and `Fatal` nothing is taken any more
-    /// and the same event comes back.
-    pub fn feed(&mut self, input: &[u8]) -> (usize, Event) {
-        let (used, event) = self.step(input);
-        if event != Event::NeedMore || used == input.len() {
-            return (used, event);
-        }
-        // A refused WRITE: its payload is thrown away at once.
-        let (drained, event) = self.step(&input[used..]);
-        (used + drained, event)
-    }
-
-    /// The caller has taken the whole payload of the last request; the next byte fed begins a header.
-    pub fn payload_done(&mut self) {
-        if matches!(self.state, State::Payload(_)) {
-            self.state = State::Header(0);
-        }
-    }
-
-    /// Whether the connection may end here without the client having broken off in the middle of a request.
-    #[must_use]
-    pub const fn at_boundary(&self) -> bool {
-        matches!(self.state, State::Header(0) | State::Ended(_))
-    }
-
-    fn step(&mut self, input: &[u8]) -> (usize, Event) {
-        match self.state {
-            State::Header(filled) => self.feed_header(filled, input),
-            State::Payload(bytes) => (0, Event::PayloadDue(bytes)),
-            State::Drain(left, refusal) => self.feed_drain(left, refusal, input),
-            State::Ended(event) => (0, event),
-        }
-    }
-
-    fn feed_header(&mut self, filled: usize, input: &[u8]) -> (usize, Event) {
-        if filled == 0
-            && let Some(header) = input.first_chunk()
-        {
-            return (REQUEST_BYTES, self.on_header(header));
-        }
-        let used = input.len().min(REQUEST_BYTES - filled);
-        self.header[filled..filled + used].copy_from_slice(&input[..used]);
-        if filled + used < REQUEST_BYTES {
-            self.state = State::Header(filled + used);
-            return (used, Event::NeedMore);
-        }
-        let header = self.header;
-        (used, self.on_header(&header))
-    }
-
-    fn feed_drain(&mut self, left: u32, refusal: Refusal, input: &[u8]) -> (usize, Event) {
-        let used = u32::try_from(input.len()).unwrap_or(u32::MAX).min(left);
-        let (state, event) = match left - used {
-            0 => (State::Header(0), Event::Refused(refusal)),
-            left => (State::Drain(left, refusal), Event::NeedMore),
-        };
-        self.state = state;
-        (used as usize, event)
-    }
-
-    fn on_header(&mut self, header: &[u8; REQUEST_BYTES]) -> Event {
-        let judged = Request::parse(header)
-            .map_err(Rejection::Close)
-            .and_then(|request| check(&request, &self.terms));
-        let (state, event) = match judged {
-            Ok(checked) => match checked.payload_bytes() {
-                0 => (State::Header(0), Event::Request(checked)),
-                bytes => (State::Payload(bytes), Event::Request(checked)),
-            },
-            Err(Rejection::Refuse(refusal)) => match refusal.drain {
-                0 => (State::Header(0), Event::Refused(refusal)),
-                bytes => (State::Drain(bytes, refusal), Event::NeedMore),
-            },
-            Err(Rejection::Disconnect) => (State::Ended(Event::Disconnect), Event::Disconnect),
-            Err(Rejection::Close(error)) => {
-                (State::Ended(Event::Fatal(error)), Event::Fatal(error))
-            }
-        };
-        self.state = state;
-        event
-    }
 }

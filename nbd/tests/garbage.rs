@@ -1,5 +1,5 @@
-//! Strangers: random bytes, and good streams with a few bytes changed. Nothing may panic, loop, or take more than the
-//! limits say. `TWINBLK_SEED=n` runs other bytes; a failure prints its seed.
+//! Strangers: random bytes, and good streams with a few bytes changed. Nothing may panic, loop, or
+//! take more than the limits say. `TWINBLK_SEED=n` runs other bytes; a failure prints its seed.
 
 mod wire;
 
@@ -34,7 +34,8 @@ fn spoil(good: &[u8], seeded: &mut Seeded) -> Vec<u8> {
     stream
 }
 
-/// Bytes of `stream` from where `feed` stopped, a random piece at a time; `feed` says how many it took and if it is over.
+/// Bytes of `stream` from where `feed` stopped, a random piece at a time; `feed` says how many it
+/// took and if it is over.
 fn pump(stream: &[u8], seeded: &mut Seeded, mut feed: impl FnMut(&[u8]) -> (usize, bool)) {
     let (mut rest, mut idle) = (stream, 0);
     while !rest.is_empty() {

@@ -1,4 +1,5 @@
-//! The bytes of every message, frozen: written by hand from the specification, never from the crate's own output.
+//! The bytes of every message, frozen: written by hand from the specification, never from the
+//! crate's own output.
 
 mod wire;
 

@@ -120,7 +120,8 @@ proptest! {
     }
 }
 
-/// All events of a stream fed in pieces of the given sizes; payloads are skipped as a server would take them.
+/// All events of a stream fed in pieces of the given sizes; payloads are skipped as a server would
+/// take them.
 fn follow(stream: &[u8], sizes: &mut dyn Iterator<Item = usize>) -> Vec<Event> {
     let mut transmission = Transmission::new(terms(ALL));
     let (mut events, mut rest) = (Vec::new(), stream);

@@ -341,7 +341,8 @@ fn requests_are_found_in_any_fragmentation_and_payloads_are_the_callers() {
     }
 }
 
-/// Feeds `stream` in pieces of `size`, taking payloads as a server would; all events but `NeedMore`.
+/// Feeds `stream` in pieces of `size`, taking payloads as a server would; all events but
+/// `NeedMore`.
 fn follow(stream: &[u8], size: usize) -> (Vec<Event>, Vec<u8>) {
     let mut transmission = Transmission::new(terms(ALL));
     let (mut events, mut payloads, mut due) = (Vec::new(), Vec::new(), 0);

@@ -1,7 +1,8 @@
 //! Owns the answer to one question: which bytes of a READ has the server answered?
 //! It must never grow beyond a fixed number of pieces, however finely a server splits its answer.
 
-/// Most separate pieces that are remembered at once. Servers answer in order or nearly so, and neighbours are joined.
+/// Most separate pieces that are remembered at once. Servers answer in order or nearly so, and
+/// neighbours are joined.
 const MAX_PIECES: usize = 256;
 
 /// Disjoint, ascending, non-adjacent ranges `start..end` in bytes of the export.
@@ -11,7 +12,8 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
-    /// Adds `start..end`. `false` if it overlaps what was added before, or if too many pieces would be kept.
+    /// Adds `start..end`. `false` if it overlaps what was added before, or if too many pieces would
+    /// be kept.
     pub(super) fn add(&mut self, start: u64, end: u64) -> bool {
         let at = self.pieces.partition_point(|piece| piece.1 < start);
         let first_after = self.pieces.partition_point(|piece| piece.1 <= start);

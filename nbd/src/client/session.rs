@@ -6,13 +6,10 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use super::coverage::Coverage;
-use crate::constants::{
-    ChunkFlags, ChunkType, Command, Errno, MAX_REQUEST_BYTES, MAX_STRING_BYTES, SIMPLE_REPLY_MAGIC,
-    STRUCTURED_REPLY_MAGIC,
-};
+use super::layout::{Chunk, DATA_PREFIX_BYTES, parse_chunk, parse_failure, wanted};
+use crate::constants::{ChunkType, Command, Errno, MAX_REQUEST_BYTES, STRUCTURED_REPLY_MAGIC};
 use crate::export::Terms;
 use crate::field::Fields;
-use crate::reply::{CHUNK_HEADER_BYTES, SIMPLE_REPLY_BYTES};
 use crate::request::{REQUEST_BYTES, Request};
 
 /// Most requests without a reply at one time.
@@ -31,7 +28,8 @@ pub enum SubmitError {
     /// The length of a READ or WRITE in bytes.
     #[error("{0} bytes are more than any server takes at once")]
     TooLong(u32),
-    /// A command with a reply that is not decoded here, or with none at all; see [`Client::disconnect`].
+    /// A command with a reply that is not decoded here, or with none at all; see
+    /// [`Client::disconnect`].
     #[error("{0} is not for submitting")]
     NotSubmittable(Command),
 }
@@ -46,7 +44,8 @@ pub enum ClientError {
     /// A reply to nothing that is in flight.
     #[error("a reply to cookie {0}, which is not in flight")]
     UnknownCookie(u64),
-    /// A simple reply to a READ under structured replies, or a structured one that was never agreed.
+    /// A simple reply to a READ under structured replies, or a structured one that was never
+    /// agreed.
     #[error("the wrong form of reply to cookie {0}")]
     WrongForm(u64),
     /// A kind of chunk that makes no sense for the request, or whose length is not one it can have.
@@ -77,8 +76,8 @@ pub struct Failure {
 pub enum ClientEvent {
     /// All input was taken; read more.
     NeedMore,
-    /// `length` bytes of the export at `offset` follow in the stream, for the READ with this cookie: take them, then call
-    /// [`Client::payload_done`].
+    /// `length` bytes of the export at `offset` follow in the stream, for the READ with this
+    /// cookie: take them, then call [`Client::payload_done`].
     Data {
         /// The READ's mark.
         cookie: u64,
@@ -96,7 +95,8 @@ pub enum ClientEvent {
         /// 1 or more.
         length: u32,
     },
-    /// The request is over and its cookie free. A READ that succeeded was answered to the last byte.
+    /// The request is over and its cookie free. A READ that succeeded was answered to the last
+    /// byte.
     Completed {
         /// The request's mark.
         cookie: u64,
@@ -147,8 +147,8 @@ impl Client {
         }
     }
 
-    /// What the session is bound to. Nothing is checked against it but what is needed to decode replies: a client that
-    /// asks for too much gets the server's answer.
+    /// What the session is bound to. Nothing is checked against it but what is needed to decode
+    /// replies: a client that asks for too much gets the server's answer.
     #[must_use]
     pub const fn terms(&self) -> &Terms {
         &self.terms
@@ -196,15 +196,17 @@ impl Client {
         Ok(request.encode())
     }
 
-    /// The last bytes of a session. There is no reply; a server answers what is in flight, then closes.
+    /// The last bytes of a session. There is no reply; a server answers what is in flight, then
+    /// closes.
     #[must_use]
     pub fn disconnect() -> [u8; REQUEST_BYTES] {
         Request::new(Command::DISC, 0, 0, 0).encode()
     }
 
-    /// Takes the server's bytes in any fragmentation. Returns how many were taken; the others are data if the event says
-    /// so, else they must be fed again. After data an event may wait that needs no further input, so feed even nothing.
-    /// After `Fatal` nothing is taken any more and the same event comes back.
+    /// Takes the server's bytes in any fragmentation. Returns how many were taken; the others are
+    /// data if the event says so, else they must be fed again. After data an event may wait that
+    /// needs no further input, so feed even nothing. After `Fatal` nothing is taken any more and
+    /// the same event comes back.
     pub fn feed(&mut self, input: &[u8]) -> (usize, ClientEvent) {
         let mut taken = 0;
         loop {
@@ -376,7 +378,8 @@ impl Client {
         )
     }
 
-    /// Notes that the READ has its content for `offset` and `length`, which must be a part of it, and new.
+    /// Notes that the READ has its content for `offset` and `length`, which must be a part of it,
+    /// and new.
     fn cover(&mut self, cookie: u64, (offset, length): (u64, u32)) -> Result<(), ClientError> {
         let bad = ClientError::BadContent(cookie);
         let entry = self.in_flight.get_mut(&cookie).ok_or(bad)?;
@@ -421,87 +424,8 @@ struct Collected {
     complete: bool,
 }
 
-/// What precedes the data in `NBD_REPLY_TYPE_OFFSET_DATA`: offset u64.
-const DATA_PREFIX_BYTES: u32 = 8;
-/// `NBD_REPLY_TYPE_OFFSET_HOLE`: offset u64, size u32.
-const HOLE_BODY_BYTES: u32 = 12;
-/// Shortest and longest body of an error chunk.
-const ERROR_BODY_BYTES: std::ops::RangeInclusive<u32> = 6..=14 + MAX_STRING_BYTES;
-
-/// A chunk's header without the magic.
-#[derive(Clone, Copy)]
-struct Chunk {
-    kind: ChunkType,
-    cookie: u64,
-    length: u32,
-    done: bool,
-}
-
-/// The header, and the fields behind it; `fields` stand right after the magic.
-fn parse_chunk(mut fields: Fields<'_>) -> Option<(Chunk, Fields<'_>)> {
-    let done = ChunkFlags(fields.u16()?).contains(ChunkFlags::DONE);
-    let kind = ChunkType(fields.u16()?);
-    let cookie = fields.u64()?;
-    let length = fields.u32()?;
-    Some((
-        Chunk {
-            kind,
-            cookie,
-            length,
-            done,
-        },
-        fields,
-    ))
-}
-
-/// How long the fixed part is that begins with `partial`, as far as `partial` tells: data is not part of it.
-fn wanted(partial: &[u8]) -> Result<usize, ClientError> {
-    let mut fields = Fields(partial);
-    match fields.u32() {
-        None | Some(SIMPLE_REPLY_MAGIC) => return Ok(SIMPLE_REPLY_BYTES),
-        Some(STRUCTURED_REPLY_MAGIC) => {}
-        Some(magic) => return Err(ClientError::BadMagic(magic)),
-    }
-    let Some((Chunk { kind, length, .. }, _)) = parse_chunk(fields) else {
-        return Ok(CHUNK_HEADER_BYTES);
-    };
-    let legal = match kind {
-        ChunkType::NONE => length == 0,
-        ChunkType::OFFSET_DATA => {
-            (DATA_PREFIX_BYTES + 1..=DATA_PREFIX_BYTES + MAX_REQUEST_BYTES).contains(&length)
-        }
-        ChunkType::OFFSET_HOLE => length == HOLE_BODY_BYTES,
-        kind => kind.is_error() && ERROR_BODY_BYTES.contains(&length),
-    };
-    if !legal {
-        return Err(ClientError::BadChunk(kind));
-    }
-    let body = if kind == ChunkType::OFFSET_DATA {
-        DATA_PREFIX_BYTES
-    } else {
-        length
-    };
-    Ok(CHUNK_HEADER_BYTES + body as usize)
-}
-
-/// The body of an error chunk of any kind: errno u32, length of message u16, message, and for some kinds an offset u64.
-fn parse_failure(kind: ChunkType, mut body: Fields<'_>) -> Option<Failure> {
-    let errno = Errno(body.u32()?);
-    let length = body.u16()?;
-    let message = String::from_utf8_lossy(body.bytes(usize::from(length))?).into_owned();
-    let offset = if kind == ChunkType::ERROR_OFFSET {
-        Some(body.u64()?)
-    } else {
-        None
-    };
-    (errno.0 != 0).then_some(Failure {
-        errno,
-        offset,
-        message,
-    })
-}
-
-/// First byte and end of what a request is about. A range that wraps is never answered with content.
+/// First byte and end of what a request is about. A range that wraps is never answered with
+/// content.
 fn span(request: &Request) -> (u64, u64) {
     (
         request.offset,

@@ -1,5 +1,6 @@
-//! Owns what the tests share: bytes as a client writes them, put together by hand rather than by the crate, and a way to
-//! run both machines over them. It must never use an encoder of the crate's.
+//! Owns what the tests share: bytes as a client writes them, put together by hand rather than by
+//! the crate, and a way to run both machines over them. It must never use an encoder of the
+//! crate's.
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
 use twinblk_nbd::*;
