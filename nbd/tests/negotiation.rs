@@ -287,6 +287,13 @@ fn starttls_is_unsupported_and_what_was_agreed_stands() {
 }
 
 #[test]
+fn the_longest_option_that_is_kept_is_answered_like_any_other() {
+    let longest = option(7, &info(b"disk", &[99; 8187]));
+    assert_eq!(longest.len(), 16 + (16 << 10));
+    assert_eq!(haggle(&[longest]).negotiated().export.name, "disk");
+}
+
+#[test]
 fn an_option_longer_than_is_kept_is_read_past_and_answered() {
     for code in [3, 6, 7, 8] {
         goes_on_after(
