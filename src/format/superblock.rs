@@ -79,9 +79,16 @@ pub struct Superblock {
     pub geometry: Geometry,
     /// State of the data.
     pub data: DataState,
-    /// Set, durably, before a primary's first write and cleared by a clean demotion: found set at
-    /// start, the node crashed as primary and its hot extents are marks.
+    /// Set, durably, before the export opens and cleared by a clean demotion: found set at start,
+    /// the node crashed as primary.
     pub primary: bool,
+    /// Set, durably, before the first write that relies on the activity log: found set at start,
+    /// its hot extents are marks. Cleared once those marks are durable.
+    pub log_live: bool,
+    /// The node crashed as primary and has not met a peer since.
+    pub crashed_primary: bool,
+    /// The host has booted since the node last met a peer: what was not stable then may be gone.
+    pub rebooted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
     /// The present (or last) life of the store.

@@ -7,7 +7,7 @@
 use super::event::{LogImage, LogTransaction};
 use crate::limits::{EXTENT_BLOCKS, LOG_UPDATES_MAX};
 use crate::units::{Blocks, Sequence};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -42,7 +42,7 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct HotExtents {
     entries: Vec<Entry>,
-    places: HashMap<u32, u32>,
+    places: BTreeMap<u32, u32>,
     hand: usize,
     under_way: bool,
     transaction: LogTransaction,
@@ -69,7 +69,7 @@ impl HotExtents {
             LogImage::Unreadable { next_transaction } => (&[], *next_transaction),
         };
         let mut entries = vec![EMPTY; capacity as usize];
-        let mut places = HashMap::new();
+        let mut places = BTreeMap::new();
         for (entry, (place, extent)) in entries.iter_mut().zip((0..).zip(slots)) {
             if let Some(extent) = *extent {
                 *entry = Entry { extent, state: State::Hot, ..EMPTY };
