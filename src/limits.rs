@@ -84,3 +84,6 @@ pub const RESYNC_WINDOW_MAX: usize = 128;
 
 /// Fewest resync pieces in flight: resync always advances.
 pub const RESYNC_WINDOW_MIN: usize = 1;
+
+/// Pieces of a verify in flight: two per disk keep both busy, and few ranges are locked.
+pub const VERIFY_PIECES: usize = 4;

@@ -107,3 +107,32 @@ pub struct Superblock {
     /// One per peer.
     pub slots: [PeerSlot; PEER_SLOTS_MAX],
 }
+
+impl Superblock {
+    /// What a node knows of itself before any disk has told it: nothing.
+    #[must_use]
+    pub fn blank(node: NodeId) -> Self {
+        Self {
+            serial: 0,
+            resource: ResourceId(0),
+            node,
+            area: AreaId(0),
+            geometry: Geometry {
+                device_blocks: 0,
+                peer_slots: 0,
+                log_extents: 0,
+            },
+            data: DataState::Inconsistent,
+            primary: false,
+            log_live: false,
+            crashed_primary: false,
+            rebooted: false,
+            epoch: Epoch(0),
+            run: RunId(0),
+            boot: BootId(0),
+            lineage: Lineage::default(),
+            sync_target: None,
+            slots: [PeerSlot::default(); PEER_SLOTS_MAX],
+        }
+    }
+}

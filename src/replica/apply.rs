@@ -83,12 +83,18 @@ impl Incoming {
     }
 
     fn find(&mut self, sequence: Sequence) -> Option<&mut Apply> {
-        let place = self.applies.binary_search_by_key(&sequence, |apply| apply.sequence).ok()?;
+        let place = self
+            .applies
+            .binary_search_by_key(&sequence, |apply| apply.sequence)
+            .ok()?;
         self.applies.get_mut(place)
     }
 }
 
-fn extend(run: &mut Option<(Sequence, Sequence)>, sequence: Sequence) -> Option<(Sequence, Sequence)> {
+fn extend(
+    run: &mut Option<(Sequence, Sequence)>,
+    sequence: Sequence,
+) -> Option<(Sequence, Sequence)> {
     match run {
         Some((_, last)) if last.next() == sequence => {
             *last = sequence;
@@ -102,12 +108,25 @@ impl Replica {
     /// A client's write, mirrored here.
     pub(super) fn on_write_frame(&mut self, peer: usize, frame: Frame, payload: Option<Payload>) {
         let (sequence, after, blocks, fua, what) = match (frame, payload) {
-            (Frame::Write { sequence, after, blocks, fua }, Some(payload)) => {
-                (sequence, after, blocks, fua, What::Data(payload))
-            }
-            (Frame::Zero { sequence, after, blocks, fua, discard }, None) => {
-                (sequence, after, blocks, fua, What::Zero { discard })
-            }
+            (
+                Frame::Write {
+                    sequence,
+                    after,
+                    blocks,
+                    fua,
+                },
+                Some(payload),
+            ) => (sequence, after, blocks, fua, What::Data(payload)),
+            (
+                Frame::Zero {
+                    sequence,
+                    after,
+                    blocks,
+                    fua,
+                    discard,
+                },
+                None,
+            ) => (sequence, after, blocks, fua, What::Zero { discard }),
             (_, payload) => return self.release(payload),
         };
         if self.options.protocol == Protocol::B
@@ -120,7 +139,17 @@ impl Replica {
         let what = Some(what);
         self.add_apply(
             peer,
-            Apply { sequence, after, blocks, fua, resync, what, stage, entered, failed },
+            Apply {
+                sequence,
+                after,
+                blocks,
+                fua,
+                resync,
+                what,
+                stage,
+                entered,
+                failed,
+            },
         );
     }
 
@@ -133,16 +162,27 @@ impl Replica {
             (Frame::ResyncZero { sequence, blocks }, None) => {
                 (sequence, blocks, What::Zero { discard: true })
             }
-            (Frame::ResyncHash { sequence, blocks, digest }, None) => {
-                (sequence, blocks, What::Hash(digest))
-            }
+            (
+                Frame::ResyncHash {
+                    sequence,
+                    blocks,
+                    digest,
+                },
+                None,
+            ) => (sequence, blocks, What::Hash(digest)),
             (_, payload) => return self.release(payload),
         };
         let clash = matches!(what, What::Hash(_)) && self.locks.any_exclusive(blocks, is_client);
         if clash {
             // The source keeps the range locked until it knows, and the client's write waits for
             // the source: answer at once.
-            self.send(peer, Frame::HashAnswer { sequence, equal: false });
+            self.send(
+                peer,
+                Frame::HashAnswer {
+                    sequence,
+                    equal: false,
+                },
+            );
         }
         let apply = Apply {
             sequence,
@@ -178,13 +218,18 @@ impl Replica {
     fn start_apply(&mut self, peer: usize, sequence: Sequence) {
         let incoming = &mut self.peers[peer].incoming;
         let stable = incoming.stable;
-        let Some(apply) = incoming.find(sequence) else { return };
+        let Some(apply) = incoming.find(sequence) else {
+            return;
+        };
         if apply.stage != Stage::Gated || apply.after > stable {
             return;
         }
         apply.stage = Stage::Waiting;
         let blocks = apply.blocks;
-        if self.locks.acquire(Owner::Apply { peer, sequence }, blocks, Mode::Exclusive) {
+        if self
+            .locks
+            .acquire(Owner::Apply { peer, sequence }, blocks, Mode::Exclusive)
+        {
             self.apply_locked(peer, sequence);
         }
     }
@@ -199,7 +244,8 @@ impl Replica {
         if self.log_waiting.is_empty() && self.log.enter(blocks) {
             return self.apply_entered(peer, sequence);
         }
-        self.log_waiting.push_back(LogWaiter::Apply { peer, sequence });
+        self.log_waiting
+            .push_back(LogWaiter::Apply { peer, sequence });
         self.plan_log();
     }
 
@@ -219,7 +265,9 @@ impl Replica {
     fn run_apply(&mut self, peer: usize, sequence: Sequence) {
         let session = self.peers[peer].session_id();
         let open = self.has_open_disk();
-        let Some(apply) = self.peers[peer].incoming.find(sequence) else { return };
+        let Some(apply) = self.peers[peer].incoming.find(sequence) else {
+            return;
+        };
         let (blocks, fua, resync) = (apply.blocks, apply.fua, apply.resync);
         let what = apply.what.take();
         if !open {
@@ -229,7 +277,11 @@ impl Replica {
             }
             return self.end_apply(peer, sequence);
         }
-        let purpose = IoPurpose::Apply { peer, session, sequence };
+        let purpose = IoPurpose::Apply {
+            peer,
+            session,
+            sequence,
+        };
         let runs = match what {
             Some(What::Hash(_)) => vec![blocks],
             None => Vec::new(),
@@ -246,15 +298,35 @@ impl Replica {
             match &what {
                 Some(What::Data(payload)) => {
                     let first = u16::try_from(run.start - blocks.start).expect("within a piece");
-                    let from = Part { payload: payload.share(), first };
-                    self.emit(Output::Store { io, blocks: *run, from, fua });
+                    let from = Part {
+                        payload: payload.share(),
+                        first,
+                    };
+                    self.emit(Output::Store {
+                        io,
+                        blocks: *run,
+                        from,
+                        fua,
+                    });
                 }
                 Some(What::Zero { discard }) => {
-                    self.emit(Output::Zero { io, blocks: *run, discard: *discard, fua });
+                    self.emit(Output::Zero {
+                        io,
+                        blocks: *run,
+                        discard: *discard,
+                        fua,
+                    });
                 }
                 _ => {
-                    let want = Want { scan: false, hash: true };
-                    self.emit(Output::Fetch { io, blocks: *run, want });
+                    let want = Want {
+                        scan: false,
+                        hash: true,
+                    };
+                    self.emit(Output::Fetch {
+                        io,
+                        blocks: *run,
+                        want,
+                    });
                 }
             }
         }
@@ -282,7 +354,11 @@ impl Replica {
         result: Result<Fetched, DiskError>,
     ) {
         let live = self.peers[peer].session == Some(session);
-        let wanted = match self.peers[peer].incoming.find(sequence).and_then(|a| a.what.take()) {
+        let wanted = match self.peers[peer]
+            .incoming
+            .find(sequence)
+            .and_then(|a| a.what.take())
+        {
             Some(What::Hash(digest)) => Some(digest),
             _ => None,
         };
@@ -310,7 +386,9 @@ impl Replica {
         if result.is_err() {
             self.fail_disk("a write for the peer failed");
         }
-        let Some(apply) = self.peers[peer].incoming.find(sequence) else { return };
+        let Some(apply) = self.peers[peer].incoming.find(sequence) else {
+            return;
+        };
         apply.failed |= result.is_err();
         if let Stage::Running(owed) = &mut apply.stage {
             *owed -= 1;
@@ -321,9 +399,12 @@ impl Replica {
     }
 
     fn end_apply(&mut self, peer: usize, sequence: Sequence) {
-        let Some(apply) = self.peers[peer].incoming.find(sequence) else { return };
+        let Some(apply) = self.peers[peer].incoming.find(sequence) else {
+            return;
+        };
         apply.stage = Stage::Done;
         let (blocks, failed, entered) = (apply.blocks, apply.failed, apply.entered);
+        let resync = apply.resync;
         if entered {
             self.log.leave(blocks);
         }
@@ -332,6 +413,9 @@ impl Replica {
             if failed {
                 self.send(peer, Frame::WriteFailed { sequence });
             } else {
+                if resync {
+                    self.peers[peer].sync_done += blocks.count;
+                }
                 let incoming = &mut self.peers[peer].incoming;
                 incoming.covered.push_back((sequence, blocks));
                 if let Some((first, last)) = extend(&mut incoming.written, sequence) {
@@ -340,7 +424,11 @@ impl Replica {
             }
         }
         let incoming = &mut self.peers[peer].incoming;
-        while incoming.applies.front().is_some_and(|apply| apply.stage == Stage::Done) {
+        while incoming
+            .applies
+            .front()
+            .is_some_and(|apply| apply.stage == Stage::Done)
+        {
             incoming.applies.pop_front();
         }
         self.pass_point(peer);
@@ -360,7 +448,10 @@ impl Replica {
     }
 
     pub(super) fn on_barrier(&mut self, peer: usize, sequence: Sequence) {
-        self.peers[peer].incoming.points.push_back(Point::Barrier(sequence));
+        self.peers[peer]
+            .incoming
+            .points
+            .push_back(Point::Barrier(sequence));
         self.pass_point(peer);
     }
 
@@ -370,16 +461,24 @@ impl Replica {
             return self.violation(peer, "the end of a resync that is not under way");
         }
         let last = self.peers[peer].incoming.last;
-        self.peers[peer].incoming.points.push_back(Point::End(last, lineage));
+        self.peers[peer]
+            .incoming
+            .points
+            .push_back(Point::End(last, lineage));
         self.pass_point(peer);
     }
 
     /// Makes stable what the next barrier covers, once it is all done.
     fn pass_point(&mut self, peer: usize) {
         let incoming = &mut self.peers[peer].incoming;
-        let Some(point) = incoming.points.front() else { return };
+        let Some(point) = incoming.points.front() else {
+            return;
+        };
         let sequence = point.sequence();
-        let open = incoming.applies.front().is_some_and(|apply| apply.sequence <= sequence);
+        let open = incoming
+            .applies
+            .front()
+            .is_some_and(|apply| apply.sequence <= sequence);
         if open || incoming.syncing || self.peers[peer].session.is_none() {
             return;
         }
@@ -400,7 +499,9 @@ impl Replica {
         if self.peers[peer].session != Some(session) || !ok {
             return self.check_settled(peer);
         }
-        let Some(point) = self.peers[peer].incoming.points.pop_front() else { return };
+        let Some(point) = self.peers[peer].incoming.points.pop_front() else {
+            return;
+        };
         let sequence = point.sequence();
         self.peers[peer].incoming.stable = sequence;
         self.clear_covered(peer, sequence);
@@ -419,6 +520,7 @@ impl Replica {
         for sequence in gated {
             self.start_apply(peer, sequence);
         }
+        self.start_compares(peer);
         self.pass_point(peer);
     }
 
@@ -442,7 +544,10 @@ impl Replica {
         let incoming = &mut self.peers[peer].incoming;
         let applies = std::mem::take(&mut incoming.applies);
         let syncing = incoming.syncing;
-        *incoming = Incoming { syncing, ..Incoming::default() };
+        *incoming = Incoming {
+            syncing,
+            ..Incoming::default()
+        };
         let mut dropped = Vec::new();
         for apply in applies {
             match apply.stage {
@@ -453,7 +558,8 @@ impl Replica {
         }
         for apply in dropped {
             let sequence = apply.sequence;
-            self.log_waiting.retain(|waiter| *waiter != LogWaiter::Apply { peer, sequence });
+            self.log_waiting
+                .retain(|waiter| *waiter != LogWaiter::Apply { peer, sequence });
             if apply.stage == Stage::Waiting {
                 self.unlock(Owner::Apply { peer, sequence });
             }
@@ -461,6 +567,19 @@ impl Replica {
                 self.emit(Output::Release(payload));
             }
         }
+    }
+
+    /// Whether a write received before is still held back on these blocks.
+    pub(super) fn is_gated(&self, peer: usize, blocks: Blocks) -> bool {
+        let applies = &self.peers[peer].incoming.applies;
+        applies
+            .iter()
+            .any(|apply| apply.stage == Stage::Gated && apply.blocks.overlaps(blocks))
+    }
+
+    /// Whether the peer's verify is reading here.
+    pub(super) fn comparing(&self, peer: usize) -> bool {
+        self.compares.iter().any(|compare| compare.peer == peer)
     }
 
     /// The runs of `blocks` that are marked towards a peer.

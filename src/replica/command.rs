@@ -17,7 +17,11 @@ pub(super) enum EmptyScan {
     /// This node's operator.
     Command(CommandId),
     /// The peer, which offers this generation.
-    Peer { peer: usize, session: Session, generation: Generation },
+    Peer {
+        peer: usize,
+        session: Session,
+        generation: Generation,
+    },
 }
 
 impl Replica {
@@ -43,7 +47,10 @@ impl Replica {
     }
 
     pub(super) fn answer(&mut self, id: CommandId, result: Result<String, Refusal>) {
-        self.emit(Output::Answer { id, result: Box::new(result) });
+        self.emit(Output::Answer {
+            id,
+            result: Box::new(result),
+        });
     }
 
     pub(super) fn refuse_command(&mut self, id: CommandId, reason: &'static str, text: &str) {
@@ -91,7 +98,12 @@ impl Replica {
     }
 
     pub(super) fn withdrawn(&mut self, peer: usize) {
-        self.send(peer, Frame::Bye { reason: ByeReason::Disconnect });
+        self.send(
+            peer,
+            Frame::Bye {
+                reason: ByeReason::Disconnect,
+            },
+        );
         self.disconnect(peer, "the operator disconnected");
         let words = format!(
             "disconnected by the operator; `twinblk connect {}` connects again",
@@ -137,7 +149,10 @@ impl Replica {
             self.feed_resync(peer);
         }
         let word = if paused { "rests" } else { "may run" };
-        self.answer(id, Ok(format!("resync of {} {word}", self.options.resource)));
+        self.answer(
+            id,
+            Ok(format!("resync of {} {word}", self.options.resource)),
+        );
     }
 
     pub(super) fn on_pause_sync(&mut self, peer: usize, paused: bool) {
@@ -167,7 +182,10 @@ impl Replica {
         if self.verify.is_some() {
             return self.refuse_command(id, "busy", "a verify is running already");
         }
-        let found = self.peers.iter().position(|peer| peer.phase == Phase::Established);
+        let found = self
+            .peers
+            .iter()
+            .position(|peer| peer.phase == Phase::Established);
         let Some(peer) = found.filter(|_| self.disk == DiskState::UpToDate) else {
             let text = "verify needs two connected, up-to-date nodes; see `twinblk status`";
             return self.refuse_command(id, "not-in-sync", text);
@@ -193,7 +211,9 @@ impl Replica {
             // The peer holds nothing: it cannot serve, whatever happens to this node.
             slot.withdrawn = true;
         }
-        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
+        self.maps
+            .iter_mut()
+            .for_each(super::dirty_map::DirtyMap::mark_all);
         let text = "this node's disk, as it is, is the first copy";
         self.reconsider_disk("init");
         self.save(After::Renegotiate { peer: 0, id, text });
@@ -210,8 +230,14 @@ impl Replica {
             self.refuse_command(id, "has-data", text);
             return false;
         }
-        let theirs = self.peers.iter().filter_map(|peer| peer.their_state.as_ref());
-        if theirs.into_iter().any(|state| state.lineage.head().is_some()) {
+        let theirs = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.their_state.as_ref());
+        if theirs
+            .into_iter()
+            .any(|state| state.lineage.head().is_some())
+        {
             let text = "the peer holds data already, which is on its way here";
             self.refuse_command(id, "peer-has-data", text);
             return false;
@@ -221,7 +247,11 @@ impl Replica {
 
     fn begin_first_generation(&mut self) {
         let epoch = self.superblock.epoch.next();
-        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        let generation = Generation {
+            epoch,
+            id: self.random.draw(),
+            node: self.options.node,
+        };
         self.superblock.epoch = epoch;
         self.superblock.lineage = Lineage::new(vec![generation]);
         self.superblock.data = DataState::Consistent;
@@ -249,12 +279,18 @@ impl Replica {
             return self.send(peer, Frame::EmptyAnswer { empty: false });
         }
         let session = self.peers[peer].session_id();
-        self.scanning = Some(EmptyScan::Peer { peer, session, generation });
+        self.scanning = Some(EmptyScan::Peer {
+            peer,
+            session,
+            generation,
+        });
         self.emit(Output::ScanEmpty);
     }
 
     pub(super) fn on_scanned(&mut self, empty: Option<bool>) {
-        let Some(scan) = self.scanning.take() else { return };
+        let Some(scan) = self.scanning.take() else {
+            return;
+        };
         match scan {
             EmptyScan::Command(id) if empty == Some(true) => self.offer_empty(id),
             EmptyScan::Command(id) => {
@@ -266,7 +302,11 @@ impl Replica {
                     self.send(peer, Frame::EmptyAnswer { empty: false });
                 }
             }
-            EmptyScan::Peer { peer, session, generation } => {
+            EmptyScan::Peer {
+                peer,
+                session,
+                generation,
+            } => {
                 if self.superblock.lineage.head().is_some() {
                     return;
                 }
@@ -284,7 +324,11 @@ impl Replica {
             return self.refuse_command(id, "not-connected", text);
         };
         let epoch = self.superblock.epoch.next();
-        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        let generation = Generation {
+            epoch,
+            id: self.random.draw(),
+            node: self.options.node,
+        };
         self.offered = Some((id, generation));
         self.send(peer, Frame::EmptyAsk { generation });
     }
@@ -297,7 +341,9 @@ impl Replica {
     }
 
     pub(super) fn on_empty_answer(&mut self, peer: usize, empty: bool) {
-        let Some((id, generation)) = self.offered.take() else { return };
+        let Some((id, generation)) = self.offered.take() else {
+            return;
+        };
         if !empty {
             let them = self.peers[peer].name.clone();
             let text = format!("the device of {them} does not hold only zeroes, or has data");
@@ -351,9 +397,14 @@ impl Replica {
             slot.all_marked = true;
             slot.withdrawn = true;
         }
-        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
+        self.maps
+            .iter_mut()
+            .for_each(super::dirty_map::DirtyMap::mark_all);
         self.reconsider_disk("node replace");
-        self.save(After::Answer { id, text: "the peer's new machine will get a full copy" });
+        self.save(After::Answer {
+            id,
+            text: "the peer's new machine will get a full copy",
+        });
     }
 
     fn demote_or_stop(&mut self, id: CommandId) {
@@ -366,7 +417,12 @@ impl Replica {
     /// Announces the stop, then saves what memory holds.
     pub(super) fn stop_now(&mut self, id: CommandId) {
         for peer in 0..self.peers.len() {
-            self.send(peer, Frame::Bye { reason: ByeReason::Stop });
+            self.send(
+                peer,
+                Frame::Bye {
+                    reason: ByeReason::Stop,
+                },
+            );
             self.disconnect(peer, "the daemon stops");
             self.dial(peer, false);
         }
@@ -393,8 +449,8 @@ impl Replica {
             self.peers[peer].phase = Phase::Ahead;
             self.send(peer, Frame::Behind);
             let name = self.peers[peer].name.clone();
-            let phases = (&Phase::Established, &Phase::Ahead);
-            self.note_of(&name, "replication", phases, "the link is congested");
+            let (old, new) = (Phase::Established, Phase::Ahead);
+            self.note_of(&name, "replication", (&old, &new), "the link is congested");
         }
     }
 

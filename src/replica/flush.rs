@@ -9,7 +9,7 @@ use crate::units::Sequence;
 /// A FLUSH on its way.
 #[derive(Debug)]
 pub(super) struct Flush {
-    id: RequestId,
+    pub(super) id: RequestId,
     /// The sync whose end it waits for here; 0: none.
     round: u64,
     /// Under C, per peer: what must be stable there.
@@ -24,7 +24,12 @@ impl Replica {
             let reply = Reply::Failed(RequestError::NotPrimary);
             return self.emit(Output::Reply { id, reply });
         }
-        let mut flush = Flush { id, round: 0, owed: Vec::new(), covers: self.sequence };
+        let mut flush = Flush {
+            id,
+            round: 0,
+            owed: Vec::new(),
+            covers: self.sequence,
+        };
         if self.has_open_disk() {
             // A sync under way began before this was asked: only the next one covers it all.
             flush.round = self.flush_round + 1;
@@ -53,9 +58,14 @@ impl Replica {
             if !here || !there || !recorded || self.flush_hold() {
                 return;
             }
-            let Some(flush) = self.flushes.pop_front() else { return };
+            let Some(flush) = self.flushes.pop_front() else {
+                return;
+            };
             self.flushed = self.flushed.max(flush.covers);
-            self.emit(Output::Reply { id: flush.id, reply: Reply::Done });
+            self.emit(Output::Reply {
+                id: flush.id,
+                reply: Reply::Done,
+            });
         }
         self.check_quiet();
     }

@@ -49,7 +49,10 @@ impl Replica {
             lineage: superblock.lineage.clone(),
             sync_target: superblock.sync_target,
             slot: superblock.slots[peer],
-            marked_blocks: self.maps.get(peer).map_or(0, super::dirty_map::DirtyMap::marked),
+            marked_blocks: self
+                .maps
+                .get(peer)
+                .map_or(0, super::dirty_map::DirtyMap::marked),
         }
     }
 
@@ -66,7 +69,9 @@ impl Replica {
     /// Compares the two states, once both are told.
     fn compare(&mut self, peer: usize) {
         let found = &self.peers[peer];
-        let (Some(mine), Some(theirs)) = (&found.sent_state, &found.their_state) else { return };
+        let (Some(mine), Some(theirs)) = (&found.sent_state, &found.their_state) else {
+            return;
+        };
         if let Some(difference) = self.incompatible(mine, theirs) {
             return self.refuse(peer, ByeReason::Incompatible, difference);
         }
@@ -137,7 +142,9 @@ impl Replica {
                 mine.protocol, theirs.protocol
             ));
         }
-        let diskless = [mine, theirs].iter().any(|state| state.disk <= DiskState::Failed);
+        let diskless = [mine, theirs]
+            .iter()
+            .any(|state| state.disk <= DiskState::Failed);
         if !diskless && mine.device_blocks != theirs.device_blocks {
             return Some(format!(
                 "{resource}: the device has {} bytes on {me} and {} on {peer}; both must have the \
@@ -238,7 +245,10 @@ impl Replica {
             return;
         }
         let session = found.session_id();
-        self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
+        self.superblock.slots[peer].bond = Bond {
+            confirmed: session.0,
+            tentative: 0,
+        };
         self.save(After::ConfirmedBond { peer, session });
     }
 
@@ -247,7 +257,9 @@ impl Replica {
         if self.peers[peer].session != Some(session) {
             return self.check_settled(peer);
         }
-        let Some(verdict) = self.peers[peer].verdict else { return };
+        let Some(verdict) = self.peers[peer].verdict else {
+            return;
+        };
         self.peers[peer].reason.clear();
         match verdict {
             Verdict::Nothing => self.begin_equal(peer, session),
@@ -326,7 +338,11 @@ impl Replica {
             .as_ref()
             .and_then(|state| state.sync_target)
             .map(|sync| sync.token);
-        let token = if their_token == Some(token) { token } else { self.random.draw() };
+        let token = if their_token == Some(token) {
+            token
+        } else {
+            self.random.draw()
+        };
         let found = &mut self.peers[peer];
         found.phase = Phase::SourceWaits;
         found.deadline = self.now + crate::limits::HANDSHAKE_TIME;
@@ -349,7 +365,9 @@ impl Replica {
         if self.peers[peer].session != Some(session) {
             return self.check_settled(peer);
         }
-        let Some(source) = &self.peers[peer].source else { return };
+        let Some(source) = &self.peers[peer].source else {
+            return;
+        };
         let token = source.token();
         self.send(peer, Frame::SyncStart { token });
     }
@@ -372,7 +390,10 @@ impl Replica {
         let head = self.superblock.lineage.head();
         let same = self.peers[peer].their_state.as_ref().is_some_and(|state| {
             state.lineage.head() == head
-                || self.freezing.as_ref().is_some_and(|freeze| state.lineage.head() == freeze.base)
+                || self
+                    .freezing
+                    .as_ref()
+                    .is_some_and(|freeze| state.lineage.head() == freeze.base)
         });
         if !same {
             let words = self.words_for(peer, Reason::MyPrimaryIsOlder).1;

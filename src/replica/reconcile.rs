@@ -77,7 +77,7 @@ impl Verdict {
 
 /// The usability of a copy by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Copy {
+enum Replica {
     Absent,
     Mixed,
     Whole,
@@ -113,8 +113,8 @@ enum Prefer {
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     relation: Relation,
-    mine: Copy,
-    theirs: Copy,
+    mine: Replica,
+    theirs: Replica,
     primary: Who,
     record: Record,
     prefer: Prefer,
@@ -126,8 +126,8 @@ struct Facts {
 struct Row {
     label: &'static str,
     relation: &'static [Relation],
-    mine: &'static [Copy],
-    theirs: &'static [Copy],
+    mine: &'static [Replica],
+    theirs: &'static [Replica],
     primary: &'static [Who],
     record: &'static [Record],
     prefer: &'static [Prefer],
@@ -147,16 +147,14 @@ const ANY: Row = Row {
     verdict: Verdict::Nothing,
 };
 
-use Copy::{Absent, Mixed, Whole};
 use Prefer as P;
 use Record::{Clean, Marked, Untrusted};
-use Relation::{
-    Ancestor, BothEmpty, Descendant, Equal, Fork, MineEmpty, Stranger, TheirsEmpty,
-};
+use Relation::{Ancestor, BothEmpty, Descendant, Equal, Fork, MineEmpty, Stranger, TheirsEmpty};
+use Replica::{Absent, Mixed, Whole};
 use Verdict::{Refuse, Source, Target};
 use Who::{Both, Mine, Neither, Theirs};
 
-const PRESENT: &[Copy] = &[Mixed, Whole];
+const PRESENT: &[Replica] = &[Mixed, Whole];
 const KIN: &[Relation] = &[Equal, Descendant, Ancestor, Fork];
 /// Replaced by what the record allows.
 const BY_RECORD: Extent = Extent::Marks;
@@ -232,8 +230,15 @@ impl Row {
 #[must_use]
 pub fn reconcile(mine: &PeerState, theirs: &PeerState) -> (&'static str, Verdict) {
     let facts = facts(mine, theirs);
-    let row = ROWS.iter().find(|row| row.meets(&facts)).expect("every combination has its row");
-    let extent = if facts.record == Untrusted { Extent::Full } else { Extent::Marks };
+    let row = ROWS
+        .iter()
+        .find(|row| row.meets(&facts))
+        .expect("every combination has its row");
+    let extent = if facts.record == Untrusted {
+        Extent::Full
+    } else {
+        Extent::Marks
+    };
     let verdict = match row.verdict {
         Source(Extent::Marks) => Source(extent),
         Target(Extent::Marks) => Target(extent),
@@ -257,7 +262,11 @@ fn facts(mine: &PeerState, theirs: &PeerState) -> Facts {
         (true, true) => Both,
     };
     let primary = |state: &PeerState| state.role == Role::Primary;
-    let prefer = if outranks(mine, theirs) { P::Mine } else { P::Theirs };
+    let prefer = if outranks(mine, theirs) {
+        P::Mine
+    } else {
+        P::Theirs
+    };
     Facts {
         relation,
         mine: copy(mine),
@@ -269,7 +278,7 @@ fn facts(mine: &PeerState, theirs: &PeerState) -> Facts {
     }
 }
 
-fn copy(state: &PeerState) -> Copy {
+fn copy(state: &PeerState) -> Replica {
     match (state.disk, state.data) {
         (DiskState::Diskless | DiskState::Failed, _) => Absent,
         (_, DataState::Inconsistent) => Mixed,
@@ -305,7 +314,10 @@ fn record(mine: &PeerState, theirs: &PeerState, relation: Relation) -> Record {
         BothEmpty | MineEmpty | TheirsEmpty | Stranger => false,
     };
     let marks = |state: &PeerState| state.slot.all_marked || state.marked_blocks > 0;
-    match (bound(mine, theirs) && (continued || complete), marks(mine) || marks(theirs)) {
+    match (
+        bound(mine, theirs) && (continued || complete),
+        marks(mine) || marks(theirs),
+    ) {
         (false, _) => Untrusted,
         (true, false) => Clean,
         (true, true) => Marked,
@@ -342,8 +354,16 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const RELATIONS: [Relation; 8] =
-        [BothEmpty, MineEmpty, TheirsEmpty, Equal, Descendant, Ancestor, Fork, Stranger];
+    const RELATIONS: [Relation; 8] = [
+        BothEmpty,
+        MineEmpty,
+        TheirsEmpty,
+        Equal,
+        Descendant,
+        Ancestor,
+        Fork,
+        Stranger,
+    ];
     const WHOS: [Who; 4] = [Neither, Mine, Theirs, Both];
 
     fn all() -> impl Iterator<Item = Facts> {
@@ -352,19 +372,21 @@ mod tests {
             copies.into_iter().flat_map(move |mine| {
                 copies.into_iter().flat_map(move |theirs| {
                     WHOS.into_iter().flat_map(move |primary| {
-                        [Clean, Marked, Untrusted].into_iter().flat_map(move |record| {
-                            [P::Mine, P::Theirs].into_iter().flat_map(move |prefer| {
-                                WHOS.into_iter().map(move |discard| Facts {
-                                    relation,
-                                    mine,
-                                    theirs,
-                                    primary,
-                                    record,
-                                    prefer,
-                                    discard,
+                        [Clean, Marked, Untrusted]
+                            .into_iter()
+                            .flat_map(move |record| {
+                                [P::Mine, P::Theirs].into_iter().flat_map(move |prefer| {
+                                    WHOS.into_iter().map(move |discard| Facts {
+                                        relation,
+                                        mine,
+                                        theirs,
+                                        primary,
+                                        record,
+                                        prefer,
+                                        discard,
+                                    })
                                 })
                             })
-                        })
                     })
                 })
             })
@@ -386,7 +408,11 @@ mod tests {
             theirs: facts.mine,
             primary: flip(facts.primary),
             record: facts.record,
-            prefer: if facts.prefer == P::Mine { P::Theirs } else { P::Mine },
+            prefer: if facts.prefer == P::Mine {
+                P::Theirs
+            } else {
+                P::Mine
+            },
             discard: flip(facts.discard),
         }
     }
@@ -423,7 +449,11 @@ mod tests {
     fn only_unrelated_ignores_everything_but_the_relation() {
         for row in ROWS.iter().filter(|row| row.label != "unrelated") {
             let free = row.mine == PRESENT && row.theirs == PRESENT;
-            assert!(!free || row.relation == [BothEmpty], "{} is a wildcard", row.label);
+            assert!(
+                !free || row.relation == [BothEmpty],
+                "{} is a wildcard",
+                row.label
+            );
         }
     }
 

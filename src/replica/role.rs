@@ -8,8 +8,8 @@
 
 use super::Replica;
 use super::disk::DiskPhase;
-use super::event::{CommandId, Output, Refusal, RequestError};
-use super::peer::Phase;
+use super::event::{CommandId, Output, Refusal, Reply, RequestError};
+use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::DataState;
@@ -42,7 +42,9 @@ impl Replica {
         if self.disk_phase != DiskPhase::Open {
             return refuse(
                 "no-disk",
-                format!("{me} has no local disk for {resource}; run `twinblk disk attach {resource}`"),
+                format!(
+                    "{me} has no local disk for {resource}; run `twinblk disk attach {resource}`"
+                ),
             );
         }
         if self.superblock.lineage.head().is_none() {
@@ -60,7 +62,9 @@ impl Replica {
             if peer.role == Some(Role::Primary) {
                 return refuse(
                     "peer-is-primary",
-                    format!("{them} is primary for {resource}; run `twinblk demote {resource}` there"),
+                    format!(
+                        "{them} is primary for {resource}; run `twinblk demote {resource}` there"
+                    ),
                 );
             }
             if matches!(peer.phase, Phase::TargetWaits | Phase::SyncTarget) {
@@ -79,12 +83,19 @@ impl Replica {
                 );
             }
         }
-        if self.disk == DiskState::UpToDate { None } else { Some(self.not_current()) }
+        if self.disk == DiskState::UpToDate {
+            None
+        } else {
+            Some(self.not_current())
+        }
     }
 
     fn not_current(&self) -> Refusal {
         let (resource, me) = (&self.options.resource, &self.options.name);
-        let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
+        let them = self
+            .peers
+            .first()
+            .map_or("the peer", |peer| peer.name.as_str());
         let why = match self.superblock.data {
             DataState::Inconsistent => "its copy is of mixed age: a resync to it did not end",
             DataState::Outdated => "its copy is known to be old",
@@ -119,7 +130,9 @@ impl Replica {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
         let refusal = self.promote_refusal();
-        let overridable = refusal.as_ref().is_none_or(|refusal| refusal.reason == "not-current");
+        let overridable = refusal
+            .as_ref()
+            .is_none_or(|refusal| refusal.reason == "not-current");
         if let Some(refusal) = refusal
             && !(force && overridable)
         {
@@ -129,7 +142,11 @@ impl Replica {
         let epoch = self.superblock.epoch.next();
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
-        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone() });
+        self.promoting = Some(Promoting {
+            id,
+            epoch,
+            waiting: waiting.clone(),
+        });
         if forced {
             self.force_current();
         }
@@ -144,7 +161,12 @@ impl Replica {
     /// The operator's word that this copy is the one to go on with.
     fn force_current(&mut self) {
         let was = self.superblock.data;
-        self.note("disk", &format!("{was:?}"), "UpToDate", "promote --force: the operator's word");
+        self.note(
+            "disk",
+            &format!("{was:?}"),
+            "UpToDate",
+            "promote --force: the operator's word",
+        );
         self.superblock.data = DataState::Consistent;
         self.superblock.sync_target = None;
         if was == DataState::Inconsistent {
@@ -161,7 +183,9 @@ impl Replica {
     }
 
     fn take_office(&mut self) {
-        let Some(promoting) = &self.promoting else { return };
+        let Some(promoting) = &self.promoting else {
+            return;
+        };
         let superblock = &mut self.superblock;
         superblock.epoch = superblock.epoch.max(promoting.epoch);
         superblock.primary = true;
@@ -170,16 +194,27 @@ impl Replica {
     }
 
     pub(super) fn promoted(&mut self) {
-        let Some(promoting) = self.promoting.take() else { return };
+        let Some(promoting) = self.promoting.take() else {
+            return;
+        };
         self.set_role(Role::Primary, "promote");
         self.resumed = false;
         self.reconsider_disk("promote");
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
-            self.send(peer, Frame::RoleChange { role: Role::Primary, epoch });
+            self.send(
+                peer,
+                Frame::RoleChange {
+                    role: Role::Primary,
+                    epoch,
+                },
+            );
         }
         self.emit(Output::Serve { open: true });
-        let text = format!("{} is primary for {}", self.options.name, self.options.resource);
+        let text = format!(
+            "{} is primary for {}",
+            self.options.name, self.options.resource
+        );
         self.answer(promoting.id, Ok(text));
     }
 
@@ -187,22 +222,40 @@ impl Replica {
         let mine_first = self.promoting.is_some() && self.options.node < self.peers[peer].node;
         let stale = epoch <= self.superblock.epoch;
         if self.role == Role::Primary || mine_first || stale || self.peers[peer].negotiates() {
-            return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
+            return self.send(
+                peer,
+                Frame::PromoteAnswer {
+                    epoch,
+                    granted: false,
+                },
+            );
         }
         let session = self.peers[peer].session_id();
         self.peers[peer].role = Some(Role::Primary);
         self.superblock.epoch = epoch;
-        self.save(After::PromoteGranted { peer, session, epoch });
+        self.save(After::PromoteGranted {
+            peer,
+            session,
+            epoch,
+        });
     }
 
     pub(super) fn promote_granted(&mut self, peer: usize, session: Session, epoch: Epoch) {
         if self.peers[peer].session == Some(session) {
-            self.send(peer, Frame::PromoteAnswer { epoch, granted: true });
+            self.send(
+                peer,
+                Frame::PromoteAnswer {
+                    epoch,
+                    granted: true,
+                },
+            );
         }
     }
 
     pub(super) fn on_promote_answer(&mut self, peer: usize, epoch: Epoch, granted: bool) {
-        let Some(promoting) = &mut self.promoting else { return };
+        let Some(promoting) = &mut self.promoting else {
+            return;
+        };
         if promoting.epoch != epoch || !promoting.waiting.contains(&peer) {
             return;
         }
@@ -227,7 +280,10 @@ impl Replica {
 
     /// A peer asked about a promotion is gone without an answer.
     pub(super) fn role_lost_peer(&mut self, peer: usize) {
-        let asked = self.promoting.as_ref().is_some_and(|p| p.waiting.contains(&peer));
+        let asked = self
+            .promoting
+            .as_ref()
+            .is_some_and(|p| p.waiting.contains(&peer));
         if asked {
             let (them, resource) = (&self.peers[peer].name, &self.options.resource);
             let text = format!(
@@ -250,14 +306,34 @@ impl Replica {
 
     pub(super) fn demote(&mut self, id: CommandId, stop: bool) {
         if self.role == Role::Secondary && !stop {
-            return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
+            return self.answer(
+                id,
+                Ok(format!("{} is secondary already", self.options.name)),
+            );
         }
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
         self.emit(Output::Serve { open: false });
-        self.demoting = Some(Demoting { id, stop, flushing: false, saving: false });
-        if self.write_hold().is_some() || !self.parked.is_empty() {
+        self.demoting = Some(Demoting {
+            id,
+            stop,
+            flushing: false,
+            saving: false,
+        });
+        self.drain_for_demote();
+    }
+
+    /// While demoting: requests that wait for what may never come end unanswered.
+    pub(super) fn drain_for_demote(&mut self) {
+        let Some(demoting) = &self.demoting else {
+            return;
+        };
+        if demoting.saving {
+            return;
+        }
+        let stuck = self.write_hold().is_some() && !self.peers.iter().any(Peer::negotiates);
+        if stuck || !self.parked.is_empty() {
             self.abandon_requests();
         }
         self.check_quiet();
@@ -273,12 +349,21 @@ impl Replica {
             self.ops[op].failed = Some(RequestError::NotPrimary);
             self.abandon_need(need);
         }
-        self.flushes.clear();
+        let flushes = std::mem::take(&mut self.flushes);
+        for flush in flushes {
+            let reply = Reply::Failed(RequestError::NotPrimary);
+            self.emit(Output::Reply {
+                id: flush.id,
+                reply,
+            });
+        }
     }
 
     /// Goes on with a demotion when no request is left.
     pub(super) fn check_quiet(&mut self) {
-        let Some(demoting) = &mut self.demoting else { return };
+        let Some(demoting) = &mut self.demoting else {
+            return;
+        };
         if demoting.saving || !self.ops.is_empty() || !self.flushes.is_empty() {
             return;
         }
@@ -307,17 +392,35 @@ impl Replica {
     }
 
     pub(super) fn demoted(&mut self) {
-        let Some(demoting) = self.demoting.take() else { return };
-        self.set_role(Role::Secondary, if demoting.stop { "the daemon stops" } else { "demote" });
+        let Some(demoting) = self.demoting.take() else {
+            return;
+        };
+        self.set_role(
+            Role::Secondary,
+            if demoting.stop {
+                "the daemon stops"
+            } else {
+                "demote"
+            },
+        );
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
-            self.send(peer, Frame::RoleChange { role: Role::Secondary, epoch });
+            self.send(
+                peer,
+                Frame::RoleChange {
+                    role: Role::Secondary,
+                    epoch,
+                },
+            );
         }
         self.reconsider_disk("demote");
         if demoting.stop {
             return self.stop_now(demoting.id);
         }
-        let text = format!("{} is secondary for {}", self.options.name, self.options.resource);
+        let text = format!(
+            "{} is secondary for {}",
+            self.options.name, self.options.resource
+        );
         self.answer(demoting.id, Ok(text));
     }
 

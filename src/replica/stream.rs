@@ -5,7 +5,7 @@ use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
 use crate::format::frame::{Frame, Protocol};
-use crate::limits::{BARRIER_IDLE, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
+use crate::limits::{BARRIER_IDLE, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
 use crate::units::{Blocks, Nanos, Sequence};
 use std::collections::VecDeque;
 
@@ -29,13 +29,29 @@ pub(super) struct Sent {
 impl Sent {
     /// A client's write, or a piece of one; `piece` waits for the peer's word.
     pub(super) const fn of_piece(sequence: Sequence, blocks: Blocks, piece: Option<usize>) -> Self {
-        Self { sequence, blocks, piece, acked: false, item: None, asks: false, clears: true }
+        Self {
+            sequence,
+            blocks,
+            piece,
+            acked: false,
+            item: None,
+            asks: false,
+            clears: true,
+        }
     }
 
     /// Blocks of a resync.
     pub(super) const fn of_item(sequence: Sequence, blocks: Blocks, item: usize) -> Self {
         let item = Some(item);
-        Self { sequence, blocks, piece: None, acked: false, item, asks: false, clears: true }
+        Self {
+            sequence,
+            blocks,
+            piece: None,
+            acked: false,
+            item,
+            asks: false,
+            clears: true,
+        }
     }
 }
 
@@ -55,7 +71,10 @@ impl LocalStream {
     }
 
     pub(super) fn completed(&mut self, sequence: Sequence) {
-        if let Ok(place) = self.open.binary_search_by_key(&sequence, |(issued, _)| *issued) {
+        if let Ok(place) = self
+            .open
+            .binary_search_by_key(&sequence, |(issued, _)| *issued)
+        {
             self.open[place].1 = true;
         }
         while self.open.front().is_some_and(|(_, done)| *done) {
@@ -65,7 +84,9 @@ impl LocalStream {
 
     /// What a sync that is submitted now covers: everything up to this has completed.
     pub(super) fn covered(&self) -> Sequence {
-        self.open.front().map_or(self.last, |(open, _)| Sequence(open.0 - 1))
+        self.open
+            .front()
+            .map_or(self.last, |(open, _)| Sequence(open.0 - 1))
     }
 
     pub(super) const fn stable(&self) -> Sequence {
@@ -74,6 +95,16 @@ impl LocalStream {
 
     pub(super) fn synced(&mut self, covered: Sequence) {
         self.stable = self.stable.max(covered);
+    }
+
+    pub(super) const fn last(&self) -> Sequence {
+        self.last
+    }
+
+    /// A disk that was opened in mid-life: what was written before is not its concern.
+    pub(super) const fn start_at(&mut self, sequence: Sequence) {
+        self.last = sequence;
+        self.stable = sequence;
     }
 
     /// Without a disk there is nothing to wait for.
@@ -114,7 +145,11 @@ impl Outgoing {
 impl Peer {
     /// Writes up to this are stable on the peer, or were never sent to it.
     pub(super) fn coolable(&self) -> Sequence {
-        if self.out.sent.is_empty() { Sequence(u64::MAX) } else { self.out.stable }
+        if self.out.sent.is_empty() {
+            Sequence(u64::MAX)
+        } else {
+            self.out.stable
+        }
     }
 }
 
@@ -133,9 +168,16 @@ impl Replica {
     }
 
     fn send_frame(&mut self, peer: usize, frame: Frame, part: Option<Part>) {
-        let Some(session) = self.peers[peer].session else { return };
+        let Some(session) = self.peers[peer].session else {
+            return;
+        };
         let peer = PeerIndex(u8::try_from(peer).expect("few peers"));
-        self.emit(Output::Send { peer, session, frame, part });
+        self.emit(Output::Send {
+            peer,
+            session,
+            frame,
+            part,
+        });
     }
 
     /// Sends something that takes a place in the stream.
@@ -181,6 +223,7 @@ impl Replica {
 
     pub(super) fn on_written(&mut self, peer: usize, first: Sequence, last: Sequence) {
         self.strike(peer, first, last, true);
+        self.check_congestion(peer);
         self.feed_resync(peer);
     }
 
@@ -243,14 +286,17 @@ impl Replica {
         let goes_on = self.goes_on_alone();
         let sent = std::mem::take(&mut self.peers[peer].out.sent);
         let last = self.peers[peer].out.last;
-        self.peers[peer].out = Outgoing { last, stable: last, barrier: last, ..Outgoing::default() };
+        self.peers[peer].out = Outgoing {
+            last,
+            stable: last,
+            barrier: last,
+            ..Outgoing::default()
+        };
         for sent in &sent {
             self.mark(peer, sent.blocks);
         }
-        for piece in sent.iter().filter_map(|sent| sent.piece) {
-            if goes_on {
-                self.piece_missed(piece, peer);
-            }
+        if goes_on {
+            self.miss_owed(peer);
         }
     }
 
@@ -267,7 +313,10 @@ impl Replica {
         self.syncing = true;
         let covered = self.local.covered();
         self.flush_round += 1;
-        let io = self.start_io(IoPurpose::Sync { covered, round: self.flush_round });
+        let io = self.start_io(IoPurpose::Sync {
+            covered,
+            round: self.flush_round,
+        });
         self.emit(Output::Sync { io });
     }
 
@@ -306,11 +355,12 @@ impl Replica {
         if queued > limit && !self.peers[peer].congested {
             self.peers[peer].congested = true;
             self.congestion_began(peer);
-        } else if queued <= limit / 2 && self.peers[peer].congested {
+        } else if queued <= limit / 2 {
             self.peers[peer].congested = false;
-            if self.peers[peer].phase == Phase::Ahead && queued > 0 {
-                self.peers[peer].congested = true;
-            }
+        }
+        let found = &mut self.peers[peer];
+        if found.phase == Phase::Ahead && queued == 0 && found.ahead_until.is_none() {
+            found.ahead_until = Some(self.now + CONGESTION_REST);
         }
     }
 }

@@ -66,7 +66,10 @@ impl Source {
 impl Replica {
     /// The target's copy is durably of mixed age: writes are mirrored from here on, and marks told.
     pub(super) fn on_sync_ready(&mut self, peer: usize, token: u64) {
-        let fits = self.peers[peer].source.as_ref().is_some_and(|source| source.token == token);
+        let fits = self.peers[peer]
+            .source
+            .as_ref()
+            .is_some_and(|source| source.token == token);
         if self.peers[peer].phase != Phase::SourceWaits || !fits {
             return self.violation(peer, "readiness for a resync that was not offered");
         }
@@ -82,7 +85,12 @@ impl Replica {
             source.ready = true;
         }
         let name = found.name.clone();
-        self.note_of(&name, "replication", (&Phase::SourceWaits, &Phase::SyncSource), "resync");
+        self.note_of(
+            &name,
+            "replication",
+            (&Phase::SourceWaits, &Phase::SyncSource),
+            "resync",
+        );
         let slot = &mut self.superblock.slots[peer];
         slot.sync_token = token;
         slot.withdrawn = false;
@@ -103,8 +111,13 @@ impl Replica {
 
     /// Tells the peer this node's marks, a few pages per turn.
     pub(super) fn send_marks(&mut self, peer: usize) {
-        let Some(mut page) = self.peers[peer].marks_to_send else { return };
-        let full = self.peers[peer].source.as_ref().is_some_and(|source| source.full);
+        let Some(mut page) = self.peers[peer].marks_to_send else {
+            return;
+        };
+        let full = self.peers[peer]
+            .source
+            .as_ref()
+            .is_some_and(|source| source.full);
         if full && page == 0 {
             self.send(peer, Frame::MarksAll);
             page = u32::MAX;
@@ -176,23 +189,35 @@ impl Replica {
     /// Every marked block has been sent once: what is still marked then is not yet stable there,
     /// or was marked since.
     fn end_pass(&mut self, peer: usize) {
-        let Some(source) = &mut self.peers[peer].source else { return };
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
         let reading = !source.items.is_empty();
-        if reading || self.peers[peer].out.sent.iter().any(|sent| sent.item.is_some()) {
+        if reading
+            || self.peers[peer]
+                .out
+                .sent
+                .iter()
+                .any(|sent| sent.item.is_some())
+        {
             return self.ask_barrier(peer);
         }
         if self.maps[peer].marked() > 0 {
             if !self.peers[peer].out.sent.is_empty() {
                 return self.ask_barrier(peer);
             }
-            let Some(source) = &mut self.peers[peer].source else { return };
+            let Some(source) = &mut self.peers[peer].source else {
+                return;
+            };
             if source.cursor > 0 {
                 source.cursor = 0;
                 return self.feed_resync(peer);
             }
             return;
         }
-        let Some(source) = &mut self.peers[peer].source else { return };
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
         source.done_sent = true;
         let lineage = Box::new(self.superblock.lineage.clone());
         self.send(peer, Frame::SyncDone { lineage });
@@ -200,23 +225,43 @@ impl Replica {
 
     fn start_item(&mut self, peer: usize, blocks: Blocks) {
         self.pacer.sent(self.now, blocks.length_bytes());
-        let Some(source) = &mut self.peers[peer].source else { return };
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
         source.cursor = blocks.end();
         source.in_flight += 1;
-        let item = Item { blocks, payload: None, hashed: None, locked: true, counted: true };
+        let item = Item {
+            blocks,
+            payload: None,
+            hashed: None,
+            locked: true,
+            counted: true,
+        };
         let item = source.items.insert(item);
         self.peers[peer].sync_done += blocks.count;
-        if self.locks.acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive) {
+        if self
+            .locks
+            .acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive)
+        {
             self.item_locked(peer, item);
         }
     }
 
     pub(super) fn item_locked(&mut self, peer: usize, item: usize) {
-        let Some(source) = &self.peers[peer].source else { return };
+        let Some(source) = &self.peers[peer].source else {
+            return;
+        };
         let blocks = source.items[item].blocks;
         let session = self.peers[peer].session_id();
-        let want = Want { scan: true, hash: self.options.resync.checksum };
-        let io = self.start_io(IoPurpose::Item { peer, session, item });
+        let want = Want {
+            scan: true,
+            hash: self.options.resync.checksum,
+        };
+        let io = self.start_io(IoPurpose::Item {
+            peer,
+            session,
+            item,
+        });
         self.emit(Output::Fetch { io, blocks, want });
     }
 
@@ -227,7 +272,9 @@ impl Replica {
         item: usize,
         result: Result<Fetched, DiskError>,
     ) {
-        let Some(source) = &mut self.peers[peer].source else { return };
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
         let blocks = source.items[item].blocks;
         let fetched = match result {
             Ok(fetched) => fetched,
@@ -243,11 +290,21 @@ impl Replica {
             self.emit(Output::Release(fetched.payload));
             self.unlock_item(peer, item);
         } else if let Some(digest) = fetched.digest {
-            let Some(source) = &mut self.peers[peer].source else { return };
+            let Some(source) = &mut self.peers[peer].source else {
+                return;
+            };
             source.items[item].payload = Some(fetched.payload);
             source.items[item].hashed = Some(sequence);
-            let frame = Frame::ResyncHash { sequence, blocks, digest };
-            let sent = Sent { asks: true, clears: false, ..sent };
+            let frame = Frame::ResyncHash {
+                sequence,
+                blocks,
+                digest,
+            };
+            let sent = Sent {
+                asks: true,
+                clears: false,
+                ..sent
+            };
             self.send_sequenced(peer, sent, frame, None);
         } else {
             self.send_item_data(peer, sent, fetched.payload);
@@ -256,17 +313,32 @@ impl Replica {
     }
 
     fn send_item_data(&mut self, peer: usize, sent: Sent, payload: Payload) {
-        let part = Part { payload: payload.share(), first: 0 };
-        let Sent { sequence, blocks, .. } = sent;
-        self.send_sequenced(peer, sent, Frame::ResyncData { sequence, blocks }, Some(part));
+        let part = Part {
+            payload: payload.share(),
+            first: 0,
+        };
+        let Sent {
+            sequence, blocks, ..
+        } = sent;
+        self.send_sequenced(
+            peer,
+            sent,
+            Frame::ResyncData { sequence, blocks },
+            Some(part),
+        );
         self.emit(Output::Release(payload));
     }
 
     /// Equal: the range stays locked until a flush on the target that began after its read.
     /// Different: the blocks go.
     pub(super) fn on_hash_answer(&mut self, peer: usize, sequence: Sequence, equal: bool) {
-        let Some(source) = &mut self.peers[peer].source else { return };
-        let hashed = source.items.iter_mut().find(|(_, item)| item.hashed == Some(sequence));
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        let hashed = source
+            .items
+            .iter_mut()
+            .find(|(_, item)| item.hashed == Some(sequence));
         let Some((key, item)) = hashed else { return };
         item.hashed = None;
         let (blocks, payload) = (item.blocks, item.payload.take());
@@ -293,15 +365,27 @@ impl Replica {
     }
 
     pub(super) fn item_written(&mut self, peer: usize, item: usize) {
-        let Some(source) = &self.peers[peer].source else { return };
-        if source.items.get(item).is_some_and(|item| item.hashed.is_none()) {
+        let Some(source) = &self.peers[peer].source else {
+            return;
+        };
+        if source
+            .items
+            .get(item)
+            .is_some_and(|item| item.hashed.is_none())
+        {
             self.uncount_item(peer, item);
         }
     }
 
     fn uncount_item(&mut self, peer: usize, item: usize) {
-        let Some(source) = &mut self.peers[peer].source else { return };
-        if source.items.get_mut(item).is_some_and(|item| std::mem::take(&mut item.counted)) {
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        if source
+            .items
+            .get_mut(item)
+            .is_some_and(|item| std::mem::take(&mut item.counted))
+        {
             source.in_flight -= 1;
         }
     }
@@ -309,15 +393,21 @@ impl Replica {
     pub(super) fn item_stable(&mut self, peer: usize, item: usize) {
         self.unlock_item(peer, item);
         self.uncount_item(peer, item);
-        let Some(source) = &mut self.peers[peer].source else { return };
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
         if let Some(item) = source.items.try_remove(item) {
             self.release(item.payload);
         }
     }
 
     fn unlock_item(&mut self, peer: usize, item: usize) {
-        let Some(source) = &mut self.peers[peer].source else { return };
-        let Some(found) = source.items.get_mut(item) else { return };
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        let Some(found) = source.items.get_mut(item) else {
+            return;
+        };
         if std::mem::take(&mut found.locked) {
             self.unlock(Owner::Item { peer, item });
         }
@@ -338,13 +428,17 @@ impl Replica {
         let found = &mut self.peers[peer];
         found.last_sync_blocks = found.sync_done;
         found.source = None;
-        self.save_pages(super::persist::PagesJob::All(super::persist::AfterPages::Nothing));
+        self.save_pages(super::persist::PagesJob::All(
+            super::persist::AfterPages::Nothing,
+        ));
         self.establish(peer, "the peer is up to date");
     }
 
     /// The session is over in the middle of it.
     pub(super) fn drop_source(&mut self, peer: usize) {
-        let Some(mut source) = self.peers[peer].source.take() else { return };
+        let Some(mut source) = self.peers[peer].source.take() else {
+            return;
+        };
         for (key, item) in std::mem::take(&mut source.items) {
             if item.locked {
                 self.unlock(Owner::Item { peer, item: key });

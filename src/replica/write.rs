@@ -2,7 +2,7 @@
 //! Must never let a piece reach a disk or a peer before its extents are in the log, nor count it
 //! as done before everyone it waits for has it.
 
-use super::event::{DiskError, Output, Part};
+use super::event::{DiskError, Output, Part, RequestError};
 use super::hot_extents::extents_of;
 use super::options::{OnCongestion, PeerLoss};
 use super::persist::{After, PagesJob};
@@ -30,6 +30,8 @@ pub(super) struct Piece {
     owed_peers: u8,
     /// The superblock version that must be stable first; 0 for none.
     owed_version: u64,
+    /// Its client is gone: it ends without an acknowledgement.
+    abandoned: bool,
 }
 
 impl Replica {
@@ -52,6 +54,7 @@ impl Replica {
             owed_here: false,
             owed_peers: 0,
             owed_version: 0,
+            abandoned: false,
         };
         let key = self.pieces.insert(piece);
         self.enter_log(key);
@@ -139,7 +142,10 @@ impl Replica {
         if !self.has_current_data() {
             return Some("no up-to-date copy can be reached; reconnect the peer or its disk");
         }
-        let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
+        let alone = self
+            .peers
+            .iter()
+            .any(|peer| !peer.mirrors() && !peer.is_ahead());
         if alone && self.options.on_peer_loss == PeerLoss::Suspend && !self.resumed {
             return Some("the peer is away and on_peer_loss is \"suspend\"; run resume to go on");
         }
@@ -160,13 +166,19 @@ impl Replica {
     }
 
     /// The moment a piece becomes a write: from here on it happens everywhere or is on record.
-    fn issue(&mut self, key: usize) {
+    pub(super) fn issue(&mut self, key: usize) {
         if self.write_hold().is_some() {
             self.held.push_back(key);
-            return;
+            return self.drain_for_demote();
         }
         let sequence = self.next_sequence();
-        let Piece { blocks, part, fua, discard, .. } = self.pieces[key];
+        let Piece {
+            blocks,
+            part,
+            fua,
+            discard,
+            ..
+        } = self.pieces[key];
         self.pieces[key].issued = true;
         if self.pieces[key].entered {
             self.log.issued(blocks, sequence);
@@ -181,10 +193,23 @@ impl Replica {
         if self.has_open_disk() {
             self.pieces[key].owed_here = true;
             self.local.issued(sequence);
-            let io = self.start_io(IoPurpose::Write { piece: key, sequence });
+            let io = self.start_io(IoPurpose::Write {
+                piece: key,
+                sequence,
+            });
             self.emit(match part {
-                Some(from) => Output::Store { io, blocks, from, fua },
-                None => Output::Zero { io, blocks, discard, fua },
+                Some(from) => Output::Store {
+                    io,
+                    blocks,
+                    from,
+                    fua,
+                },
+                None => Output::Zero {
+                    io,
+                    blocks,
+                    discard,
+                    fua,
+                },
             });
         }
         self.settle_piece(key);
@@ -201,8 +226,19 @@ impl Replica {
         let after = self.flushed;
         let sent = Sent::of_piece(sequence, blocks, waits.then_some(key));
         let frame = match part {
-            Some(_) => Frame::Write { sequence, after, blocks, fua },
-            None => Frame::Zero { sequence, after, blocks, fua, discard: piece.discard },
+            Some(_) => Frame::Write {
+                sequence,
+                after,
+                blocks,
+                fua,
+            },
+            None => Frame::Zero {
+                sequence,
+                after,
+                blocks,
+                fua,
+                discard: piece.discard,
+            },
         };
         self.send_sequenced(peer, sent, frame, part);
         self.check_congestion(peer);
@@ -230,7 +266,11 @@ impl Replica {
     /// Begins a generation: whoever is not mirrored to is behind from here on.
     pub(super) fn begin_generation(&mut self, cause: &'static str) {
         let epoch = self.superblock.epoch.next();
-        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        let generation = Generation {
+            epoch,
+            id: self.random.draw(),
+            node: self.options.node,
+        };
         self.superblock.epoch = epoch;
         let base = self.superblock.lineage.head();
         self.superblock.lineage.begin(generation);
@@ -239,7 +279,12 @@ impl Replica {
                 slot.base = base;
             }
         }
-        self.note("generation", &format!("{base:?}"), &format!("{generation:?}"), cause);
+        self.note(
+            "generation",
+            &format!("{base:?}"),
+            &format!("{generation:?}"),
+            cause,
+        );
         self.save(After::Generation);
         self.generation_version = self.saver.version();
     }
@@ -270,11 +315,39 @@ impl Replica {
         self.settle_piece(key);
     }
 
-    /// The peer is gone: the piece goes on by its mark, in a generation the peer lacks.
-    pub(super) fn piece_missed(&mut self, key: usize, peer: usize) {
-        self.pieces[key].owed_peers &= !(1 << peer);
-        self.miss(peer, key);
-        self.settle_piece(key);
+    /// The peer is gone: what waits for it goes on by its marks, in a generation the peer lacks.
+    pub(super) fn miss_owed(&mut self, peer: usize) {
+        let waits = |piece: &Piece| piece.issued && piece.owed_peers & (1 << peer) != 0;
+        let owed = self.pieces.iter().filter(|(_, piece)| waits(piece));
+        let owed: Vec<usize> = owed.map(|(key, _)| key).collect();
+        for key in owed {
+            self.pieces[key].owed_peers &= !(1 << peer);
+            self.miss(peer, key);
+            self.settle_piece(key);
+        }
+    }
+
+    /// Ends every write that waits for what may never come; nothing of it was acknowledged.
+    pub(super) fn fail_held(&mut self) {
+        let keys: Vec<usize> = self.pieces.iter().map(|(key, _)| key).collect();
+        let held = std::mem::take(&mut self.held);
+        for key in keys {
+            let Some(piece) = self.pieces.get_mut(key) else {
+                continue;
+            };
+            if !piece.issued && !held.contains(&key) {
+                continue; // In the log's queue: it comes by `issue`.
+            }
+            piece.abandoned = true;
+            piece.owed_peers = 0;
+            let (op, issued) = (piece.op, piece.issued);
+            self.ops[op].failed = Some(RequestError::NotPrimary);
+            if issued {
+                self.settle_piece(key);
+            } else {
+                self.end_piece(key);
+            }
+        }
     }
 
     /// Finishes the piece if it is owed nothing.
@@ -282,6 +355,9 @@ impl Replica {
         let piece = &self.pieces[key];
         if piece.owed_here || piece.owed_peers != 0 || !piece.issued {
             return;
+        }
+        if piece.abandoned {
+            return self.end_piece(key);
         }
         if !self.saver.is_durable(piece.owed_version) {
             if !self.version_waiting.contains(&key) {
@@ -295,14 +371,19 @@ impl Replica {
             }
             return;
         }
+        if piece.fua {
+            self.note_flushed();
+        }
+        self.end_piece(key);
+    }
+
+    fn end_piece(&mut self, key: usize) {
         let piece = self.pieces.remove(key);
         if piece.entered {
             self.log.leave(piece.blocks);
         }
         self.frozen.retain(|other| *other != key);
-        if piece.fua {
-            self.note_flushed();
-        }
+        self.version_waiting.retain(|other| *other != key);
         self.piece_ended(piece.op);
         if !self.log_waiting.is_empty() {
             self.plan_log();
@@ -312,7 +393,9 @@ impl Replica {
     /// Issues what was held, if it may go now, in order.
     pub(super) fn retry_held(&mut self) {
         while self.write_hold().is_none() {
-            let Some(key) = self.held.pop_front() else { return };
+            let Some(key) = self.held.pop_front() else {
+                return;
+            };
             self.issue(key);
         }
     }
@@ -351,7 +434,11 @@ impl Replica {
     /// The log has room for those who wait once writes became stable.
     pub(super) fn coolable(&self) -> Sequence {
         let here = self.local.stable();
-        let peers = self.peers.iter().filter(|peer| peer.mirrors()).map(|peer| peer.coolable());
+        let peers = self
+            .peers
+            .iter()
+            .filter(|peer| peer.mirrors())
+            .map(|peer| peer.coolable());
         peers.fold(here, Sequence::min)
     }
 }
