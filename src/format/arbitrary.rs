@@ -76,11 +76,16 @@ fn sync_target() -> impl Strategy<Value = Option<SyncTarget>> {
 
 pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
     let numbers = any::<[u64; 4]>();
-    let identity = (1..=u128::MAX, any::<u128>(), any::<u8>(), any::<bool>());
+    let identity = (
+        1..=u128::MAX,
+        any::<u128>(),
+        any::<u8>(),
+        any::<[bool; 4]>(),
+    );
     let state = (geometry(), data_state(), lineage(), sync_target());
     (numbers, identity, state, prop::array::uniform4(slot())).prop_map(
         |(numbers, identity, state, mut slots)| {
-            let ([serial, area, epoch, run], (resource, boot, node, primary)) = (numbers, identity);
+            let ([serial, area, epoch, run], (resource, boot, node, flags)) = (numbers, identity);
             let (geometry, data, lineage, sync_target) = state;
             for slot in &mut slots[usize::from(geometry.peer_slots)..] {
                 slot.in_use = false;
@@ -92,7 +97,10 @@ pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
                 area: AreaId(area),
                 geometry,
                 data,
-                primary,
+                primary: flags[0],
+                log_live: flags[1],
+                crashed_primary: flags[2],
+                rebooted: flags[3],
                 epoch: Epoch(epoch),
                 run: RunId(run),
                 boot: BootId(boot),
