@@ -5,4 +5,5 @@ pub mod format;
 pub mod limits;
 pub mod replica;
 pub mod ring;
+pub mod store;
 pub mod units;

@@ -1,0 +1,13 @@
+//! Owns the local disk of a resource: its blocks, its metadata and the order in which they become
+//! stable, laying it out, reading it back, and looking at it while nobody uses it.
+//! Must never know what replication is, nor decide what the metadata means.
+
+pub mod disk;
+mod inspect;
+mod metadata;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, Place};
+pub use task::Failure;
