@@ -78,44 +78,16 @@ impl Disk {
     ) -> Option<Output> {
         let task = match effect {
             Output::Load { io, blocks, into } => Task::Load { io, blocks, into },
-            Output::Store {
-                io,
-                blocks,
-                from,
-                fua,
-            } => Task::Store {
-                io,
-                blocks,
-                from,
-                fua,
-            },
-            Output::Zero {
-                io,
-                blocks,
-                discard,
-                fua,
-            } => Task::Zero {
-                io,
-                blocks,
-                discard,
-                fua,
-            },
+            Output::Store { io, blocks, from, fua } => Task::Store { io, blocks, from, fua },
+            Output::Zero { io, blocks, discard, fua } => Task::Zero { io, blocks, discard, fua },
             Output::Sync { io } => Task::Sync { io },
             Output::Fetch { io, blocks, want } => {
-                self.look(Look {
-                    io,
-                    blocks,
-                    question: Question::Whole(want),
-                });
+                self.look(Look { io, blocks, question: Question::Whole(want) });
                 self.read_waiting(ring, pool);
                 return None;
             }
             Output::Digest { io, blocks } => {
-                self.look(Look {
-                    io,
-                    blocks,
-                    question: Question::PerBlock,
-                });
+                self.look(Look { io, blocks, question: Question::PerBlock });
                 self.read_waiting(ring, pool);
                 return None;
             }
@@ -157,14 +129,9 @@ impl Disk {
         let mut draft = self.metadata.draft();
         for (page, words) in pages {
             let PageId { slot, page } = page;
-            let address = PageAddress {
-                area: self.log.area,
-                slot,
-                page,
-            };
+            let address = PageAddress { area: self.log.area, slot, page };
             let span = draft.block(pool, self.log.geometry.page_offset(slot, page));
-            pool.bytes_mut(span)
-                .copy_from_slice(&bitmap::encode(address, words));
+            pool.bytes_mut(span).copy_from_slice(&bitmap::encode(address, words));
         }
         self.persist(ring, pool, draft.into_job(Kind::Pages, id));
     }
@@ -180,8 +147,7 @@ impl Disk {
         let mut draft = self.metadata.draft();
         let offset = self.log.geometry.log_block_offset(transaction.number);
         let span = draft.block(pool, offset);
-        pool.bytes_mut(span)
-            .copy_from_slice(&extent_log::encode(self.log, transaction));
+        pool.bytes_mut(span).copy_from_slice(&extent_log::encode(self.log, transaction));
         self.persist(ring, pool, draft.into_job(Kind::Log, id));
     }
 
@@ -200,15 +166,7 @@ impl Disk {
             }
             self.write_metadata(ring, pool, kind, out);
         } else if let Some(task) = self.take_task(number) {
-            self.end(
-                ring,
-                pool,
-                Ended {
-                    task,
-                    result: completion.result,
-                },
-                out,
-            );
+            self.end(ring, pool, Ended { task, result: completion.result }, out);
         }
     }
 
@@ -318,10 +276,7 @@ impl Disk {
         }
         match (task, result.map_err(error_of)) {
             (Task::Zero { io, fua: true, .. }, Ok(_)) => match self.failed {
-                Some(error) => out.push(Input::Done {
-                    io,
-                    result: Err(error),
-                }),
+                Some(error) => out.push(Input::Done { io, result: Err(error) }),
                 None => self.begin(ring, pool, Task::Sync { io }),
             },
             (Task::Look { look, payload }, Ok(_)) => out.extend(self.inspector.push(look, payload)),

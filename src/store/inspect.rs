@@ -45,14 +45,8 @@ impl Look {
     /// The answer if it cannot be read.
     pub(super) fn failed(&self, error: DiskError) -> Input {
         match self.question {
-            Question::Whole(_) => Input::Fetched {
-                io: self.io,
-                result: Err(error),
-            },
-            Question::PerBlock => Input::Digested {
-                io: self.io,
-                result: Err(error),
-            },
+            Question::Whole(_) => Input::Fetched { io: self.io, result: Err(error) },
+            Question::PerBlock => Input::Digested { io: self.io, result: Err(error) },
         }
     }
 }
@@ -70,13 +64,7 @@ pub(super) struct Inspector {
 impl Inspector {
     pub(super) fn new() -> Self {
         let (queue, digests) = (VecDeque::new(), Vec::new());
-        Self {
-            queue,
-            done: 0,
-            zero: true,
-            hasher: blake3::Hasher::new(),
-            digests,
-        }
+        Self { queue, done: 0, zero: true, hasher: blake3::Hasher::new(), digests }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -86,20 +74,9 @@ impl Inspector {
     /// Takes blocks that were read to the start of a slot; gives the answer at once if nothing was
     /// asked about them.
     pub(super) fn push(&mut self, look: Look, payload: Payload) -> Option<Input> {
-        if let Question::Whole(Want {
-            scan: false,
-            hash: false,
-        }) = look.question
-        {
-            let result = Ok(Fetched {
-                payload,
-                zero: false,
-                digest: None,
-            });
-            return Some(Input::Fetched {
-                io: look.io,
-                result,
-            });
+        if let Question::Whole(Want { scan: false, hash: false }) = look.question {
+            let result = Ok(Fetched { payload, zero: false, digest: None });
+            return Some(Input::Fetched { io: look.io, result });
         }
         self.queue.push_back((look, payload));
         None
@@ -129,11 +106,7 @@ impl Inspector {
     }
 
     fn look(&mut self, pool: &Pool, slot: PayloadRef, step: u32, question: Question) {
-        let bytes = pool.bytes(Span {
-            slot,
-            offset: self.done,
-            length: step,
-        });
+        let bytes = pool.bytes(Span { slot, offset: self.done, length: step });
         match question {
             Question::Whole(want) => {
                 if want.scan && self.zero {
@@ -145,8 +118,7 @@ impl Inspector {
             }
             Question::PerBlock => {
                 let blocks = bytes.chunks_exact(BLOCK as usize);
-                self.digests
-                    .extend(blocks.map(|block| *blake3::hash(block).as_bytes()));
+                self.digests.extend(blocks.map(|block| *blake3::hash(block).as_bytes()));
             }
         }
     }
@@ -158,25 +130,13 @@ impl Inspector {
         match question {
             Question::Whole(want) => {
                 let zero = want.scan && self.zero;
-                let digest = want
-                    .hash
-                    .then(|| Box::new(*self.hasher.finalize().as_bytes()));
-                out.push(Input::Fetched {
-                    io,
-                    result: Ok(Fetched {
-                        payload,
-                        zero,
-                        digest,
-                    }),
-                });
+                let digest = want.hash.then(|| Box::new(*self.hasher.finalize().as_bytes()));
+                out.push(Input::Fetched { io, result: Ok(Fetched { payload, zero, digest }) });
             }
             Question::PerBlock => {
                 pool.release(payload);
                 let digests = self.digests.as_slice().into();
-                out.push(Input::Digested {
-                    io,
-                    result: Ok(digests),
-                });
+                out.push(Input::Digested { io, result: Ok(digests) });
             }
         }
         self.done = 0;

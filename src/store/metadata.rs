@@ -81,12 +81,7 @@ pub(super) struct Metadata {
 
 impl Metadata {
     pub(super) fn new(lane: Lane, place: Place) -> Self {
-        Self {
-            lane,
-            place,
-            queues: [const { VecDeque::new() }; 3],
-            spare: Vec::new(),
-        }
+        Self { lane, place, queues: [const { VecDeque::new() }; 3], spare: Vec::new() }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -95,9 +90,7 @@ impl Metadata {
 
     /// An empty list of what is to be written.
     pub(super) fn draft(&mut self) -> Draft {
-        Draft {
-            runs: self.spare.pop().unwrap_or_default(),
-        }
+        Draft { runs: self.spare.pop().unwrap_or_default() }
     }
 
     /// Queues a job behind those of its kind.
@@ -127,12 +120,7 @@ impl Metadata {
         if job.in_flight > 0 {
             return None;
         }
-        let Job {
-            id,
-            mut runs,
-            error,
-            ..
-        } = self.queues[kind as usize].pop_front()?;
+        let Job { id, mut runs, error, .. } = self.queues[kind as usize].pop_front()?;
         runs.drain(..).for_each(|run| pool.release(run.buffer));
         self.spare.push(runs);
         Some((id, error.map_or(Ok(()), Err)))
@@ -145,16 +133,8 @@ impl Metadata {
         job.in_flight -= 1;
         let errno = completion.result.err()?;
         job.error.get_or_insert(error_of(errno));
-        let doing = if job.synced {
-            "syncing bitmap pages"
-        } else {
-            kind.write()
-        };
-        Some(Failure {
-            doing,
-            blocks: None,
-            errno,
-        })
+        let doing = if job.synced { "syncing bitmap pages" } else { kind.write() };
+        Some(Failure { doing, blocks: None, errno })
     }
 }
 
@@ -168,18 +148,9 @@ impl Job {
         let file = place.metadata;
         let op = if let Some(run) = self.runs.get(self.begun) {
             self.begun += 1;
-            let from = Span {
-                slot: run.buffer.share(),
-                offset: 0,
-                length: run.length,
-            };
+            let from = Span { slot: run.buffer.share(), offset: 0, length: run.length };
             let offset = place.metadata_offset + run.offset;
-            Op::Write {
-                file,
-                offset,
-                from,
-                durable: self.kind != Kind::Pages,
-            }
+            Op::Write { file, offset, from, durable: self.kind != Kind::Pages }
         } else if self.kind == Kind::Pages && !self.synced && self.in_flight == 0 {
             self.synced = true;
             Op::Sync { file }
@@ -206,15 +177,7 @@ impl Draft {
     /// What was put together, as a job.
     pub(super) fn into_job(self, kind: Kind, id: PersistId) -> Job {
         let Self { runs } = self;
-        Job {
-            kind,
-            id,
-            runs,
-            begun: 0,
-            in_flight: 0,
-            synced: false,
-            error: None,
-        }
+        Job { kind, id, runs, begun: 0, in_flight: 0, synced: false, error: None }
     }
 
     /// Room for one block of metadata at `offset` from the start of the metadata area, to be
@@ -226,26 +189,14 @@ impl Draft {
             && (run.length as usize) < RUN_BYTES_MAX
         {
             run.grow(pool);
-            let span = Span {
-                slot: run.buffer.share(),
-                offset: run.length,
-                length,
-            };
+            let span = Span { slot: run.buffer.share(), offset: run.length, length };
             run.length += length;
             return span;
         }
         let buffer = take(pool, BLOCK);
         let slot = buffer.share();
-        self.runs.push(Run {
-            buffer,
-            offset,
-            length,
-        });
-        Span {
-            slot,
-            offset: 0,
-            length,
-        }
+        self.runs.push(Run { buffer, offset, length });
+        Span { slot, offset: 0, length }
     }
 }
 
@@ -257,19 +208,14 @@ impl Run {
             return;
         }
         let larger = take(pool, self.length as usize + BLOCK);
-        let span = |slot: PayloadRef| Span {
-            slot,
-            offset: 0,
-            length: self.length,
-        };
+        let span = |slot: PayloadRef| Span { slot, offset: 0, length: self.length };
         pool.copy(span(slot), span(larger.share()));
         pool.release(std::mem::replace(&mut self.buffer, larger));
     }
 }
 
 fn take(pool: &mut Pool, bytes: usize) -> Payload {
-    pool.take(Purpose::Fixed, bytes)
-        .expect("metadata memory has no budget")
+    pool.take(Purpose::Fixed, bytes).expect("metadata memory has no budget")
 }
 
 /// The disk's own number of the operations of a kind.

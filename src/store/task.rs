@@ -24,12 +24,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.doing)?;
         if let Some(blocks) = self.blocks {
-            write!(
-                f,
-                " ({} bytes at offset {})",
-                blocks.length_bytes(),
-                blocks.offset_bytes()
-            )?;
+            write!(f, " ({} bytes at offset {})", blocks.length_bytes(), blocks.offset_bytes())?;
         }
         write!(f, " failed: {}", self.errno)
     }
@@ -102,10 +97,7 @@ impl Task {
 
     /// Whether its failure means that the disk no longer holds what it was told to.
     pub(super) const fn changes_the_disk(&self) -> bool {
-        matches!(
-            self,
-            Self::Store { .. } | Self::Zero { .. } | Self::Sync { .. }
-        )
+        matches!(self, Self::Store { .. } | Self::Zero { .. } | Self::Sync { .. })
     }
 
     /// The operation that carries it out. A `Zero` with `fua` needs a sync after it.
@@ -114,50 +106,22 @@ impl Task {
     /// If vacant.
     pub(super) fn op(&self, file: FileId) -> Op {
         match self {
-            Self::Load { blocks, into, .. } => Op::Read {
-                file,
-                offset: blocks.offset_bytes(),
-                into: span(*into, *blocks),
-            },
-            Self::Store {
-                blocks, from, fua, ..
-            } => {
-                let from = span(*from, *blocks);
-                Op::Write {
-                    file,
-                    offset: blocks.offset_bytes(),
-                    from,
-                    durable: *fua,
-                }
+            Self::Load { blocks, into, .. } => {
+                Op::Read { file, offset: blocks.offset_bytes(), into: span(*into, *blocks) }
             }
-            Self::Zero {
-                blocks, discard, ..
-            } => {
-                let mode = if *discard {
-                    ZeroMode::Discard
-                } else {
-                    ZeroMode::Keep
-                };
+            Self::Store { blocks, from, fua, .. } => {
+                let from = span(*from, *blocks);
+                Op::Write { file, offset: blocks.offset_bytes(), from, durable: *fua }
+            }
+            Self::Zero { blocks, discard, .. } => {
+                let mode = if *discard { ZeroMode::Discard } else { ZeroMode::Keep };
                 let (offset, length) = (blocks.offset_bytes(), blocks.length_bytes());
-                Op::Zero {
-                    file,
-                    offset,
-                    length,
-                    mode,
-                }
+                Op::Zero { file, offset, length, mode }
             }
             Self::Sync { .. } => Op::Sync { file },
             Self::Look { look, payload } => {
-                let into = Span {
-                    slot: payload.share(),
-                    offset: 0,
-                    length: look.length(),
-                };
-                Op::Read {
-                    file,
-                    offset: look.blocks.offset_bytes(),
-                    into,
-                }
+                let into = Span { slot: payload.share(), offset: 0, length: look.length() };
+                Op::Read { file, offset: look.blocks.offset_bytes(), into }
             }
             Self::Vacant => unreachable!("only a task that was just made is submitted"),
         }
@@ -182,20 +146,12 @@ impl Task {
             Self::Zero { .. } => "zeroing data",
             Self::Sync { .. } | Self::Vacant => "syncing data",
         };
-        Failure {
-            doing,
-            blocks: self.blocks(),
-            errno,
-        }
+        Failure { doing, blocks: self.blocks(), errno }
     }
 }
 
 fn span(part: Part, blocks: Blocks) -> Span {
     let block = u32::try_from(BLOCK_BYTES).expect("4096");
     let length = u32::try_from(blocks.length_bytes()).expect("at most a piece");
-    Span {
-        slot: part.payload,
-        offset: u32::from(part.first) * block,
-        length,
-    }
+    Span { slot: part.payload, offset: u32::from(part.first) * block, length }
 }

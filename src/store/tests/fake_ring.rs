@@ -16,25 +16,10 @@ pub(super) struct FakeFile {
 /// An operation that was submitted or has ended, for assertions about order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    Read {
-        file: u32,
-        offset: u64,
-        length: u32,
-    },
-    Write {
-        file: u32,
-        offset: u64,
-        length: u32,
-        durable: bool,
-    },
-    Zero {
-        file: u32,
-        offset: u64,
-        length: u64,
-    },
-    Sync {
-        file: u32,
-    },
+    Read { file: u32, offset: u64, length: u32 },
+    Write { file: u32, offset: u64, length: u32, durable: bool },
+    Zero { file: u32, offset: u64, length: u64 },
+    Sync { file: u32 },
 }
 
 type Fault = Box<dyn FnMut(Act) -> Option<Errno>>;
@@ -55,10 +40,7 @@ impl FakeRing {
     pub(super) fn new(lengths: &[u64]) -> Self {
         let file = |length: &u64| {
             let seen = vec![0; usize::try_from(*length).expect("small")];
-            FakeFile {
-                stable: seen.clone(),
-                seen,
-            }
+            FakeFile { stable: seen.clone(), seen }
         };
         Self {
             files: lengths.iter().map(file).collect(),
@@ -88,11 +70,7 @@ impl FakeRing {
             Some(errno) => Err(errno),
             None => self.carry_out(pool, &op),
         };
-        Completion {
-            token,
-            result,
-            gather: None,
-        }
+        Completion { token, result, gather: None }
     }
 
     fn carry_out(&mut self, pool: &mut Pool, op: &Op) -> Result<u32, Errno> {
@@ -104,21 +82,11 @@ impl FakeRing {
                 pool.bytes_mut(*into).copy_from_slice(bytes);
                 Ok(into.length)
             }
-            Op::Write {
-                file,
-                offset,
-                from,
-                durable,
-            } => {
+            Op::Write { file, offset, from, durable } => {
                 self.put(*file, *offset, pool.bytes(*from), *durable);
                 Ok(from.length)
             }
-            Op::Zero {
-                file,
-                offset,
-                length,
-                ..
-            } => {
+            Op::Zero { file, offset, length, .. } => {
                 let zeroes = vec![0; usize::try_from(*length).expect("small")];
                 self.put(*file, *offset, &zeroes, false);
                 Ok(0)
@@ -149,32 +117,15 @@ fn range(offset: u64, length: u64) -> std::ops::Range<usize> {
 
 fn act(op: &Op) -> Act {
     match op {
-        Op::Read { file, offset, into } => Act::Read {
-            file: file.0,
-            offset: *offset,
-            length: into.length,
-        },
-        Op::Write {
-            file,
-            offset,
-            from,
-            durable,
-        } => Act::Write {
-            file: file.0,
-            offset: *offset,
-            length: from.length,
-            durable: *durable,
-        },
-        Op::Zero {
-            file,
-            offset,
-            length,
-            ..
-        } => Act::Zero {
-            file: file.0,
-            offset: *offset,
-            length: *length,
-        },
+        Op::Read { file, offset, into } => {
+            Act::Read { file: file.0, offset: *offset, length: into.length }
+        }
+        Op::Write { file, offset, from, durable } => {
+            Act::Write { file: file.0, offset: *offset, length: from.length, durable: *durable }
+        }
+        Op::Zero { file, offset, length, .. } => {
+            Act::Zero { file: file.0, offset: *offset, length: *length }
+        }
         Op::Sync { file } => Act::Sync { file: file.0 },
         other => panic!("a disk never does {other:?}"),
     }
@@ -198,10 +149,7 @@ impl Ring for FakeRing {
 
     fn submit(&mut self, pool: &Pool, token: Token, op: Op) {
         if let Some(span) = span_of(&op) {
-            assert!(
-                pool.address(span).addr().is_multiple_of(4096),
-                "as O_DIRECT demands"
-            );
+            assert!(pool.address(span).addr().is_multiple_of(4096), "as O_DIRECT demands");
         }
         self.pending.push((token, op));
         self.in_flight_max = self.in_flight_max.max(self.pending.len());
