@@ -2,12 +2,20 @@
 //! stable, laying it out, reading it back, and looking at it while nobody uses it.
 //! Must never know what replication is, nor decide what the metadata means.
 
+pub mod create;
 pub mod disk;
 mod inspect;
 mod metadata;
+mod pages;
+mod raw;
+pub mod recover;
+pub mod stopped;
 mod task;
 #[cfg(test)]
 mod tests;
 
 pub use disk::{Disk, Place};
+pub use raw::{RawError, RawFile};
+pub use recover::{Expected, Files, Opened, Opening, Refused};
+pub use stopped::StoppedDisk;
 pub use task::Failure;
