@@ -32,6 +32,10 @@ pub const PEER_SLOTS_MAX: usize = 4;
 /// Default number of bitmap slots laid out by `create`: room for one more peer than today's.
 pub const PEER_SLOTS_DEFAULT: usize = 2;
 
+/// Blocks in the largest device (1 PiB): as DRBD; keeps every sum of block numbers far from
+/// overflow and extent numbers within 32 bits.
+pub const DEVICE_BLOCKS_MAX: u64 = (1 << 50) / BLOCK_BYTES;
+
 /// Default number of hot extents (4.8 GiB): as DRBD.
 pub const LOG_EXTENTS_DEFAULT: u32 = 1237;
 

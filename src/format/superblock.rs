@@ -3,7 +3,10 @@
 
 use super::lineage::{Generation, Lineage};
 use crate::limits::PEER_SLOTS_MAX;
-use crate::units::{BootId, Epoch, NodeId, ResourceId, RunId};
+use crate::units::{AreaId, BootId, Epoch, NodeId, ResourceId, RunId};
+
+pub use super::geometry::SUPERBLOCK_COPIES;
+pub use super::superblock_codec::{ChooseError, SuperblockError, choose, decode, encode};
 
 /// Where things lie in the metadata area, fixed at `create`. All areas start on 4 KiB boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct Superblock {
     pub resource: ResourceId,
     /// The node this copy of the data belongs to.
     pub node: NodeId,
+    /// The metadata area: its bitmap pages and log blocks carry the same id. Fixed at `create`.
+    pub area: AreaId,
     /// Layout of the metadata area.
     pub geometry: Geometry,
     /// State of the data.

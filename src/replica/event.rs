@@ -7,6 +7,7 @@
 //! its completion, so the core may release a slot as soon as it needs it no more.
 
 use crate::buffer::{Payload, PayloadRef};
+use crate::format::extent_log::LogImage;
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
 use crate::format::superblock::Superblock;
@@ -233,23 +234,6 @@ pub struct DiskImage {
     pub run: crate::units::RunId,
 }
 
-/// The hot extents found on disk.
-#[derive(Debug, PartialEq, Eq)]
-pub enum LogImage {
-    /// These were hot. `next_transaction` numbers the next log write.
-    Hot {
-        /// Extent in each log slot.
-        slots: Vec<Option<u32>>,
-        /// Number of the next transaction.
-        next_transaction: u64,
-    },
-    /// The log cannot be trusted: every extent counts as hot.
-    Unreadable {
-        /// Number of the next transaction: above any found.
-        next_transaction: u64,
-    },
-}
-
 /// What a metadata write holds. The bytes are taken from the core when it is carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Persist {
@@ -257,7 +241,8 @@ pub enum Persist {
     Superblock,
     /// Bitmap pages [`Replica::bitmap_page`](super::Replica::bitmap_page), then one sync.
     Pages(Box<[PageId]>),
-    /// [`Replica::log_transaction`](super::Replica::log_transaction).
+    /// [`Replica::log_transaction`](super::Replica::log_transaction), a
+    /// [`LogTransaction`](crate::format::extent_log::LogTransaction).
     Log,
 }
 
@@ -268,19 +253,6 @@ pub struct PageId {
     pub slot: u8,
     /// Page in the slot.
     pub page: u32,
-}
-
-/// One log write: which log slots change, and a window of what the others hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogTransaction {
-    /// Its number; the place in the ring is this modulo the ring's length.
-    pub number: u64,
-    /// Log slot and the extent it now holds (`None`: empty).
-    pub updates: Vec<(u32, Option<u32>)>,
-    /// First log slot of the window.
-    pub window_start: u32,
-    /// What the slots of the window hold after the updates.
-    pub window: Vec<Option<u32>>,
 }
 
 /// What a client's request came to.
