@@ -109,7 +109,7 @@ pub fn create(
 }
 
 /// Whose metadata this is, for an operator who is about to overwrite it.
-fn describe(superblock: &Superblock) -> String {
+pub(super) fn describe(superblock: &Superblock) -> String {
     let resource = superblock.resource.0;
     let generation = superblock.lineage.head().map_or_else(
         || "just created".to_owned(),

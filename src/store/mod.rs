@@ -2,8 +2,11 @@
 //! stable, laying it out, reading it back, and looking at it while nobody uses it.
 //! Must never know what replication is, nor decide what the metadata means.
 
+mod bits;
+pub mod compare;
 pub mod create;
 pub mod disk;
+pub mod dump;
 mod inspect;
 mod metadata;
 mod pages;

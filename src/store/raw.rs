@@ -1,5 +1,5 @@
 //! Owns blocking access to the files of a disk that nobody serves: laying it out, looking at it.
-//! Must never be used on a disk in use, nor on the thread of a shard.
+//! Must never write to a disk in use, nor be called on the thread of a shard.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -85,11 +85,12 @@ impl RawFile {
         self.file.sync_all().map_err(|e| self.failed("syncing", 0, e))
     }
 
-    /// The next bytes from `offset` to before `end` that may be other than zero, in whole blocks
-    /// and at most a chunk of them: all between is a hole in the file. None if the rest is.
+    /// The first block at or after `offset` (a block's start) and before `end` that may hold
+    /// something, as an offset: all before it is a hole in the file, which reads as zeroes. None
+    /// if nothing but a hole is left.
     pub(super) fn next_data(&self, offset: u64, end: u64) -> Option<u64> {
-        let seek = |offset: u64| lseek(&self.file, i64::try_from(offset).ok()?, Whence::SeekData);
-        match seek(offset) {
+        let from = i64::try_from(offset).unwrap_or(i64::MAX);
+        match lseek(&self.file, from, Whence::SeekData) {
             Ok(data) => {
                 let data = u64::try_from(data).unwrap_or(offset) / BLOCK_BYTES * BLOCK_BYTES;
                 (data < end).then_some(data.max(offset))

@@ -10,7 +10,6 @@ use crate::limits::DEVICE_BLOCKS_MAX;
 use crate::ring::{FileId, Lane, Ring};
 use crate::units::{BLOCK_BYTES, BootId, Nanos, RunId};
 
-const RECORD: u64 = RECORD_BYTES as u64;
 const DATA: FileId = FileId(0);
 const METADATA: FileId = FileId(1);
 
