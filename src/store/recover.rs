@@ -371,6 +371,15 @@ impl Opening {
                 )));
             }
         }
+        if let [Ok(first), Ok(second)] = &copies
+            && first.serial != second.serial
+        {
+            self.notes.push(self.sentence(&format!(
+                "the last change of the superblock did not reach both copies (change {} and {}); \
+                 the newer one is used, and the next change mends both",
+                first.serial, second.serial
+            )));
+        }
         let [copy0, copy1] = copies;
         let superblock = superblock::choose(copy0, copy1).map_err(|why| Refused {
             why: self.sentence(&why.to_string()),
