@@ -73,6 +73,20 @@ impl FakeRing {
         Completion { token, result, gather: None }
     }
 
+    /// Power fails: what was not stable is gone, except that of what was under way the first
+    /// `kept` bytes of each write got there. What reads see is what is left.
+    pub(super) fn cut_power(&mut self, pool: &Pool, kept: usize) {
+        for (_, op) in std::mem::take(&mut self.pending) {
+            if let Op::Write { file, offset, from, .. } = op {
+                let bytes = pool.bytes(from);
+                self.put(file, offset, &bytes[..kept.min(bytes.len())], true);
+            }
+        }
+        for file in &mut self.files {
+            file.seen.clone_from(&file.stable);
+        }
+    }
+
     fn carry_out(&mut self, pool: &mut Pool, op: &Op) -> Result<u32, Errno> {
         match op {
             Op::Read { file, offset, into } => {
