@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod format;
 pub mod limits;
+pub mod link;
 pub mod replica;
 pub mod ring;
 pub mod units;
