@@ -36,7 +36,10 @@ impl ConnId {
         upper << GENERATION_BITS | u64::from(self.generation)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the shifts leave just the bits wanted")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the shifts leave just the bits wanted"
+    )]
     fn split(local: u64) -> Option<(Self, Operation)> {
         let operation = match local >> (GENERATION_BITS + 8) {
             1 => Operation::Connect,
@@ -112,7 +115,13 @@ impl Conns {
     /// None yet; at most `places_max` (below 255), each with a receive buffer of so many bytes.
     pub(super) fn new(lane: Lane, places_max: usize, buffer_bytes: usize) -> Self {
         debug_assert!(places_max < usize::from(u8::MAX));
-        Self { lane, places: Vec::new(), places_max, buffer_bytes, generation: 0 }
+        Self {
+            lane,
+            places: Vec::new(),
+            places_max,
+            buffer_bytes,
+            generation: 0,
+        }
     }
 
     /// Begins to connect; none if all places are taken.
@@ -124,7 +133,14 @@ impl Conns {
     ) -> Option<ConnId> {
         let id = self.put(Conn::new(None, None)).ok()?;
         let token = self.lane.token(id.local(Operation::Connect));
-        ring.submit(pool, token, Op::Connect { address: path.peer, from: path.local });
+        ring.submit(
+            pool,
+            token,
+            Op::Connect {
+                address: path.peer,
+                from: path.local,
+            },
+        );
         Some(id)
     }
 
@@ -163,12 +179,18 @@ impl Conns {
         self.generation = (self.generation + 1) & ((1 << GENERATION_BITS) - 1);
         self.places[index] = (self.generation, Some(conn));
         let index = u8::try_from(index).expect("few places");
-        Ok(ConnId { index, generation: self.generation })
+        Ok(ConnId {
+            index,
+            generation: self.generation,
+        })
     }
 
     /// Closes a socket that never got a place; its completion finds nobody.
     fn close_unknown<R: Ring>(&self, ring: &mut R, pool: &Pool, socket: SocketId) {
-        let nobody = ConnId { index: u8::MAX, generation: 0 };
+        let nobody = ConnId {
+            index: u8::MAX,
+            generation: 0,
+        };
         let token = self.lane.token(nobody.local(Operation::Close));
         ring.submit(pool, token, Op::Close { socket });
     }
@@ -180,15 +202,23 @@ impl Conns {
 
     fn find(&mut self, id: ConnId) -> Option<&mut Conn> {
         let (generation, conn) = self.places.get_mut(usize::from(id.index))?;
-        if *generation == id.generation { conn.as_mut() } else { None }
+        if *generation == id.generation {
+            conn.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Receives more, unless that is under way or there is no room to receive into.
     pub(super) fn receive<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, id: ConnId) {
         let token = self.lane.token(id.local(Operation::Recv));
         let Some(conn) = self.get(id) else { return };
-        let (Some(socket), false) = (conn.socket, conn.receiving) else { return };
-        let Some(into) = conn.inbox.as_mut().and_then(|inbox| inbox.target(pool)) else { return };
+        let (Some(socket), false) = (conn.socket, conn.receiving) else {
+            return;
+        };
+        let Some(into) = conn.inbox.as_mut().and_then(|inbox| inbox.target(pool)) else {
+            return;
+        };
         conn.receiving = true;
         ring.submit(pool, token, Op::Recv { socket, into });
     }
@@ -197,8 +227,12 @@ impl Conns {
     pub(super) fn send<R: Ring>(&mut self, ring: &mut R, pool: &Pool, id: ConnId) {
         let token = self.lane.token(id.local(Operation::Send));
         let Some(conn) = self.get(id) else { return };
-        let (Some(socket), false) = (conn.socket, conn.sending) else { return };
-        let Some(gather) = conn.outbox.next() else { return };
+        let (Some(socket), false) = (conn.socket, conn.sending) else {
+            return;
+        };
+        let Some(gather) = conn.outbox.next() else {
+            return;
+        };
         conn.sending = true;
         ring.submit(pool, token, Op::Send { socket, gather });
     }
@@ -240,10 +274,10 @@ impl Conns {
         &mut self,
         ring: &mut R,
         pool: &mut Pool,
-        local: u64,
         completion: Completion,
     ) -> Option<(ConnId, Event)> {
         let buffer_bytes = self.buffer_bytes;
+        let (_, _, local) = completion.token.split();
         let (id, operation) = ConnId::split(local)?;
         let conn = self.find(id)?;
         let result = completion.result;
@@ -262,7 +296,8 @@ impl Conns {
             }
         }
         if conn.ending {
-            if let (Operation::Send, Some(socket), true) = (operation, conn.socket, conn.receiving) {
+            if let (Operation::Send, Some(socket), true) = (operation, conn.socket, conn.receiving)
+            {
                 ring.shutdown(socket);
             }
             self.settle(ring, pool, id);
@@ -289,19 +324,15 @@ impl Conns {
     /// Bytes waiting or being sent.
     pub(super) fn queued_bytes(&self, id: ConnId) -> u64 {
         let place = self.places.get(usize::from(id.index));
-        let conn = place.filter(|place| place.0 == id.generation).and_then(|place| place.1.as_ref());
+        let conn = place
+            .filter(|place| place.0 == id.generation)
+            .and_then(|place| place.1.as_ref());
         conn.map_or(0, |conn| conn.outbox.queued_bytes())
     }
 
     /// Says a last word and ends the connection once it is said. If it cannot be said now, the
     /// connection ends without.
-    pub(super) fn part<R: Ring>(
-        &mut self,
-        ring: &mut R,
-        pool: &mut Pool,
-        id: ConnId,
-        word: &[u8],
-    ) {
+    pub(super) fn part<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, id: ConnId, word: &[u8]) {
         let Some(conn) = self.get(id) else { return };
         if conn.sending {
             return self.end(ring, pool, id);
@@ -317,7 +348,9 @@ impl Conns {
 
     /// Lets go of a connection on which nothing is under way, and gives its socket away.
     pub(super) fn hand_over(&mut self, pool: &mut Pool, id: ConnId) -> Option<SocketId> {
-        let conn = self.get(id).filter(|conn| !conn.receiving && !conn.sending)?;
+        let conn = self
+            .get(id)
+            .filter(|conn| !conn.receiving && !conn.sending)?;
         let (socket, inbox) = (conn.socket.take(), conn.inbox.take());
         if let Some(inbox) = inbox {
             inbox.release(pool);
@@ -328,6 +361,9 @@ impl Conns {
 
     /// Places in use, those being closed included.
     pub(super) fn count(&self) -> usize {
-        self.places.iter().filter(|(_, conn)| conn.is_some()).count()
+        self.places
+            .iter()
+            .filter(|(_, conn)| conn.is_some())
+            .count()
     }
 }

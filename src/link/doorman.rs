@@ -59,7 +59,10 @@ impl Doorman {
     /// the doors.
     #[must_use]
     pub fn new(lane: Lane, listeners: &[ListenerId]) -> Self {
-        let door = |listener: &ListenerId| Door { listener: *listener, again_at: Nanos(0) };
+        let door = |listener: &ListenerId| Door {
+            listener: *listener,
+            again_at: Nanos(0),
+        };
         Self {
             lane,
             doors: listeners.iter().map(door).collect(),
@@ -68,20 +71,19 @@ impl Doorman {
         }
     }
 
-    /// Takes a completion of its lane; `local` is the third part of the token. Appends who has
-    /// said a whole greeting; each must go to [`Link::accept`](super::Link::accept) or
-    /// [`refuse`](Self::refuse).
+    /// Takes a completion of its lane. Appends who has said a whole greeting; each must go to
+    /// [`Link::accept`](super::Link::accept) or [`refuse`](Self::refuse).
     pub fn on_completion<R: Ring>(
         &mut self,
         ring: &mut R,
         pool: &mut Pool,
-        local: u64,
         completion: Completion,
         arrivals: &mut Vec<Arrival>,
     ) {
+        let (_, _, local) = completion.token.split();
         if local >= ACCEPT {
             self.on_accepted(ring, pool, local - ACCEPT, &completion);
-        } else if let Some((id, event)) = self.conns.on_completion(ring, pool, local, completion) {
+        } else if let Some((id, event)) = self.conns.on_completion(ring, pool, completion) {
             match event {
                 Event::Received => arrivals.extend(self.read(ring, pool, id)),
                 _ => self.dismiss(ring, pool, id),
@@ -96,7 +98,9 @@ impl Doorman {
         door: u64,
         completion: &Completion,
     ) {
-        let door = usize::try_from(door).ok().and_then(|door| self.doors.get_mut(door));
+        let door = usize::try_from(door)
+            .ok()
+            .and_then(|door| self.doors.get_mut(door));
         let Some(door) = door else { return };
         match completion.result {
             Ok(socket) => {
@@ -137,7 +141,11 @@ impl Doorman {
                 };
                 self.strangers.retain(|(stranger, _)| *stranger != id);
                 let socket = self.conns.hand_over(pool, id)?;
-                Some(Arrival { socket, hello, bytes: bytes.into() })
+                Some(Arrival {
+                    socket,
+                    hello,
+                    bytes: bytes.into(),
+                })
             }
             // Garbage, or more than a greeting before the answer.
             Ok(Some(_)) | Err(_) => {
@@ -178,7 +186,13 @@ impl Doorman {
             if door.again_at <= now {
                 door.again_at = Nanos::NEVER;
                 let token = self.lane.token(ACCEPT + at as u64);
-                ring.submit(pool, token, Op::Accept { listener: door.listener });
+                ring.submit(
+                    pool,
+                    token,
+                    Op::Accept {
+                        listener: door.listener,
+                    },
+                );
             }
         }
     }

@@ -41,7 +41,10 @@ impl Fault {
 
     /// Whether it belongs to making connections from both ends at once, and means nothing.
     pub(super) fn is_passing(self) -> bool {
-        matches!(self, Self::Refused(Refusal::Busy) | Self::Refusing(Refusal::Busy))
+        matches!(
+            self,
+            Self::Refused(Refusal::Busy) | Self::Refusing(Refusal::Busy)
+        )
     }
 
     /// What happened, why, and what to do next.
@@ -74,7 +77,9 @@ impl Fault {
 fn secret_words(options: &LinkOptions) -> String {
     let (local, peer) = (&options.names.local, &options.names.peer);
     let path = &options.names.secret_path;
-    format!("authentication failed: the secrets of {local} and {peer} differ; compare {path} on both")
+    format!(
+        "authentication failed: the secrets of {local} and {peer} differ; compare {path} on both"
+    )
 }
 
 fn refused_words(options: &LinkOptions, refusal: Refusal) -> String {

@@ -4,9 +4,7 @@
 use super::options::{DIRECT_BYTES, RECEIVE_BYTES};
 use crate::buffer::{Payload, Pool, Purpose, Span};
 use crate::format::checksum;
-use crate::format::frame::{
-    BODY_BYTES_MAX, Channel, Frame, HEADER_BYTES, Header, decode_header,
-};
+use crate::format::frame::{BODY_BYTES_MAX, Channel, Frame, HEADER_BYTES, Header, decode_header};
 use crate::format::hello::{self, Flaw};
 use crate::units::{Epoch, Session};
 
@@ -55,7 +53,15 @@ impl Inbox {
     pub(super) fn new(pool: &mut Pool, bytes: usize) -> Option<Self> {
         let buffer = pool.take(Purpose::Fixed, bytes)?;
         let size = u32::try_from(bytes).ok()?;
-        Some(Self { buffer, size, start: 0, end: 0, direct: false, filling: None, number: 1 })
+        Some(Self {
+            buffer,
+            size,
+            start: 0,
+            end: 0,
+            direct: false,
+            filling: None,
+            number: 1,
+        })
     }
 
     /// Gives its memory back.
@@ -75,18 +81,30 @@ impl Inbox {
             let lacks = filling.need - filling.have;
             if self.is_empty() && lacks >= DIRECT_BYTES {
                 self.direct = true;
-                return Some(Span { slot, offset: filling.have, length: lacks });
+                return Some(Span {
+                    slot,
+                    offset: filling.have,
+                    length: lacks,
+                });
             }
         }
         self.compact(pool);
         let (slot, length) = (self.buffer.share(), self.size - self.end);
-        (length > 0).then_some(Span { slot, offset: self.end, length })
+        (length > 0).then_some(Span {
+            slot,
+            offset: self.end,
+            length,
+        })
     }
 
     /// Moves what waits to the front of the buffer.
     fn compact(&mut self, pool: &mut Pool) {
         if self.start > 0 && self.start < self.end {
-            let whole = Span { slot: self.buffer.share(), offset: 0, length: self.end };
+            let whole = Span {
+                slot: self.buffer.share(),
+                offset: 0,
+                length: self.end,
+            };
             let (start, end) = (self.start as usize, self.end as usize);
             pool.bytes_mut(whole).copy_within(start..end, 0);
         }
@@ -105,8 +123,12 @@ impl Inbox {
     /// The next handshake message, copied, if it is whole.
     pub(super) fn message(&mut self, pool: &Pool) -> Result<Option<Vec<u8>>, Flaw> {
         let bytes = self.waiting(pool);
-        let Some(length) = hello::message_bytes(bytes)? else { return Ok(None) };
-        let Some(message) = bytes.get(..length) else { return Ok(None) };
+        let Some(length) = hello::message_bytes(bytes)? else {
+            return Ok(None);
+        };
+        let Some(message) = bytes.get(..length) else {
+            return Ok(None);
+        };
         let message = message.to_vec();
         self.start += u32::try_from(length).expect("messages are short");
         Ok(Some(message))
@@ -130,7 +152,13 @@ impl Inbox {
                 }
                 Some((header, frame)) => {
                     let need = header.payload_bytes();
-                    self.filling = Some(Filling { header, frame, payload: None, have: 0, need });
+                    self.filling = Some(Filling {
+                        header,
+                        frame,
+                        payload: None,
+                        have: 0,
+                        need,
+                    });
                 }
             }
         }
@@ -145,17 +173,24 @@ impl Inbox {
         channel: Channel,
     ) -> Result<Option<(Header, Frame)>, String> {
         let bytes = self.waiting(pool);
-        let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
         let header = decode_header(header).map_err(|flaw| flaw.to_string())?;
         let tag = header.tag();
         if tag.session != session {
             return Err("a frame of another session".into());
         }
         if tag.number != self.number {
-            return Err(format!("frame {} came where {} belongs", tag.number, self.number));
+            return Err(format!(
+                "frame {} came where {} belongs",
+                tag.number, self.number
+            ));
         }
         let whole = HEADER_BYTES + header.body_bytes() as usize;
-        let Some(body) = bytes.get(HEADER_BYTES..whole) else { return Ok(None) };
+        let Some(body) = bytes.get(HEADER_BYTES..whole) else {
+            return Ok(None);
+        };
         let frame = header.frame(body).map_err(|flaw| flaw.to_string())?;
         if frame.channel() != channel {
             return Err("a frame on the wrong one of the two connections".into());
@@ -168,28 +203,51 @@ impl Inbox {
     /// Moves what arrived into the payload, and passes it on when whole.
     fn fill(&mut self, pool: &mut Pool) -> Result<Found, String> {
         let buffer = self.buffer.share();
-        let Some(filling) = &mut self.filling else { return Ok(Found::Nothing) };
+        let Some(filling) = &mut self.filling else {
+            return Ok(Found::Nothing);
+        };
         if filling.payload.is_none() {
             filling.payload = pool.take(Purpose::Peer, filling.need as usize);
         }
-        let Some(payload) = &filling.payload else { return Ok(Found::NoRoom) };
+        let Some(payload) = &filling.payload else {
+            return Ok(Found::NoRoom);
+        };
         let slot = payload.share();
         let length = (self.end - self.start).min(filling.need - filling.have);
         if length > 0 {
-            let from = Span { slot: buffer, offset: self.start, length };
-            pool.copy(from, Span { slot, offset: filling.have, length });
+            let from = Span {
+                slot: buffer,
+                offset: self.start,
+                length,
+            };
+            pool.copy(
+                from,
+                Span {
+                    slot,
+                    offset: filling.have,
+                    length,
+                },
+            );
             self.start += length;
             filling.have += length;
         }
         if filling.have < filling.need {
             return Ok(Found::Nothing);
         }
-        let whole = Span { slot, offset: 0, length: filling.need };
+        let whole = Span {
+            slot,
+            offset: 0,
+            length: filling.need,
+        };
         if checksum::of(pool.bytes(whole)) != filling.header.payload_sum() {
             return Err("the checksum of a payload is wrong".into());
         }
         let done = self.filling.take().expect("looked at just now");
-        Ok(Found::Frame(done.header.tag().epoch, done.frame, done.payload))
+        Ok(Found::Frame(
+            done.header.tag().epoch,
+            done.frame,
+            done.payload,
+        ))
     }
 
     /// Whether everything that arrived has been taken.
@@ -199,6 +257,10 @@ impl Inbox {
 
     fn waiting<'a>(&self, pool: &'a Pool) -> &'a [u8] {
         let length = self.end - self.start;
-        pool.bytes(Span { slot: self.buffer.share(), offset: self.start, length })
+        pool.bytes(Span {
+            slot: self.buffer.share(),
+            offset: self.start,
+            length,
+        })
     }
 }

@@ -32,7 +32,8 @@ impl Outbox {
             last.chunks.len() + 2 > GATHER_CHUNKS || self.last_bytes >= GATHER_BYTES
         });
         if full {
-            self.waiting.push_back(self.spares.pop().unwrap_or_default());
+            self.waiting
+                .push_back(self.spares.pop().unwrap_or_default());
             self.last_bytes = 0;
         }
         let last = self.waiting.back_mut().expect("just made sure of one");

@@ -49,6 +49,8 @@ pub(super) struct Standing {
 
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
+    /// Just begun: perhaps there is nothing to wait for.
+    fresh: bool,
     until: Nanos,
     why: &'static str,
 }
@@ -66,8 +68,14 @@ impl Standing {
             session,
             since: now,
             version,
-            data: Wire { id: data, number: 1 },
-            control: Wire { id: control, number: 1 },
+            data: Wire {
+                id: data,
+                number: 1,
+            },
+            control: Wire {
+                id: control,
+                number: 1,
+            },
             pulse: Pulse::new(now, options.timing),
             owed: Owed::default(),
             unsent_since: None,
@@ -115,14 +123,30 @@ impl Standing {
 
     /// When to look at it again.
     pub(super) fn deadline(&self, options: &LinkOptions) -> Nanos {
-        let leave = self.leaving.map_or(Nanos::NEVER, |leaving| leaving.until);
-        let doom = if self.overfull { Nanos(0) } else { Nanos::NEVER };
-        self.pulse.deadline().min(self.stalled_at(options)).min(leave).min(doom)
+        let leave = self.leaving.map_or(Nanos::NEVER, |leaving| {
+            if leaving.fresh {
+                Nanos(0)
+            } else {
+                leaving.until
+            }
+        });
+        let doom = if self.overfull {
+            Nanos(0)
+        } else {
+            Nanos::NEVER
+        };
+        self.pulse
+            .deadline()
+            .min(self.stalled_at(options))
+            .min(leave)
+            .min(doom)
     }
 
     fn stalled_at(&self, options: &LinkOptions) -> Nanos {
         let limit = options.timing.progress_timeout;
-        let unsent = self.unsent_since.map_or(Nanos::NEVER, |since| since + limit);
+        let unsent = self
+            .unsent_since
+            .map_or(Nanos::NEVER, |since| since + limit);
         self.owed.deadline(limit).min(unsent)
     }
 
@@ -137,7 +161,9 @@ impl Standing {
             return Some("it does not read what it is sent");
         }
         if now >= self.stalled_at(options) {
-            return Some("it answers heartbeats but nothing else: its disk or the network is stuck");
+            return Some(
+                "it answers heartbeats but nothing else: its disk or the network is stuck",
+            );
         }
         self.pulse.verdict(now)
     }
@@ -152,10 +178,21 @@ impl Link {
 
     /// Queues a frame of the session that stands.
     pub(super) fn queue_frame(&mut self, now: Nanos, pool: &mut Pool, outgoing: Outgoing<'_>) {
-        let Outgoing { session, epoch, frame, part } = outgoing;
-        let Some(standing) = &mut self.standing else { return };
+        let Outgoing {
+            session,
+            epoch,
+            frame,
+            part,
+        } = outgoing;
+        let Some(standing) = &mut self.standing else {
+            return;
+        };
         let blocks = frame.payload();
-        assert_eq!(blocks.is_some(), part.is_some(), "payload and frame do not match: {frame:?}");
+        assert_eq!(
+            blocks.is_some(),
+            part.is_some(),
+            "payload and frame do not match: {frame:?}"
+        );
         let span = part.zip(blocks).map(|(part, blocks)| span_of(part, blocks));
         let sum = span.map_or(0, |span| checksum::of(pool.bytes(span)));
         let wire = match frame.channel() {
@@ -163,9 +200,20 @@ impl Link {
             Channel::Control => &mut standing.control,
         };
         self.scratch.clear();
-        encode(frame, Tag { epoch, session, number: wire.number }, sum, &mut self.scratch);
+        encode(
+            frame,
+            Tag {
+                epoch,
+                session,
+                number: wire.number,
+            },
+            sum,
+            &mut self.scratch,
+        );
         wire.number += 1;
-        let Some(conn) = self.conns.get(wire.id) else { return };
+        let Some(conn) = self.conns.get(wire.id) else {
+            return;
+        };
         conn.outbox.push(pool, &self.scratch, span);
         standing.overfull |= conn.outbox.copied_bytes() > QUEUE_BYTES_MAX;
         standing.owed.on_sent(now, frame);
@@ -185,7 +233,9 @@ impl Link {
         event: Event,
     ) {
         let now = turn.ring.now();
-        let Some(standing) = &mut self.standing else { return };
+        let Some(standing) = &mut self.standing else {
+            return;
+        };
         match event {
             Event::Received => {
                 standing.pulse.on_heard(now);
@@ -207,10 +257,15 @@ impl Link {
 
     fn on_sent<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
         let queued_bytes = self.queued_bytes();
-        let Some(standing) = &mut self.standing else { return };
+        let Some(standing) = &mut self.standing else {
+            return;
+        };
         if standing.congested && queued_bytes < self.options.congestion_bytes / 2 {
             standing.congested = false;
-            turn.out.push(Input::Drained { peer: self.options.peer_index, queued_bytes });
+            turn.out.push(Input::Drained {
+                peer: self.options.peer_index,
+                queued_bytes,
+            });
         }
         self.leave_if_done(turn);
     }
@@ -223,7 +278,9 @@ impl Link {
 
     fn read_channel<R: Ring>(&mut self, turn: &mut Turn<'_, R>, channel: Channel) {
         loop {
-            let Some(standing) = &mut self.standing else { return };
+            let Some(standing) = &mut self.standing else {
+                return;
+            };
             let (session, id) = (standing.session, standing.id(channel));
             let inbox = self.conns.get(id).and_then(|conn| conn.inbox.as_mut());
             let Some(inbox) = inbox else { return };
@@ -252,7 +309,9 @@ impl Link {
         frame: Frame,
         payload: Option<Payload>,
     ) {
-        let Some(standing) = &mut self.standing else { return };
+        let Some(standing) = &mut self.standing else {
+            return;
+        };
         if let Frame::Ping { number, echo } = frame {
             if let Err(why) = standing.pulse.on_ping(number, echo) {
                 self.end_session(turn, why);
@@ -268,46 +327,70 @@ impl Link {
         }
         standing.owed.on_received(turn.ring.now(), &frame);
         let (peer, session) = (self.options.peer_index, standing.session);
-        turn.out.push(Input::Frame { peer, session, epoch, frame, payload });
+        turn.out.push(Input::Frame {
+            peer,
+            session,
+            epoch,
+            frame,
+            payload,
+        });
     }
 
     /// Ends the session that stands on purpose.
-    pub(super) fn leave<R: Ring>(&mut self, turn: &mut Turn<'_, R>, why: &'static str) {
-        let until = turn.ring.now() + LEAVE_LIMIT;
+    pub(super) fn leave(&mut self, now: Nanos, why: &'static str) {
         if let Some(standing) = &mut self.standing {
-            standing.leaving = Some(Leaving { until, why });
+            standing.leaving = Some(Leaving {
+                fresh: true,
+                until: now + LEAVE_LIMIT,
+                why,
+            });
         }
-        self.leave_if_done(turn);
     }
 
     /// A `Bye` must have been read before the connection goes: bytes still on their way may be
     /// lost with it. The peer shows that it read it by its own `Bye`, or by closing.
     fn leave_if_done<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
-        let Some(standing) = &self.standing else { return };
-        let Some(leaving) = standing.leaving else { return };
+        let Some(standing) = &mut self.standing else {
+            return;
+        };
+        let Some(leaving) = &mut standing.leaving else {
+            return;
+        };
+        leaving.fresh = false;
+        let why = leaving.why;
         let unread = standing.bye_sent && !standing.bye_received;
         if !unread && self.queued_bytes() == 0 {
-            self.end_session(turn, leaving.why);
+            self.end_session(turn, why);
         }
     }
 
     /// Does what is due: an end, or a heartbeat.
     pub(super) fn check_session<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
         let now = turn.ring.now();
-        let Some(standing) = &mut self.standing else { return };
+        self.leave_if_done(turn);
+        let Some(standing) = &mut self.standing else {
+            return;
+        };
         if let Some(why) = standing.verdict(now, &self.options) {
             return self.end_session(turn, why);
         }
         let (session, epoch) = (standing.session, self.epoch);
         if let Some(ping) = standing.pulse.poll_ping(now) {
-            let outgoing = Outgoing { session, epoch, frame: &ping, part: None };
+            let outgoing = Outgoing {
+                session,
+                epoch,
+                frame: &ping,
+                part: None,
+            };
             self.queue_frame(now, turn.pool, outgoing);
         }
     }
 
     /// Ends the session, if one stands.
     pub(super) fn end_session<R: Ring>(&mut self, turn: &mut Turn<'_, R>, why: &str) {
-        let Some(standing) = self.standing.take() else { return };
+        let Some(standing) = self.standing.take() else {
+            return;
+        };
         for id in standing.connections() {
             self.conns.end(turn.ring, turn.pool, id);
         }
@@ -327,5 +410,9 @@ impl Link {
 fn span_of(part: Part, blocks: Blocks) -> Span {
     let fit = |bytes: u64| u32::try_from(bytes).expect("a payload is at most a piece");
     let offset = fit(u64::from(part.first) * BLOCK_BYTES);
-    Span { slot: part.payload, offset, length: fit(blocks.length_bytes()) }
+    Span {
+        slot: part.payload,
+        offset,
+        length: fit(blocks.length_bytes()),
+    }
 }
