@@ -18,7 +18,7 @@ use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session}
 const LINK: Lane = Lane::new(3, 1);
 const DOOR: Lane = Lane::new(4, 0);
 
-pub(super) fn seconds(count: u64) -> Nanos {
+pub(super) const fn seconds(count: u64) -> Nanos {
     Nanos::from_millis(count * 1000)
 }
 
@@ -156,6 +156,8 @@ pub(super) struct Node {
     pub(super) doorman: Doorman,
     pub(super) judge: Judge,
     pub(super) habit: Habit,
+    /// Plant: one byte of what is sent is not what the judge expects.
+    pub(super) forge: bool,
     sent: u64,
     hoard: Vec<Payload>,
     spins: u32,
@@ -201,6 +203,7 @@ impl Node {
             doorman: Doorman::new(DOOR, &[listener]),
             judge: Judge::default(),
             habit: Habit::default(),
+            forge: false,
             sent: 0,
             hoard: Vec::new(),
             spins: 0,
@@ -308,6 +311,9 @@ impl Node {
             for (byte, value) in self.pool.bytes_mut(span).iter_mut().zip(pattern) {
                 *byte = value;
             }
+            if self.forge {
+                self.pool.bytes_mut(span)[17] ^= 1;
+            }
             let part = Part { payload: payload.share(), first };
             self.send(&frame, Some(part), Epoch(self.sent + 7));
             // The link holds the slot for itself.
@@ -383,6 +389,13 @@ impl Pair {
     pub(super) fn is_up(&self) -> bool {
         let [a, b] = &self.nodes;
         a.judge.session.is_some() && a.judge.session == b.judge.session
+    }
+
+    /// Whether a node is, or was for a while, without the session it had.
+    pub(super) fn has_lost_one(&self) -> bool {
+        self.nodes.iter().any(|node| {
+            node.judge.sessions.len() > usize::from(node.judge.session.is_some())
+        })
     }
 
     /// Whether both are, and have said all they had to say.

@@ -35,12 +35,13 @@ fn any_delay_and_any_crumb() {
             net.weather.crumb = 1 + (roll % 100_000) as usize;
             net.weather.delay = Nanos(roll >> 8 & 0xff_ffff);
             net.weather.jitter = Nanos(roll >> 32 & 0xff_ffff);
-            net.weather.window = 1 + (roll >> 20 & 0x1_ffff) as usize;
+            net.weather.window = 1000 + (roll >> 20 & 0x3_ffff) as usize;
         }
         for node in &mut pair.nodes {
             node.habit.blocks = 255;
+            node.habit.writes = 8;
         }
-        assert!(pair.run(seconds(40), Pair::is_done), "seed {seed}");
+        assert!(pair.run(seconds(40), Pair::is_done), "seed {seed}: {:?}", pair.net.borrow().weather);
         pair.assert_nothing_left();
     }
 }

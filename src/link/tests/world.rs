@@ -294,7 +294,7 @@ enum Pending {
     Connect { until: Nanos, address: SocketAddr },
     Accept { listener: ListenerId },
     Recv { socket: SocketId, into: crate::buffer::Span },
-    Send { socket: SocketId, gather: Box<Gather>, done: usize },
+    Send { socket: SocketId, gather: Box<Gather>, all: Vec<u8>, done: usize },
     Close { socket: SocketId },
 }
 
@@ -375,14 +375,19 @@ impl FakeRing {
                     length
                 }))
             }
-            Pending::Send { socket, gather, done } => {
+            Pending::Send { socket, gather, all, done } => {
                 let end = self.end(*socket);
                 let mut net = self.net.borrow_mut();
                 let now = net.now;
                 if net.ends[end].shut || net.ends[end].reset.is_some_and(|at| at <= now) {
                     return Some(Err(PIPE));
                 }
-                let all = gathered(pool, gather);
+                // Panics if a slot was given back before its time.
+                let held = |chunk: &Chunk| match chunk {
+                    Chunk::Slot(span) => pool.bytes(*span).len(),
+                    Chunk::Copied { length, .. } => *length as usize,
+                };
+                assert_eq!(gather.chunks.iter().map(held).sum::<usize>(), all.len());
                 *done += net.transmit(end, &all[*done..]);
                 (*done == all.len()).then(|| Ok(count(all.len())))
             }
@@ -441,10 +446,13 @@ impl Ring for FakeRing {
         self.net.borrow_mut().roll()
     }
 
-    fn submit(&mut self, _pool: &Pool, token: Token, op: Op) {
+    fn submit(&mut self, pool: &Pool, token: Token, op: Op) {
         let pending = match op {
             Op::Recv { socket, into } => Pending::Recv { socket, into },
-            Op::Send { socket, gather } => Pending::Send { socket, gather, done: 0 },
+            Op::Send { socket, gather } => {
+                let all = gathered(pool, &gather);
+                Pending::Send { socket, gather, all, done: 0 }
+            }
             Op::Accept { listener } => Pending::Accept { listener },
             Op::Close { socket } => {
                 let busy = self.pending.iter().any(|(_, other)| match other {
