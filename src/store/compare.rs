@@ -149,7 +149,7 @@ fn add_record(record: &mut [u64], image: &DiskImage, peer: NodeId) {
             record.iter_mut().zip(words).for_each(|(known, more)| *known |= more);
         }
     }
-    if superblock.primary {
+    if superblock.log_live {
         match &image.log {
             LogImage::Unreadable { .. } => all = true,
             LogImage::Hot { slots, .. } => {

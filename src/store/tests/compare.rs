@@ -23,8 +23,7 @@ fn pair(folder: &Path) -> [(StoppedDisk, Superblock); 2] {
         superblock.node = NodeId(node);
         superblock.lineage =
             Lineage::new(vec![Generation { epoch: Epoch(1), id: 1, node: NodeId(1) }]);
-        superblock.slots[0] =
-            PeerSlot { in_use: true, node: NodeId(peer), ..PeerSlot::default() };
+        superblock.slots[0] = PeerSlot { in_use: true, node: NodeId(peer), ..PeerSlot::default() };
         write(&disk, &superblock);
         (disk, superblock)
     })
@@ -83,10 +82,10 @@ fn every_difference_is_found_and_the_recorded_ones_are_told_apart() {
     // An unusable log: everything may differ, if the node was primary.
     patch(a.metadata_file().path(), ours.geometry.log_offset(), &[7; 4096 * 3]);
     assert_eq!(compare(&a, &b, &mut go_on).expect("whole").on_record_blocks, 1);
-    ours.primary = true;
+    ours.log_live = true;
     write(&a, &ours);
     assert_eq!(compare(&a, &b, &mut go_on).expect("whole").on_record_blocks, 202);
-    ours.primary = false;
+    ours.log_live = false;
     write(&a, &ours);
     theirs.slots[0].all_marked = true;
     write(&b, &theirs);

@@ -399,7 +399,8 @@ fn large_bitmaps_are_read_in_pieces() {
     assert_eq!(image.bad_pages, [vec![300], vec![]]);
     for (slot, page) in (0..2).flat_map(|slot| (0..600).map(move |page| (slot, page))) {
         let found = image.bitmaps[slot][page * 508];
-        let expected = if (slot, page) == (0, 300) { u64::MAX } else { (slot * 1000 + page) as u64 };
+        let expected =
+            if (slot, page) == (0, 300) { u64::MAX } else { (slot * 1000 + page) as u64 };
         assert_eq!(found, expected, "slot {slot} page {page}");
     }
 }
@@ -410,7 +411,8 @@ fn persist(disk: &mut Disk, bench: &mut Bench, step: u64) {
     let id = PersistId(step);
     match step % 3 {
         0 => {
-            let superblock = Superblock { serial: 2 + step, epoch: Epoch(step), ..superblock.clone() };
+            let superblock =
+                Superblock { serial: 2 + step, epoch: Epoch(step), ..superblock.clone() };
             disk.persist_superblock(ring, pool, id, &superblock);
         }
         1 => {
