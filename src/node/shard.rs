@@ -88,8 +88,9 @@ impl<R: Ring> Shard<R> {
             let (ring, pool) = (&mut self.ring, &mut self.pool);
             self.doorman.on_completion(ring, pool, completion, &mut self.arrivals);
             for arrival in std::mem::take(&mut self.arrivals) {
-                if let Some(unknown) =
-                    self.welcome(arrival).and_then(|arrival| site.elsewhere(&mut self.ring, arrival))
+                if let Some(unknown) = self
+                    .welcome(arrival)
+                    .and_then(|arrival| site.elsewhere(&mut self.ring, arrival))
                 {
                     self.refuse(unknown);
                 }
@@ -106,11 +107,9 @@ impl<R: Ring> Shard<R> {
     /// Hands a greeted connection to the link it asks for; gives it back if there is none here.
     pub fn welcome(&mut self, arrival: Arrival) -> Option<Arrival> {
         let hello = &arrival.hello;
-        let found = self.resources.iter_mut().find(|resource| {
-            resource.name().as_bytes() == hello.resource.as_str().as_bytes()
-        });
+        let found = self.resources.iter_mut().find(|resource| resource.name() == hello.resource);
         let Some(resource) = found else { return Some(arrival) };
-        let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.sender) else {
+        let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.from) else {
             return Some(arrival);
         };
         link.accept(&mut self.ring, &mut self.pool, arrival);
