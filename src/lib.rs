@@ -1,6 +1,7 @@
 //! twinblk keeps one block device identical on two machines, in user space.
 
 pub mod buffer;
+pub mod config;
 pub mod format;
 pub mod limits;
 pub mod replica;
