@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod config;
+pub mod control;
 pub mod format;
 pub mod limits;
 pub mod replica;

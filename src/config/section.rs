@@ -124,13 +124,13 @@ impl<'t> Section<'t> {
         key: &'static str,
         title: impl Into<String>,
         problems: &mut Problems,
-    ) -> Section<'t> {
+    ) -> Self {
         match self.raw(key) {
             Some(value) => {
                 let header = self.places.of(key);
-                Section::open(title, header, value, problems)
+                Self::open(title, header, value, problems)
             }
-            None => Section::absent(self.header()),
+            None => Self::absent(self.header()),
         }
     }
 
@@ -141,7 +141,7 @@ impl<'t> Section<'t> {
         key: &'static str,
         noun: &str,
         problems: &mut Problems,
-    ) -> Vec<(Name, Section<'t>)> {
+    ) -> Vec<(Name, Self)> {
         let family = self.table(key, format!("`{key}`"), problems);
         let mut named = Vec::new();
         for (name, value) in family.table.into_iter().flatten() {
@@ -149,7 +149,7 @@ impl<'t> Section<'t> {
             match Name::parse(name.get_ref()) {
                 Ok(name) => {
                     let title = format!("{noun} `{name}`");
-                    named.push((name, Section::open(title, header, value, problems)));
+                    named.push((name, Self::open(title, header, value, problems)));
                 }
                 Err(why) => {
                     let what = format!("{:?} cannot name a {noun}: {why}", name.get_ref());
