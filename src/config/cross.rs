@@ -26,7 +26,7 @@ impl Drafts<'_> {
     pub(super) fn check(&self, problems: &mut Problems) {
         self.check_counts(problems);
         for (first, second) in pairs(self.nodes) {
-            check_node_pair(first, second, problems);
+            NodePair { first, second }.check(problems);
         }
         for node in self.nodes {
             self.check_sockets(node, problems);
@@ -40,14 +40,21 @@ impl Drafts<'_> {
 
     fn check_counts(&self, problems: &mut Problems) {
         if self.nodes.len() < 2 {
-            let what = format!("the file has {} and a pair needs two", count(self.nodes.len()));
+            let what = format!(
+                "the file has {} and a pair needs two",
+                count(self.nodes.len())
+            );
             let remedy = "add a section `[node.NAME]` with `id` and `address` for each machine";
             let place = self.nodes.first().map_or(0..0, |node| node.places.header());
             problems.missing(place, Complaint::new(what, remedy));
         }
         for node in self.nodes {
             let uses = |draft: &ReplicaDraft| draft.node_name == node.name;
-            if !self.resources.iter().any(|resource| resource.replicas.iter().any(uses)) {
+            if !self
+                .resources
+                .iter()
+                .any(|resource| resource.replicas.iter().any(uses))
+            {
                 let what = format!("node `{}` carries no resource", node.name);
                 let remedy = "name it in a resource as `on.NODE`, or remove the section";
                 problems.unused(node.places.header(), Complaint::new(what, remedy));
@@ -69,7 +76,10 @@ impl Drafts<'_> {
         };
         check(&node.admin_socket, "admin_socket");
         for resource in self.resources {
-            let here = resource.replicas.iter().any(|replica| replica.node_name == node.name);
+            let here = resource
+                .replicas
+                .iter()
+                .any(|replica| replica.node_name == node.name);
             if here {
                 check(&node.nbd_socket(&resource.name), "run_directory");
             }
@@ -101,7 +111,10 @@ impl Drafts<'_> {
         if resource.protocol != Protocol::A && resource.on_congestion == OnCongestion::Bitmap {
             let what = format!("`on_congestion` of resource `{name}` acts under protocol A only");
             let remedy = "under B and C the client waits for the peer anyway: remove the line";
-            problems.warning(resource.places.of("on_congestion"), Complaint::new(what, remedy));
+            problems.warning(
+                resource.places.of("on_congestion"),
+                Complaint::new(what, remedy),
+            );
         }
     }
 
@@ -125,10 +138,16 @@ impl Drafts<'_> {
                 (first, second);
             // Compared by components: `//dev/x` and `/dev/./x` are `/dev/x`.
             if node == other_node && path.components().eq(other.components()) {
-                let what =
-                    format!("on node `{node}`, {} is both {user} and {other_user}", path.display());
+                let what = format!(
+                    "on node `{node}`, {} is both {user} and {other_user}",
+                    path.display()
+                );
                 let complaint = Complaint::new(what, "give each its own file or device");
-                problems.clash(other_place.clone(), complaint, (place.clone(), "used here first"));
+                problems.clash(
+                    other_place.clone(),
+                    complaint,
+                    (place.clone(), "used here first"),
+                );
             }
         }
     }
@@ -153,46 +172,70 @@ fn check_pair(resource: &resource::Draft, problems: &mut Problems) {
     }
 }
 
-fn check_node_pair(first: &node::Draft, second: &node::Draft, problems: &mut Problems) {
-    if let (Some(a), Some(b)) = (first.id, second.id)
-        && a == b
-    {
-        let what = format!("nodes `{}` and `{}` have the same id {}", first.name, second.name, a.0);
-        let complaint = Complaint::new(what, "give each node its own number from 0 to 31");
-        problems.clash(second.places.of("id"), complaint, (first.places.of("id"), "also here"));
-    }
-    let shared = first.addresses.iter().find(|address| second.addresses.contains(address));
-    let Some(address) = shared else {
-        return;
-    };
-    let (a, b) = (&first.name, &second.name);
-    let mut clash = |key: &str, what: String, remedy: &str| {
-        let complaint = Complaint::new(what, remedy);
-        let other = (first.places.of(key), "the same");
-        problems.clash(second.places.of(key), complaint, other);
-    };
-    if first.link_port == second.link_port {
-        let port = first.link_port;
-        let what = format!("nodes `{a}` and `{b}` are both at {address}, link port {port}");
-        clash("address", what, "correct the address, or on one machine give each a `link_port`");
-    }
-    if first.admin_socket == second.admin_socket {
-        let what = format!("nodes `{a}` and `{b}` share one machine and one admin socket");
-        clash("admin_socket", what, "give each node its own `run_directory`");
-    } else if first.run_directory == second.run_directory {
-        let what = format!("nodes `{a}` and `{b}` share one machine and one run directory");
-        clash("run_directory", what, "give each node its own `run_directory`");
-    }
-    for listen in &first.nbd_listen {
-        if let Some(other) = second.nbd_listen.iter().find(|other| overlap(*listen, **other)) {
-            let what = format!("nodes `{a}` and `{b}` share one machine and NBD address {other}");
-            clash("nbd_listen", what, "give each node its own `nbd_listen`");
+/// Two nodes, to be held against each other.
+struct NodePair<'d> {
+    first: &'d node::Draft,
+    second: &'d node::Draft,
+}
+
+impl NodePair<'_> {
+    fn check(&self, problems: &mut Problems) {
+        let (first, second) = (self.first, self.second);
+        let (a, b) = (&first.name, &second.name);
+        if let Some(id) = first.id.filter(|id| second.id == Some(*id)) {
+            let what = format!("nodes `{a}` and `{b}` have the same id {}", id.0);
+            let complaint = Complaint::new(what, "give each node its own number from 0 to 31");
+            self.clash("id", complaint, problems);
+        }
+        let address = first
+            .addresses
+            .iter()
+            .find(|at| second.addresses.contains(at));
+        let Some(address) = address else {
+            return;
+        };
+        if first.link_port == second.link_port {
+            let port = first.link_port;
+            let what = format!("nodes `{a}` and `{b}` are both at {address}, link port {port}");
+            let remedy = "correct the address, or on one machine give each a `link_port`";
+            self.clash("address", Complaint::new(what, remedy), problems);
+        }
+        self.check_one_machine(problems);
+        if !matches!(address, Host::Address(ip) if ip.is_loopback()) {
+            let what = format!("nodes `{a}` and `{b}` are both at {address}");
+            let remedy = "one machine holds both copies: its loss is the loss of the data";
+            problems.warning(second.places.of("address"), Complaint::new(what, remedy));
         }
     }
-    if !matches!(address, Host::Address(ip) if ip.is_loopback()) {
-        let what = format!("nodes `{a}` and `{b}` are both at {address}");
-        let remedy = "one machine holds both copies: its loss is the loss of the data";
-        problems.warning(second.places.of("address"), Complaint::new(what, remedy));
+
+    /// What two daemons on one machine cannot share.
+    fn check_one_machine(&self, problems: &mut Problems) {
+        let (first, second) = (self.first, self.second);
+        let both = format!(
+            "nodes `{}` and `{}` share one machine",
+            first.name, second.name
+        );
+        let remedy = "give each node its own `run_directory`";
+        if first.admin_socket == second.admin_socket {
+            let complaint = Complaint::new(format!("{both} and one admin socket"), remedy);
+            self.clash("admin_socket", complaint, problems);
+        } else if first.run_directory == second.run_directory {
+            let complaint = Complaint::new(format!("{both} and one run directory"), remedy);
+            self.clash("run_directory", complaint, problems);
+        }
+        for listen in &first.nbd_listen {
+            let mut others = second.nbd_listen.iter();
+            if let Some(other) = others.find(|other| overlap(*listen, **other)) {
+                let what = format!("{both} and NBD address {other}");
+                let complaint = Complaint::new(what, "give each node its own `nbd_listen`");
+                self.clash("nbd_listen", complaint, problems);
+            }
+        }
+    }
+
+    fn clash(&self, key: &str, complaint: Complaint, problems: &mut Problems) {
+        let other = (self.first.places.of(key), "also here");
+        problems.clash(self.second.places.of(key), complaint, other);
     }
 }
 
@@ -206,7 +249,11 @@ fn check_listeners(node: &node::Draft, problems: &mut Problems) {
     }
     for listen in &node.nbd_listen {
         if listen.port() == node.link_port && !listen.ip().is_loopback() {
-            let what = format!("node `{}` uses port {} for NBD and link", node.name, listen.port());
+            let what = format!(
+                "node `{}` uses port {} for NBD and link",
+                node.name,
+                listen.port()
+            );
             let complaint = Complaint::new(what, "choose another port for one of them");
             let other = (node.places.of("link_port"), "the link's");
             problems.clash(place.clone(), complaint, other);
@@ -242,5 +289,7 @@ fn count(nodes: usize) -> String {
 /// Every two of a list, in order.
 fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
     let second = |i: usize| list[i + 1..].iter();
-    list.iter().enumerate().flat_map(move |(i, first)| second(i).map(move |other| (first, other)))
+    list.iter()
+        .enumerate()
+        .flat_map(move |(i, first)| second(i).map(move |other| (first, other)))
 }

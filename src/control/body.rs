@@ -138,7 +138,10 @@ pub struct Parameters {
     pub timeout_ms: Option<u64>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 const fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -192,7 +195,11 @@ impl EventBody {
     /// An event of this moment.
     #[must_use]
     pub fn now(event: Event) -> Self {
-        Self { schema_version: SCHEMA_VERSION, time_ms: wall_clock_millis(), event }
+        Self {
+            schema_version: SCHEMA_VERSION,
+            time_ms: wall_clock_millis(),
+            event,
+        }
     }
 }
 
@@ -242,8 +249,11 @@ impl ResourceBody {
             id: format!("{:016x}", it.id),
             node: gateway.node_name(it.node),
         };
-        let peers: Vec<PeerBody> =
-            status.peers.iter().map(|peer| PeerBody::new(gateway, peer)).collect();
+        let peers: Vec<PeerBody> = status
+            .peers
+            .iter()
+            .map(|peer| PeerBody::new(gateway, peer))
+            .collect();
         let disk = names::disk(status.disk);
         let whole = disk == "UpToDate" && status.suspended.is_empty() && !status.just_created;
         let metadata = facts.metadata.as_ref();
@@ -301,7 +311,11 @@ impl PeerBody {
 
 impl Failure {
     pub(super) fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), reason: None, message: message.into() }
+        Self {
+            kind: kind.to_owned(),
+            reason: None,
+            message: message.into(),
+        }
     }
 }
 
@@ -312,7 +326,10 @@ impl From<ControlError> for Failure {
             ControlError::NoSuchResource { .. } => Self::new("no_such_resource", message),
             ControlError::Refused { refusal, .. } => {
                 let reason = Some(refusal.reason.to_owned());
-                Self { reason, ..Self::new("refused", message) }
+                Self {
+                    reason,
+                    ..Self::new("refused", message)
+                }
             }
             ControlError::TimedOut { .. } => Self::new("timed_out", message),
             ControlError::Busy(_) => Self::new("busy", message),

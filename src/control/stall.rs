@@ -1,26 +1,30 @@
 //! Owns the limit on how long a reader may keep the daemon from writing to it.
 //! Must never limit how long a connection may be silent: a stream of events often is.
 
-use std::future::Future;
+use std::future::{Future, Pending, pending};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Timeout, timeout};
 
 /// A stream whose writes fail once one of them has waited for too long.
 #[derive(Debug)]
 pub(super) struct StallGuard<S> {
     stream: S,
     limit: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Pin<Box<Timeout<Pending<()>>>>>,
 }
 
 impl<S> StallGuard<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, stalled: None }
+        Self {
+            stream,
+            limit,
+            stalled: None,
+        }
     }
 
     /// Passes on what a write came to, or fails if it has waited for longer than the limit.
@@ -34,9 +38,11 @@ impl<S> StallGuard<S> {
             return outcome;
         }
         let limit = self.limit;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        let timer = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(timeout(limit, pending())));
         match timer.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(_) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
     }
