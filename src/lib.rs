@@ -1,10 +1,12 @@
 //! twinblk keeps one block device identical on two machines, in user space.
 
 pub mod buffer;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod format;
 pub mod limits;
+pub mod node;
 pub mod replica;
 pub mod ring;
 pub mod units;

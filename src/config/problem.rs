@@ -186,6 +186,13 @@ impl Report {
             .count()
     }
 
+    /// The line a problem stands in, from 1.
+    #[must_use]
+    pub fn line(&self, problem: &Problem) -> usize {
+        let before = self.text.as_bytes().iter().take(problem.span.start);
+        before.filter(|byte| **byte == b'\n').count() + 1
+    }
+
     /// Each problem with its line, a caret and a remedy; with ANSI colours if `colour`.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {

@@ -17,7 +17,7 @@ pub mod body;
 mod command;
 mod events;
 mod gateway;
-mod names;
+pub mod names;
 mod router;
 mod server;
 mod stall;

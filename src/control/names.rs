@@ -4,14 +4,18 @@
 use crate::format::frame::{DiskState, Protocol, Role};
 use crate::replica::event::{Connection, Replication};
 
-pub(super) const fn role(role: Role) -> &'static str {
+/// A role.
+#[must_use]
+pub const fn role(role: Role) -> &'static str {
     match role {
         Role::Primary => "Primary",
         Role::Secondary => "Secondary",
     }
 }
 
-pub(super) const fn disk(disk: DiskState) -> &'static str {
+/// A state of a disk.
+#[must_use]
+pub const fn disk(disk: DiskState) -> &'static str {
     match disk {
         DiskState::Diskless => "Diskless",
         DiskState::Failed => "Failed",
@@ -22,7 +26,9 @@ pub(super) const fn disk(disk: DiskState) -> &'static str {
     }
 }
 
-pub(super) const fn protocol(protocol: Protocol) -> &'static str {
+/// A replication protocol.
+#[must_use]
+pub const fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::A => "A",
         Protocol::B => "B",
@@ -30,7 +36,9 @@ pub(super) const fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-pub(super) const fn connection(connection: Connection) -> &'static str {
+/// A state of a connection.
+#[must_use]
+pub const fn connection(connection: Connection) -> &'static str {
     match connection {
         Connection::StandAlone => "StandAlone",
         Connection::Connecting => "Connecting",
@@ -38,7 +46,9 @@ pub(super) const fn connection(connection: Connection) -> &'static str {
     }
 }
 
-pub(super) const fn replication(replication: Replication) -> &'static str {
+/// A state of replication.
+#[must_use]
+pub const fn replication(replication: Replication) -> &'static str {
     match replication {
         Replication::Off => "Off",
         Replication::Negotiating => "Negotiating",
