@@ -27,6 +27,8 @@ pub struct Shard<R: Ring> {
     resources: Vec<Resource>,
     completions: Vec<Completion>,
     arrivals: Vec<Arrival>,
+    /// Something came that was no completion: the next turn must not wait.
+    eager: bool,
 }
 
 impl<R: Ring> Shard<R> {
@@ -41,6 +43,7 @@ impl<R: Ring> Shard<R> {
             resources: resources.collect(),
             completions: Vec::new(),
             arrivals: Vec::new(),
+            eager: true,
         }
     }
 
@@ -57,7 +60,8 @@ impl<R: Ring> Shard<R> {
 
     /// One turn; waits for something to happen, at most until `until`.
     pub fn turn<S: Site<R>>(&mut self, site: &mut S, until: Nanos) {
-        let wake = self.deadline().min(until);
+        let eager = std::mem::take(&mut self.eager);
+        let wake = if eager { Nanos(0) } else { self.deadline().min(until) };
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.turn(&mut self.pool, wake, &mut completions);
         for completion in completions.drain(..) {
@@ -78,6 +82,9 @@ impl<R: Ring> Shard<R> {
     /// When the shard next has something to do by itself.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
+        if self.eager {
+            return Nanos(0);
+        }
         let resources = self.resources.iter().map(|resource| resource.deadline(&self.pool));
         resources.fold(self.doorman.deadline(), Nanos::min)
     }
@@ -112,6 +119,7 @@ impl<R: Ring> Shard<R> {
         let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.from) else {
             return Some(arrival);
         };
+        self.eager = true;
         link.accept(&mut self.ring, &mut self.pool, arrival);
         None
     }
@@ -128,18 +136,21 @@ impl<R: Ring> Shard<R> {
         resource: ResourceIndex,
         result: Result<Files, String>,
     ) {
+        self.eager = true;
         let mut around = Around { ring: &mut self.ring, pool: &mut self.pool, site };
         self.resources[usize::from(resource.0)].disk_files(&mut around, result);
     }
 
     /// The answer to [`Site::scan_empty`].
     pub fn scanned(&mut self, resource: ResourceIndex, empty: Option<bool>) {
+        self.eager = true;
         let now = self.ring.now();
         self.resources[usize::from(resource.0)].take(now, Input::Scanned { empty });
     }
 
     /// An operator's command; ends in [`Site::answer`].
     pub fn command(&mut self, resource: ResourceIndex, id: CommandId, command: Command) {
+        self.eager = true;
         let now = self.ring.now();
         self.resources[usize::from(resource.0)].take(now, Input::Command { id, command });
     }
@@ -153,6 +164,7 @@ impl<R: Ring> Shard<R> {
         resource: ResourceIndex,
         newcomer: Newcomer,
     ) -> Result<(), TurnedAway> {
+        self.eager = true;
         match self.resources[usize::from(resource.0)].export() {
             Some(export) => export.adopt(&mut self.ring, &mut self.pool, newcomer),
             None => Err(TurnedAway::NotServed),
@@ -170,6 +182,12 @@ impl<R: Ring> Shard<R> {
             }
         }
         status
+    }
+
+    /// Whether all disks are closed and no connection is left: the shard may end.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.resources.iter().all(Resource::is_quiet)
     }
 
     /// The resource of this name.
