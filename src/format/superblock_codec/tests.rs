@@ -43,6 +43,9 @@ fn superblock(serial: u64) -> Superblock {
         },
         data: DataState::Consistent,
         primary: true,
+        log_live: false,
+        crashed_primary: true,
+        rebooted: false,
         epoch: Epoch(serial),
         run: RunId(3),
         boot: BootId(4),
@@ -126,7 +129,7 @@ fn a_field_out_of_bounds_is_named() {
     assert_eq!(forged(68, &[5]), invalid("peer_slots"));
     assert_eq!(forged(70, &[0]), invalid("data"));
     assert_eq!(forged(70, &[4]), invalid("data"));
-    assert_eq!(forged(71, &[2]), invalid("primary"));
+    assert_eq!(forged(71, &[16]), invalid("flags"));
     assert_eq!(forged(104, &[33]), invalid("lineage"));
     assert_eq!(forged(104, &[31]), invalid("lineage"));
     assert_eq!(forged(105, &[2]), invalid("sync_target_present"));
