@@ -3,6 +3,8 @@
 pub mod buffer;
 pub mod format;
 pub mod limits;
+pub mod link;
+pub mod manual;
 pub mod replica;
 pub mod ring;
 pub mod store;

@@ -37,15 +37,8 @@ impl Dialing {
 
 /// One operation, with all it needs until its end.
 pub(super) enum Work {
-    Disk {
-        file: FileId,
-        errand: Errand,
-        patience: Patience,
-    },
-    Talk {
-        talk: Talk,
-        patience: Patience,
-    },
+    Disk { file: FileId, errand: Errand, patience: Patience },
+    Talk { talk: Talk, patience: Patience },
     Connect(Box<Dialing>),
 }
 
@@ -78,14 +71,12 @@ fn talk_entry(socket: Fd, act: &mut Act) -> squeue::Entry {
         Act::Receive(memory) => {
             opcode::Recv::new(socket, memory.address(), memory.length()).build()
         }
-        Act::Send(outgoing) => opcode::SendMsg::new(socket, outgoing.message())
-            .flags(SEND_FLAGS)
-            .build(),
+        Act::Send(outgoing) => {
+            opcode::SendMsg::new(socket, outgoing.message()).flags(SEND_FLAGS).build()
+        }
         Act::Accept => {
             let nowhere = std::ptr::null_mut();
-            opcode::Accept::new(socket, nowhere, nowhere.cast())
-                .flags(libc::SOCK_CLOEXEC)
-                .build()
+            opcode::Accept::new(socket, nowhere, nowhere.cast()).flags(libc::SOCK_CLOEXEC).build()
         }
     }
 }
@@ -102,10 +93,9 @@ fn disk_entry(file: Fd, errand: &Errand) -> squeue::Entry {
             }
         }
         Errand::Zero(zeroing) => match zeroing.step() {
-            Step::Allocate(flags, offset, length) => opcode::Fallocate::new(file, length)
-                .offset(offset)
-                .mode(flags.bits())
-                .build(),
+            Step::Allocate(flags, offset, length) => {
+                opcode::Fallocate::new(file, length).offset(offset).mode(flags.bits()).build()
+            }
             Step::Write(offset, length) => write_entry(file, Memory::zeroes(length), offset, false),
         },
         Errand::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),

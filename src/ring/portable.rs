@@ -103,13 +103,8 @@ impl PortableRing {
             return Err(Errno(libc::EINVAL));
         };
         let socket = dial.socket();
-        socket
-            .set_nonblocking(true)
-            .map_err(|error| errno(&error))?;
-        match socket
-            .connect(dial.address())
-            .map_err(|error| errno(&error))
-        {
+        socket.set_nonblocking(true).map_err(|error| errno(&error))?;
+        match socket.connect(dial.address()).map_err(|error| errno(&error)) {
             Ok(()) | Err(Errno(libc::EINPROGRESS)) => {}
             Err(errno) => return Err(errno),
         }

@@ -97,11 +97,7 @@ impl UringRing {
         }
         self.held.files.begin(file);
         let patience = Patience::default();
-        let work = Work::Disk {
-            file,
-            errand,
-            patience,
-        };
+        let work = Work::Disk { file, errand, patience };
         let index = self.flights.insert(token, work);
         if place == Place::Threads {
             let key = self.flights.key(index);
@@ -139,9 +135,7 @@ impl UringRing {
         if !self.bell_armed {
             let event = Fd(self.held.waker.event().as_raw_fd());
             let count: *mut u64 = &raw mut *self.bell_count;
-            let read = opcode::Read::new(event, count.cast(), 8)
-                .build()
-                .user_data(BELL);
+            let read = opcode::Read::new(event, count.cast(), 8).build().user_data(BELL);
             self.bell_armed = self.push(&[read]);
         }
         while let Some(&index) = self.queue.front() {
@@ -246,11 +240,7 @@ impl UringRing {
     /// Takes a result of the kernel for an operation: it goes on, or ends.
     fn advance(&mut self, index: u32, got: Result<u32, Errno>) {
         let next = match self.flights.work(index) {
-            Work::Disk {
-                file,
-                errand,
-                patience,
-            } => match (self.held.files.get(*file), errand) {
+            Work::Disk { file, errand, patience } => match (self.held.files.get(*file), errand) {
                 (Some(file), Errand::Transfer(transfer)) => {
                     transfer.advance(got, file.backing.align)
                 }
@@ -313,11 +303,7 @@ impl UringRing {
 
     /// Makes everything in the kernel end.
     fn cancel_all(&mut self) {
-        let busy = self
-            .held
-            .endpoints
-            .iter()
-            .filter(|endpoint| !endpoint.is_idle());
+        let busy = self.held.endpoints.iter().filter(|endpoint| !endpoint.is_idle());
         busy.for_each(|endpoint| endpoint.shutdown());
         for work in self.flights.iter() {
             if let Work::Connect(dialing) = work {
@@ -327,10 +313,7 @@ impl UringRing {
         self.held.waker.wake();
         // Whatever has not begun; kernels before 6.0 cannot, and carry it out.
         let patience = timespec(Nanos::from_millis(1));
-        let _ = self
-            .io
-            .submitter()
-            .register_sync_cancel(Some(patience), CancelBuilder::any());
+        let _ = self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
     }
 }
 
@@ -412,11 +395,7 @@ impl Drop for UringRing {
             }
             let flags = EnterFlags::GETEVENTS.bits();
             // SAFETY: no argument, nothing submitted: only waits for a completion.
-            let entered = unsafe {
-                self.io
-                    .submitter()
-                    .enter::<libc::sigset_t>(0, 1, flags, None)
-            };
+            let entered = unsafe { self.io.submitter().enter::<libc::sigset_t>(0, 1, flags, None) };
             let failed = entered.map_err(|error| errno(&error)).err();
             if failed.is_some_and(|errno| !matches!(errno.0, libc::EINTR | libc::EAGAIN)) {
                 tracing::error!("io_uring cannot be drained: {failed:?}; giving up the process");
