@@ -10,6 +10,7 @@ use crate::limits::EXTENT_BLOCKS;
 use crate::replica::event::DiskImage;
 use crate::units::{BLOCK_BYTES, Blocks, NodeId};
 
+#[expect(clippy::cast_possible_truncation, reason = "4096")]
 const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// How far a long look has come: bytes done, bytes in all. Says whether to go on.

@@ -33,7 +33,8 @@ impl Pages {
     /// The `index`-th page, counted over all slots; `None` if the disk returned an error.
     pub(super) fn take(&mut self, index: u64, bytes: Option<&[u8]>) {
         let per_slot = u64::from(self.geometry.pages_per_slot());
-        let (Ok(slot), Ok(page)) = (u8::try_from(index / per_slot), u32::try_from(index % per_slot))
+        let (Ok(slot), Ok(page)) =
+            (u8::try_from(index / per_slot), u32::try_from(index % per_slot))
         else {
             return;
         };

@@ -421,11 +421,8 @@ impl Opening {
         let (bitmaps, bad_pages, damage) = pages.finish();
         let damage: Vec<_> = damage.iter().map(|text| self.sentence(text)).collect();
         self.notes.extend(damage);
-        let place = Place {
-            data: self.files.data,
-            metadata: self.files.metadata,
-            metadata_offset: start,
-        };
+        let place =
+            Place { data: self.files.data, metadata: self.files.metadata, metadata_offset: start };
         let disk = Disk::new(self.lane, place, &superblock);
         let Expected { boot, run, .. } = self.expected;
         let image = DiskImage { superblock, bitmaps, bad_pages, log, boot, run };

@@ -23,8 +23,7 @@ fn pair(folder: &Path) -> [(StoppedDisk, Superblock); 2] {
         superblock.node = NodeId(node);
         superblock.lineage =
             Lineage::new(vec![Generation { epoch: Epoch(1), id: 1, node: NodeId(1) }]);
-        superblock.slots[0] =
-            PeerSlot { in_use: true, node: NodeId(peer), ..PeerSlot::default() };
+        superblock.slots[0] = PeerSlot { in_use: true, node: NodeId(peer), ..PeerSlot::default() };
         write(&disk, &superblock);
         (disk, superblock)
     })

@@ -109,7 +109,7 @@ fn an_unreadable_log_stays_unreadable() {
     restore(&mut disk, &value).expect("it fits");
     let after = disk.open().expect("usable").image;
     assert!(matches!(after.log, LogImage::Unreadable { .. }), "never clean by a detour");
-    assert!(after.bitmaps[0][2 * 508..].iter().any(|word| *word == u64::MAX));
+    assert!(after.bitmaps[0][2 * 508..].contains(&u64::MAX));
 }
 
 #[test]
