@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod format;
 pub mod limits;
+pub mod manual;
 pub mod replica;
 pub mod ring;
 pub mod store;

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod dump;
 mod inspect;
 mod metadata;
+pub mod open;
 mod pages;
 mod raw;
 pub mod recover;
