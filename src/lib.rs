@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod format;
 pub mod limits;
+pub mod link;
 pub mod manual;
 pub mod replica;
 pub mod ring;

@@ -25,8 +25,8 @@ pub struct Comparison {
     pub runs: Vec<Blocks>,
     /// Blocks in them.
     pub differing_blocks: u64,
-    /// Those of them that either replica has on record: a mark, or a hot extent of a node that
-    /// did not end as primary cleanly. After a clean shutdown the others are a fault.
+    /// Those of them that either replica has on record: a mark, or a hot extent of a log that
+    /// was in use. After a clean shutdown the others are a fault.
     pub on_record_blocks: u64,
     /// The look was ended before its time.
     pub cancelled: bool,
@@ -150,7 +150,7 @@ fn add_record(record: &mut [u64], image: &DiskImage, peer: NodeId) {
             record.iter_mut().zip(words).for_each(|(known, more)| *known |= more);
         }
     }
-    if superblock.primary {
+    if superblock.log_live {
         match &image.log {
             LogImage::Unreadable { .. } => all = true,
             LogImage::Hot { slots, .. } => {
