@@ -87,3 +87,7 @@ pub const RESYNC_WINDOW_MIN: usize = 1;
 
 /// Pieces of a verify in flight: two per disk keep both busy, and few ranges are locked.
 pub const VERIFY_PIECES: usize = 4;
+
+/// Bytes one shard hashes or scans in one turn: about a tenth of a millisecond, so that no client
+/// waits for a resync's arithmetic. Shared by its disks, through `Disk::resume`.
+pub const TURN_WORK_BYTES: usize = 256 << 10;
