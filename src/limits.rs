@@ -139,3 +139,7 @@ pub const NEGOTIATIONS_MAX: usize = 64;
 /// Bytes an NBD client may send to negotiate: the protocol's 128 options, most of them short, and
 /// some of the longest.
 pub const NEGOTIATION_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes one shard hashes or scans in one turn: about a tenth of a millisecond, so that no client
+/// waits for a resync's arithmetic. Shared by its disks, through `Disk::resume`.
+pub const TURN_WORK_BYTES: usize = 256 << 10;
