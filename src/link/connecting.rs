@@ -376,6 +376,7 @@ impl Link {
         for fault in &mut self.faults {
             fault.clear();
         }
+        self.fault = self.faults.len() - 1;
         tracing::info!(resource = %self.options.resource, peer = %self.options.names.peer,
             session = session.0, version, "connected");
         turn.out.push(Input::LinkUp {

@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::stranger::Stranger;
 use super::world::{FakeRing, Net};
 use crate::buffer::{Budgets, Payload, Pool, Purpose, Span};
 use crate::format::frame::Frame;
 use crate::format::hello::{Refusal, Versions};
 use crate::link::doorman::{Arrival, Doorman};
-use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Timing};
+use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Secret, Timing};
 use crate::replica::event::{Input, Part, PeerIndex};
 use crate::ring::{Lane, Ring};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session};
@@ -176,7 +177,7 @@ pub(super) fn options(index: usize) -> LinkOptions {
             peer: names[other].into(),
             secret_path: "/etc/twinblk/r0.secret".into(),
         },
-        secret: (*b"swordfish").into(),
+        secret: Secret::new(b"swordfish"),
         paths: vec![Path { local: None, peer: address(other) }],
         timing: Timing::default(),
         congestion_bytes: 1 << 20,
@@ -243,7 +244,7 @@ impl Node {
         let due = self.deadline() <= now;
         self.spins = if due && !busy { self.spins + 1 } else { 0 };
         assert!(self.spins < 3, "a deadline that never ends: {:#?}", self.link);
-        busy | due
+        busy | due | self.ring.fresh
     }
 
     pub(super) fn deadline(&self) -> Nanos {
@@ -371,8 +372,7 @@ impl Pair {
             if done(self) {
                 return true;
             }
-            let deadlines = self.nodes.iter().map(|node| node.deadline().min(node.ring.next_event()));
-            let next = deadlines.min().unwrap_or(end).min(self.net.borrow().next_event());
+            let next = self.next_event();
             if self.now() >= end {
                 return false;
             }
@@ -383,6 +383,29 @@ impl Pair {
     /// Lets so much time pass.
     pub(super) fn pass(&mut self, time: Nanos) {
         self.run(time, |_| false);
+    }
+
+    /// Lets so much time pass, for strangers too.
+    pub(super) fn pass_with(&mut self, time: Nanos, strangers: &mut [Stranger]) {
+        let end = self.now() + time;
+        loop {
+            self.settle();
+            if strangers.iter_mut().map(Stranger::turn).fold(false, |any, busy| any | busy) {
+                continue;
+            }
+            if self.now() >= end {
+                return;
+            }
+            let next = strangers.iter().map(Stranger::next_event).min();
+            let next = next.unwrap_or(end).min(self.next_event());
+            self.net.borrow_mut().now = next.max(self.now() + Nanos(1)).min(end);
+        }
+    }
+
+    fn next_event(&self) -> Nanos {
+        let deadlines = self.nodes.iter().map(|node| node.deadline().min(node.ring.next_event()));
+        let arrival = self.net.borrow().next_event();
+        deadlines.min().map_or(arrival, |deadline| deadline.min(arrival))
     }
 
     /// Whether both are in one and the same session.
