@@ -4,6 +4,8 @@ pub mod buffer;
 pub mod format;
 pub mod limits;
 pub mod link;
+pub mod manual;
 pub mod replica;
 pub mod ring;
+pub mod store;
 pub mod units;

@@ -99,6 +99,12 @@ pub enum FrameError {
         /// The kind.
         kind: Kind,
     },
+    /// The payload is not the one the header announced.
+    #[error("the payload of a {kind:?} frame is damaged or of another length")]
+    Payload {
+        /// The kind.
+        kind: Kind,
+    },
     /// A field that is not as it must be; `reserved` if one that the kind does not use is in use.
     #[error("the field {field} of a {kind:?} frame breaks a rule")]
     Field {
@@ -204,6 +210,8 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
             number: record.number.get(),
         },
     };
+    header.check_blocks()?;
+    header.check_length()?;
     let rules = [
         (record.reserved == [0; 4], "reserved"),
         (header.tag.session.0 != 0, "session"),
@@ -213,8 +221,6 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
     if let Some((_, field)) = rules.iter().find(|(holds, _)| !holds) {
         return Err(FrameError::Field { kind, field });
     }
-    header.check_blocks()?;
-    header.check_length()?;
     Ok(header)
 }
 
@@ -254,6 +260,19 @@ impl Header {
             0
         } else {
             self.tail_sum
+        }
+    }
+
+    /// Whether these bytes are the payload.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn check_payload(&self, payload: &[u8]) -> Result<(), FrameError> {
+        let whole = payload.len() as u64 == u64::from(self.payload_bytes());
+        if whole && checksum::of(payload) == self.payload_sum() {
+            Ok(())
+        } else {
+            Err(FrameError::Payload { kind: self.kind() })
         }
     }
 

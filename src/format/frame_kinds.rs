@@ -154,4 +154,15 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_manual_lists_every_kind() {
+        let manual = include_str!("../manual/wire_format.md");
+        for kind in Kind::ALL {
+            let row = format!("\n| {} | {kind:?} | ", *kind as u8);
+            assert!(manual.contains(&row), "no row for {kind:?}");
+        }
+        let nobody = format!("\n| {} | ", Kind::ALL.len() + 1);
+        assert!(!manual.contains(&nobody), "a row too many");
+    }
 }

@@ -12,22 +12,18 @@
 //!          <-   Welcome {session, proof}              or Refusal
 //! ```
 //!
-//! Every proof is a keyed blake3 hash over all that was said before it, so a recorded one is
-//! worth nothing under another nonce. The key is derived from the shared secret. A `Refusal` is
-//! not authenticated: it explains, it never decides.
+//! Every proof is a keyed blake3 hash over all that was said before it, beginning with the bytes
+//! of the hello, so a recorded one is worth nothing under another nonce, on another channel, for
+//! another resource, between other nodes or in the other direction. The key is derived from the
+//! shared secret. A `Refusal` is not authenticated: it explains, it never decides. It has a reason
+//! and no text: the words for a person are the reader's own.
 //!
-//! | offset | bytes | |
-//! |---|---|---|
-//! | 0 | 8 | magic `TWINLINK` |
-//! | 8 | 2 | kind: 1 Hello, 2 Challenge, 3 Proof, 4 Welcome, 5 Refusal |
-//! | 10 | 2 | length n of the body |
-//! | 12 | n | body |
-//! | 12 + n | 4 | CRC-32 of all before |
-//!
-//! This envelope and the fields below never move: versions are negotiated by it. Later versions
-//! may append to a body; what is appended is covered by checksum and proof and else ignored.
+//! The envelope (magic, kind, length, body, CRC-32) and the fields of the hello never move, in any
+//! version: versions are negotiated by them. A later version may append to a hello; what is
+//! appended is covered by checksum and proof and else ignored.
 
-use crate::format::frame::Channel;
+use super::frame::Channel;
+use super::{LINK_VERSION, LINK_VERSION_MIN, checksum};
 use crate::units::{NodeId, Session};
 
 /// Bytes before the body.
@@ -37,7 +33,7 @@ pub const ENVELOPE_BYTES: usize = 12;
 pub const MESSAGE_BYTES_MAX: usize = 512;
 
 /// Bytes of the longest resource name.
-pub const RESOURCE_BYTES_MAX: usize = 128;
+pub const RESOURCE_BYTES_MAX: usize = 64;
 
 const MAGIC: [u8; 8] = *b"TWINLINK";
 const CHECKSUM_BYTES: usize = 4;
@@ -46,7 +42,7 @@ const CHALLENGE: u16 = 2;
 const PROOF: u16 = 3;
 const WELCOME: u16 = 4;
 const REFUSAL: u16 = 5;
-const KEY_CONTEXT: &str = "twinblk 2025-11 link handshake key";
+const KEY_CONTEXT: &str = "twinblk 2026-11 link handshake key";
 
 /// A run of link versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +56,8 @@ pub struct Versions {
 impl Versions {
     /// What this program speaks.
     pub const SPOKEN: Self = Self {
-        oldest: 1,
-        newest: 1,
+        oldest: LINK_VERSION_MIN,
+        newest: LINK_VERSION,
     };
 
     /// The newest version that both runs hold.
@@ -70,6 +66,14 @@ impl Versions {
         let newest = self.newest.min(other.newest);
         (newest >= self.oldest && newest >= other.oldest).then_some(newest)
     }
+}
+
+/// Whether both nodes and all files accept this as the name of a resource: 1 to
+/// [`RESOURCE_BYTES_MAX`] letters, digits, `_`, `.` and `-`, all ASCII.
+#[must_use]
+pub fn is_resource_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=RESOURCE_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// A random number said once, so that no answer can be a recorded one.
@@ -90,7 +94,7 @@ pub struct Hello {
     pub session: Session,
     /// The dialler's.
     pub nonce: Nonce,
-    /// The resource, 1 to [`RESOURCE_BYTES_MAX`] bytes.
+    /// The resource: see [`is_resource_name`].
     pub resource: String,
 }
 
@@ -197,8 +201,7 @@ impl Message {
     /// Its bytes.
     ///
     /// # Panics
-    /// If the name of a resource is longer than [`RESOURCE_BYTES_MAX`], which configuration
-    /// refuses.
+    /// If the name of a resource is not one, which configuration refuses.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, body) = match self {
@@ -219,8 +222,8 @@ impl Message {
         bytes.extend_from_slice(&kind.to_le_bytes());
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(&body);
-        let checksum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
+        let sum = checksum::of(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
         bytes
     }
 
@@ -232,13 +235,23 @@ impl Message {
         if message_bytes(bytes)? != Some(bytes.len()) {
             return Err(Flaw::Length);
         }
-        let (covered, checksum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
-        if crc32fast::hash(covered).to_le_bytes() != checksum {
+        let (covered, sum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
+        if checksum::of(covered).to_le_bytes() != sum {
             return Err(Flaw::Checksum);
         }
         let mut fields = Fields(&covered[ENVELOPE_BYTES..]);
-        let fields = &mut fields;
-        Ok(match u16::from_le_bytes([bytes[8], bytes[9]]) {
+        let message = Self::read(u16::from_le_bytes([bytes[8], bytes[9]]), &mut fields)?;
+        // Only a hello may be longer: it comes before the version is agreed.
+        let ended = fields.0.is_empty() || matches!(message, Self::Hello(_));
+        if ended {
+            Ok(message)
+        } else {
+            Err(Flaw::Length)
+        }
+    }
+
+    fn read(kind: u16, fields: &mut Fields<'_>) -> Result<Self, Flaw> {
+        Ok(match kind {
             HELLO => Self::Hello(Hello::read(fields)?),
             CHALLENGE => Self::Challenge(Challenge::read(fields)?),
             PROOF => Self::Proof(Proof {
@@ -260,8 +273,9 @@ impl Hello {
     fn body(&self) -> Vec<u8> {
         let name = self.resource.as_bytes();
         assert!(
-            name.len() <= RESOURCE_BYTES_MAX,
-            "resource name too long for the wire"
+            is_resource_name(&self.resource),
+            "not a resource name: {:?}",
+            self.resource
         );
         let length = u8::try_from(name.len()).expect("just checked");
         let channel = match self.channel {
@@ -292,7 +306,7 @@ impl Hello {
         let nonce = fields.bytes()?;
         let name = fields.take(usize::from(length))?;
         let name = std::str::from_utf8(name).map_err(|_| Flaw::Value)?;
-        if name.is_empty() || name.len() > RESOURCE_BYTES_MAX || versions.oldest > versions.newest {
+        if !is_resource_name(name) || versions.oldest > versions.newest {
             return Err(Flaw::Value);
         }
         if (channel == Channel::Data) != (session.0 == 0) {
@@ -325,7 +339,7 @@ impl Challenge {
 
     fn read(fields: &mut Fields<'_>) -> Result<Self, Flaw> {
         let version = fields.u16()?;
-        fields.take(6)?;
+        fields.zeroes::<6>()?;
         Ok(Self {
             version,
             nonce: fields.bytes()?,
@@ -335,20 +349,20 @@ impl Challenge {
 }
 
 impl Refusal {
-    /// reason 2, node 1, zero 1, versions 2+2.
+    /// reason 2, node 1, zero 1, versions 2+2; zero what the reason does not need.
     fn body(self) -> Vec<u8> {
-        let (reason, node, versions) = match self {
-            Self::UnknownResource => (1, 0, None),
-            Self::WrongNode(node) => (2, node.0, None),
-            Self::Version(versions) => (3, 0, Some(versions)),
-            Self::Secret => (4, 0, None),
-            Self::Unwanted => (5, 0, None),
-            Self::Busy => (6, 0, None),
-        };
-        let versions = versions.unwrap_or(Versions {
+        let none = Versions {
             oldest: 0,
             newest: 0,
-        });
+        };
+        let (reason, node, versions) = match self {
+            Self::UnknownResource => (1, 0, none),
+            Self::WrongNode(node) => (2, node.0, none),
+            Self::Version(versions) => (3, 0, versions),
+            Self::Secret => (4, 0, none),
+            Self::Unwanted => (5, 0, none),
+            Self::Busy => (6, 0, none),
+        };
         let mut body = vec![reason, 0, node, 0];
         body.extend_from_slice(&versions.oldest.to_le_bytes());
         body.extend_from_slice(&versions.newest.to_le_bytes());
@@ -356,21 +370,28 @@ impl Refusal {
     }
 
     fn read(fields: &mut Fields<'_>) -> Result<Self, Flaw> {
+        let whole = fields.0;
         let reason = fields.u16()?;
         let [node, _] = fields.bytes()?;
         let versions = Versions {
             oldest: fields.u16()?,
             newest: fields.u16()?,
         };
-        Ok(match reason {
+        let refusal = match reason {
             1 => Self::UnknownResource,
             2 => Self::WrongNode(NodeId(node)),
-            3 => Self::Version(versions),
+            3 if versions.oldest <= versions.newest => Self::Version(versions),
             4 => Self::Secret,
             5 => Self::Unwanted,
             6 => Self::Busy,
             _ => return Err(Flaw::Value),
-        })
+        };
+        // What the reason does not need must be zero.
+        if whole.starts_with(&refusal.body()) {
+            Ok(refusal)
+        } else {
+            Err(Flaw::Value)
+        }
     }
 }
 
@@ -388,6 +409,14 @@ impl<'a> Fields<'a> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(Flaw::Length)?;
         self.0 = rest;
         Ok(*taken)
+    }
+
+    fn zeroes<const N: usize>(&mut self) -> Result<(), Flaw> {
+        if self.bytes()? == [0; N] {
+            Ok(())
+        } else {
+            Err(Flaw::Value)
+        }
     }
 
     fn u16(&mut self) -> Result<u16, Flaw> {
@@ -470,136 +499,4 @@ pub fn proofs_match(expected: [u8; 32], given: [u8; 32]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hello() -> Hello {
-        Hello {
-            versions: Versions {
-                oldest: 1,
-                newest: 3,
-            },
-            channel: Channel::Control,
-            from: NodeId(1),
-            to: NodeId(2),
-            session: Session(77),
-            nonce: [5; 32],
-            resource: "r0".into(),
-        }
-    }
-
-    fn every_kind() -> Vec<Message> {
-        let versions = Versions {
-            oldest: 4,
-            newest: 9,
-        };
-        let mut all = vec![
-            Message::Hello(hello()),
-            Message::Challenge(Challenge {
-                version: 3,
-                nonce: [6; 32],
-                proof: [7; 32],
-            }),
-            Message::Proof(Proof {
-                live: Session(8),
-                proof: [9; 32],
-            }),
-            Message::Welcome(Welcome {
-                session: Session(10),
-                proof: [11; 32],
-            }),
-        ];
-        all.extend(
-            [
-                Refusal::UnknownResource,
-                Refusal::WrongNode(NodeId(3)),
-                Refusal::Version(versions),
-                Refusal::Secret,
-                Refusal::Unwanted,
-                Refusal::Busy,
-            ]
-            .map(Message::Refusal),
-        );
-        all
-    }
-
-    #[test]
-    fn every_message_comes_back_as_it_was() {
-        for message in every_kind() {
-            let bytes = message.encode();
-            assert!(bytes.len() <= MESSAGE_BYTES_MAX);
-            assert_eq!(Message::decode(&bytes), Ok(message));
-        }
-    }
-
-    #[test]
-    fn the_first_release_is_read_for_ever() {
-        let golden = "5457494e4c494e4b010032000100030002010202\
-                      4d00000000000000\
-                      0505050505050505050505050505050505050505050505050505050505050505\
-                      7230";
-        let bytes = Message::Hello(hello()).encode();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(
-            hex.split_at(hex.len() - 8).0,
-            golden.replace(char::is_whitespace, "")
-        );
-    }
-
-    #[test]
-    fn no_flipped_bit_and_no_cut_passes() {
-        for message in every_kind() {
-            let bytes = message.encode();
-            for bit in 0..bytes.len() * 8 {
-                let mut flipped = bytes.clone();
-                flipped[bit / 8] ^= 1 << (bit % 8);
-                assert!(
-                    Message::decode(&flipped).is_err(),
-                    "bit {bit} of {message:?}"
-                );
-            }
-            for cut in 0..bytes.len() {
-                assert!(Message::decode(&bytes[..cut]).is_err());
-            }
-        }
-    }
-
-    #[test]
-    fn a_longer_body_of_a_later_version_is_read() {
-        let mut bytes = Message::Hello(hello()).encode();
-        bytes.truncate(bytes.len() - CHECKSUM_BYTES);
-        bytes.extend_from_slice(b"more");
-        bytes[10] += 4;
-        let checksum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        assert_eq!(Message::decode(&bytes), Ok(Message::Hello(hello())));
-    }
-
-    #[test]
-    fn versions_meet_at_the_newest_common_one() {
-        let run = |oldest, newest| Versions { oldest, newest };
-        assert_eq!(run(1, 3).common(run(2, 5)), Some(3));
-        assert_eq!(run(4, 4).common(run(1, 4)), Some(4));
-        assert_eq!(run(1, 2).common(run(3, 5)), None);
-    }
-
-    #[test]
-    fn proofs_depend_on_secret_nonces_and_place() {
-        let bytes = Message::Hello(hello()).encode();
-        let mut proofs = Vec::new();
-        for (secret, nonce) in [(b"a", [1; 32]), (b"b", [1; 32]), (b"a", [2; 32])] {
-            let mut transcript = Transcript::new(secret, &bytes);
-            proofs.push(transcript.challenge(1, &nonce));
-            assert_ne!(transcript.session(), Session(0));
-            proofs.push(transcript.answer(Session(0)));
-            proofs.push(transcript.welcome(Session(0)));
-        }
-        for (at, proof) in proofs.iter().enumerate() {
-            assert!(
-                proofs[..at]
-                    .iter()
-                    .all(|other| !proofs_match(*other, *proof))
-            );
-        }
-    }
-}
+mod tests;

@@ -12,6 +12,8 @@
 //!   are named and must be zero, and no value has two spellings. (One exception, so that versions
 //!   can be negotiated: a `Hello` may be longer than this version's.)
 
+#[cfg(test)]
+mod arbitrary;
 pub mod bitmap;
 pub mod checksum;
 pub mod extent_log;

@@ -84,9 +84,16 @@ pub struct Superblock {
     pub geometry: Geometry,
     /// State of the data.
     pub data: DataState,
-    /// Set, durably, before a primary's first write and cleared by a clean demotion: found set at
-    /// start, the node crashed as primary and its hot extents are marks.
+    /// Set, durably, before the export opens and cleared by a clean demotion: found set at start,
+    /// the node crashed as primary.
     pub primary: bool,
+    /// Set, durably, before the first write that relies on the activity log: found set at start,
+    /// its hot extents are marks. Cleared once those marks are durable.
+    pub log_live: bool,
+    /// The node crashed as primary and has not met a peer since.
+    pub crashed_primary: bool,
+    /// The host has booted since the node last met a peer: what was not stable then may be gone.
+    pub rebooted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
     /// The present (or last) life of the store.
@@ -99,4 +106,33 @@ pub struct Superblock {
     pub sync_target: Option<SyncTarget>,
     /// One per peer.
     pub slots: [PeerSlot; PEER_SLOTS_MAX],
+}
+
+impl Superblock {
+    /// What a node knows of itself before any disk has told it: nothing.
+    #[must_use]
+    pub fn blank(node: NodeId) -> Self {
+        Self {
+            serial: 0,
+            resource: ResourceId(0),
+            node,
+            area: AreaId(0),
+            geometry: Geometry {
+                device_blocks: 0,
+                peer_slots: 0,
+                log_extents: 0,
+            },
+            data: DataState::Inconsistent,
+            primary: false,
+            log_live: false,
+            crashed_primary: false,
+            rebooted: false,
+            epoch: Epoch(0),
+            run: RunId(0),
+            boot: BootId(0),
+            lineage: Lineage::default(),
+            sync_target: None,
+            slots: [PeerSlot::default(); PEER_SLOTS_MAX],
+        }
+    }
 }

@@ -38,7 +38,7 @@ struct SuperblockRecord {
     peer_slots: u8,
     node: u8,
     data: u8,
-    primary: u8,
+    flags: u8,
     epoch: U64,
     run: U64,
     boot: U128,
@@ -161,7 +161,7 @@ pub fn encode(superblock: &Superblock) -> [u8; RECORD_BYTES] {
         peer_slots: geometry.peer_slots,
         node: superblock.node.0,
         data: data_number(superblock.data),
-        primary: superblock.primary.into(),
+        flags: flags_of(superblock),
         epoch: superblock.epoch.0.into(),
         run: superblock.run.0.into(),
         boot: superblock.boot.0.into(),
@@ -182,6 +182,26 @@ pub fn encode(superblock: &Superblock) -> [u8; RECORD_BYTES] {
         "a value breaks a rule"
     );
     bytes
+}
+
+const PRIMARY: u8 = 1;
+const LOG_LIVE: u8 = 2;
+const CRASHED_PRIMARY: u8 = 4;
+const REBOOTED: u8 = 8;
+const FLAGS: u8 = PRIMARY | LOG_LIVE | CRASHED_PRIMARY | REBOOTED;
+
+fn flags_of(superblock: &Superblock) -> u8 {
+    let flags = [
+        (superblock.primary, PRIMARY),
+        (superblock.log_live, LOG_LIVE),
+        (superblock.crashed_primary, CRASHED_PRIMARY),
+        (superblock.rebooted, REBOOTED),
+    ];
+    flags
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, bit)| bit)
+        .sum()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "4096 and 4194304")]
@@ -222,6 +242,7 @@ impl SuperblockRecord {
             (self.block_bytes.get() == BLOCK_SIZE, "block_bytes"),
             (self.extent_bytes.get() == EXTENT_SIZE, "extent_bytes"),
             (self.resource.get() != 0, "resource"),
+            (self.flags & !FLAGS == 0, "flags"),
             (
                 self.reserved == [0; 6] && is_zero(&self.reserved_tail),
                 "reserved",
@@ -243,7 +264,10 @@ impl SuperblockRecord {
             area: AreaId(self.area.get()),
             geometry: self.read_geometry()?,
             data: data_state(self.data).ok_or(invalid("data"))?,
-            primary: flag(self.primary).ok_or(invalid("primary"))?,
+            primary: self.flags & PRIMARY != 0,
+            log_live: self.flags & LOG_LIVE != 0,
+            crashed_primary: self.flags & CRASHED_PRIMARY != 0,
+            rebooted: self.flags & REBOOTED != 0,
             epoch: Epoch(self.epoch.get()),
             run: RunId(self.run.get()),
             boot: BootId(self.boot.get()),

@@ -189,13 +189,6 @@ pub enum Input {
         /// Present exactly if `frame.payload()` says so.
         payload: Option<Payload>,
     },
-    /// The bytes queued for a peer fell to this amount (protocol A's congestion).
-    Drained {
-        /// Who.
-        peer: PeerIndex,
-        /// Bytes still queued.
-        queued_bytes: u64,
-    },
     /// An operator's command.
     Command {
         /// Echoed in the answer.
@@ -208,6 +201,8 @@ pub enum Input {
         /// What the metadata says, or why there is none.
         result: Result<Box<DiskImage>, String>,
     },
+    /// The disk is closed, in answer to `CloseDisk`: its operations have ended.
+    DiskClosed,
     /// Whether the device holds only zeroes, in answer to `ScanEmpty`; `None` if unreadable.
     Scanned {
         /// Only zeroes.
@@ -579,6 +574,8 @@ pub struct Status {
     pub role: Role,
     /// Local disk.
     pub disk: DiskState,
+    /// Why there is no local disk, in words with the next command; empty if there is one.
+    pub disk_reason: String,
     /// No generation yet: `init` is needed.
     pub just_created: bool,
     /// Epoch adopted.

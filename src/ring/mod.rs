@@ -2,6 +2,30 @@
 //! trait with completions. io_uring and a portable twin stand behind it in production, a seeded
 //! world in the simulator. Must never know what a write is.
 
+mod dial;
+mod endpoints;
+mod entropy;
+mod files;
+mod flights;
+mod holdings;
+mod outgoing;
+mod portable;
+mod setup;
+mod system;
+pub(crate) mod system_calls;
+mod transfer;
+mod uring;
+mod waker;
+mod workers;
+mod zeroing;
+
+#[cfg(test)]
+mod tests;
+
+pub use files::FileEngine;
+pub use system::{RingChoice, RingError, SystemRing};
+pub use waker::Waker;
+
 use crate::buffer::{Pool, Span};
 use crate::units::Nanos;
 
@@ -43,9 +67,16 @@ impl Lane {
 impl Token {
     /// The part, the owner and the part's own number.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the shifts leave just the bits wanted")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the shifts leave just the bits wanted"
+    )]
     pub const fn split(self) -> (u8, u16, u64) {
-        ((self.0 >> 56) as u8, (self.0 >> 40) as u16, self.0 & ((1 << 40) - 1))
+        (
+            (self.0 >> 56) as u8,
+            (self.0 >> 40) as u16,
+            self.0 & ((1 << 40) - 1),
+        )
     }
 }
 
@@ -88,7 +119,10 @@ impl Gather {
         let fit = |n: usize| u32::try_from(n).expect("headers are small");
         let (start, length) = (fit(self.copied.len()), fit(bytes.len()));
         self.copied.extend_from_slice(bytes);
-        if let Some(Chunk::Copied { start: first, length: before }) = self.chunks.last_mut()
+        if let Some(Chunk::Copied {
+            start: first,
+            length: before,
+        }) = self.chunks.last_mut()
             && *first + *before == start
         {
             *before += length;
@@ -234,4 +268,3 @@ pub trait Ring {
         drop(gather);
     }
 }
-
