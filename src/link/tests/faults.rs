@@ -11,7 +11,9 @@ fn rehearsal(seed: u64) -> Vec<[Vec<u8>; 2]> {
     assert!(pair.run(seconds(5), Pair::is_done));
     pair.pass(seconds(2));
     let net = pair.net.borrow();
-    (0..net.made()).map(|at| [net.sent(at).0.to_vec(), net.sent(at).1.to_vec()]).collect()
+    (0..net.made())
+        .map(|at| [net.sent(at).0.to_vec(), net.sent(at).1.to_vec()])
+        .collect()
 }
 
 fn quiet_pair(seed: u64) -> Pair {
@@ -26,7 +28,11 @@ fn quiet_pair(seed: u64) -> Pair {
 fn harmed(seed: u64, connection: usize, from_acceptor: bool, harm: Harm) -> Nanos {
     let mut pair = quiet_pair(seed);
     let mut plan = (Vec::new(), Vec::new());
-    let harms = if from_acceptor { &mut plan.1 } else { &mut plan.0 };
+    let harms = if from_acceptor {
+        &mut plan.1
+    } else {
+        &mut plan.0
+    };
     harms.push(harm.clone());
     pair.net.borrow_mut().plans.insert(connection, plan);
     let mut what = format!("connection {connection}, from acceptor {from_acceptor}: {harm:?}");
@@ -48,7 +54,10 @@ fn places(stream: &[u8]) -> impl Iterator<Item = u64> + use<> {
 }
 
 fn frames_begin(stream: &[u8]) -> Option<u64> {
-    stream.windows(4).position(|window| window == b"TWBF").map(|at| at as u64)
+    stream
+        .windows(4)
+        .position(|window| window == b"TWBF")
+        .map(|at| at as u64)
 }
 
 #[test]
@@ -63,13 +72,19 @@ fn no_flipped_bit_is_ever_applied() {
                 let bit = at * 8 + dice.roll() % 8;
                 let ended = harmed(seed, connection, from_acceptor, Harm::Flip(bit));
                 if frames.is_some_and(|begin| at >= begin) {
-                    assert!(ended < AT_ONCE, "bit {bit} of connection {connection} went unnoticed");
+                    assert!(
+                        ended < AT_ONCE,
+                        "bit {bit} of connection {connection} went unnoticed"
+                    );
                     in_frames += 1;
                 }
             }
         }
     }
-    assert!(in_frames > 500, "the test must harm frames, and harmed {in_frames}");
+    assert!(
+        in_frames > 500,
+        "the test must harm frames, and harmed {in_frames}"
+    );
 }
 
 #[test]
@@ -100,10 +115,17 @@ fn bytes_lost_without_a_sign_are_noticed_by_heartbeats() {
 fn harmed_for_long(seed: u64, connection: usize, from_acceptor: bool, harm: Harm) {
     let mut pair = quiet_pair(seed);
     let mut plan = (Vec::new(), Vec::new());
-    let harms = if from_acceptor { &mut plan.1 } else { &mut plan.0 };
+    let harms = if from_acceptor {
+        &mut plan.1
+    } else {
+        &mut plan.0
+    };
     harms.push(harm.clone());
     pair.net.borrow_mut().plans.insert(connection, plan);
-    assert!(pair.run(seconds(60), Pair::is_done), "{connection} {from_acceptor} {harm:?}");
+    assert!(
+        pair.run(seconds(60), Pair::is_done),
+        "{connection} {from_acceptor} {harm:?}"
+    );
     pair.assert_nothing_left();
 }
 
@@ -130,7 +152,11 @@ fn old_bytes_are_worth_nothing_in_a_new_session() {
         for (from_acceptor, stream) in [(false, &streams[0]), (true, &streams[1])] {
             let replayed = &old[connection.min(old.len() - 1)][usize::from(from_acceptor)];
             for at in [0, frames_begin(stream).unwrap_or(60)] {
-                let from = if at == 0 { 0 } else { frames_begin(replayed).unwrap_or(0) };
+                let from = if at == 0 {
+                    0
+                } else {
+                    frames_begin(replayed).unwrap_or(0)
+                };
                 let bytes = replayed[usize::try_from(from).expect("small")..].to_vec();
                 harmed(8, connection, from_acceptor, Harm::Replace(at, bytes));
             }
@@ -142,16 +168,34 @@ fn old_bytes_are_worth_nothing_in_a_new_session() {
 fn a_frame_repeated_left_out_or_moved_ends_the_session() {
     let seed = 9;
     let streams = rehearsal(seed);
-    let long = streams.iter().enumerate().flat_map(|(connection, streams)| {
-        streams.iter().enumerate().map(move |(side, stream)| (connection, side, stream))
-    });
+    let long = streams
+        .iter()
+        .enumerate()
+        .flat_map(|(connection, streams)| {
+            streams
+                .iter()
+                .enumerate()
+                .map(move |(side, stream)| (connection, side, stream))
+        });
     for (connection, side, stream) in long {
-        let starts: Vec<usize> =
-            (0..stream.len()).filter(|at| stream[*at..].starts_with(b"TWBF")).collect();
-        let [first, second, .., last] = starts[..] else { continue };
+        let starts: Vec<usize> = (0..stream.len())
+            .filter(|at| stream[*at..].starts_with(b"TWBF"))
+            .collect();
+        let [first, second, .., last] = starts[..] else {
+            continue;
+        };
         let tail = |from: usize| stream[from..].to_vec();
-        let moved = [&stream[second..last], &stream[first..second], &stream[last..]].concat();
-        for other in [tail(second), [&stream[first..second], &tail(first)].concat(), moved] {
+        let moved = [
+            &stream[second..last],
+            &stream[first..second],
+            &stream[last..],
+        ]
+        .concat();
+        for other in [
+            tail(second),
+            [&stream[first..second], &tail(first)].concat(),
+            moved,
+        ] {
             let harm = Harm::Replace(first as u64, other);
             assert!(harmed(seed, connection, side == 1, harm) < AT_ONCE);
         }
@@ -163,9 +207,12 @@ fn swapped_connections_are_noticed() {
     let seed = 10;
     let streams = rehearsal(seed);
     let carries = |stream: &Vec<u8>| frames_begin(stream).map(|at| at as usize);
-    let live: Vec<usize> =
-        (0..streams.len()).filter(|at| carries(&streams[*at][0]).is_some()).collect();
-    let [a, b] = live[..] else { panic!("two connections carry frames: {live:?}") };
+    let live: Vec<usize> = (0..streams.len())
+        .filter(|at| carries(&streams[*at][0]).is_some())
+        .collect();
+    let [a, b] = live[..] else {
+        panic!("two connections carry frames: {live:?}")
+    };
     for (one, other) in [(a, b), (b, a)] {
         for side in [0, 1] {
             let begin = carries(&streams[one][side]).expect("it carries frames");

@@ -41,7 +41,11 @@ fn any_delay_and_any_crumb() {
             node.habit.blocks = 255;
             node.habit.writes = 8;
         }
-        assert!(pair.run(seconds(40), Pair::is_done), "seed {seed}: {:?}", pair.net.borrow().weather);
+        assert!(
+            pair.run(seconds(40), Pair::is_done),
+            "seed {seed}: {:?}",
+            pair.net.borrow().weather
+        );
         pair.assert_nothing_left();
     }
 }

@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::buffer::Pool;
-use crate::ring::{
-    Chunk, Completion, Errno, Gather, ListenerId, Op, Ring, SocketId, Token,
-};
+use crate::ring::{Chunk, Completion, Errno, Gather, ListenerId, Op, Ring, SocketId, Token};
 use crate::units::Nanos;
 
 pub(super) const CONNRESET: Errno = Errno(104);
@@ -59,7 +57,12 @@ pub(super) struct Weather {
 impl Default for Weather {
     fn default() -> Self {
         let (delay, jitter) = (Nanos(50_000), Nanos(10_000));
-        Self { crumb: usize::MAX, delay, jitter, window: 256 << 10 }
+        Self {
+            crumb: usize::MAX,
+            delay,
+            jitter,
+            window: 256 << 10,
+        }
     }
 }
 
@@ -102,7 +105,10 @@ pub(super) struct Net {
 
 impl Net {
     pub(super) fn new(seed: u64) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { dice: Some(Dice(seed)), ..Self::default() }))
+        Rc::new(RefCell::new(Self {
+            dice: Some(Dice(seed)),
+            ..Self::default()
+        }))
     }
 
     pub(super) fn roll(&mut self) -> u64 {
@@ -124,7 +130,10 @@ impl Net {
 
     /// What the dialler and the acceptor of the n-th connection sent.
     pub(super) fn sent(&self, connection: usize) -> (&[u8], &[u8]) {
-        (&self.ends[2 * connection].sent, &self.ends[2 * connection + 1].sent)
+        (
+            &self.ends[2 * connection].sent,
+            &self.ends[2 * connection + 1].sent,
+        )
     }
 
     /// Ends that nobody closed.
@@ -242,7 +251,11 @@ impl Net {
         let at = self.now + self.weather.delay + self.weather.jitter;
         let unread = !self.ends[end].inbound.is_empty();
         let peer = &mut self.ends[peer];
-        let sign = if unread { &mut peer.reset } else { &mut peer.finished };
+        let sign = if unread {
+            &mut peer.reset
+        } else {
+            &mut peer.finished
+        };
         sign.get_or_insert(at);
     }
 
@@ -291,11 +304,26 @@ fn harmed(harm: &[Harm], first: u64, bytes: &[u8]) -> (Vec<u8>, bool) {
 
 #[derive(Debug)]
 enum Pending {
-    Connect { until: Nanos, address: SocketAddr },
-    Accept { listener: ListenerId },
-    Recv { socket: SocketId, into: crate::buffer::Span },
-    Send { socket: SocketId, gather: Box<Gather>, all: Vec<u8>, done: usize },
-    Close { socket: SocketId },
+    Connect {
+        until: Nanos,
+        address: SocketAddr,
+    },
+    Accept {
+        listener: ListenerId,
+    },
+    Recv {
+        socket: SocketId,
+        into: crate::buffer::Span,
+    },
+    Send {
+        socket: SocketId,
+        gather: Box<Gather>,
+        all: Vec<u8>,
+        done: usize,
+    },
+    Close {
+        socket: SocketId,
+    },
 }
 
 /// The ring of one node.
@@ -315,7 +343,14 @@ impl FakeRing {
     pub(super) fn new(net: &Rc<RefCell<Net>>, node: usize) -> Self {
         let net = Rc::clone(net);
         let (sockets, listeners, pending) = (Vec::new(), Vec::new(), VecDeque::new());
-        Self { net, node, sockets, listeners, pending, fresh: false }
+        Self {
+            net,
+            node,
+            sockets,
+            listeners,
+            pending,
+            fresh: false,
+        }
     }
 
     pub(super) fn listen(&mut self, address: SocketAddr) -> ListenerId {
@@ -374,11 +409,17 @@ impl FakeRing {
                 let got = self.net.borrow_mut().receive(end, into.length as usize)?;
                 Some(got.map(|bytes| {
                     let length = count(bytes.len());
-                    pool.bytes_mut(crate::buffer::Span { length, ..*into }).copy_from_slice(&bytes);
+                    pool.bytes_mut(crate::buffer::Span { length, ..*into })
+                        .copy_from_slice(&bytes);
                     length
                 }))
             }
-            Pending::Send { socket, gather, all, done } => {
+            Pending::Send {
+                socket,
+                gather,
+                all,
+                done,
+            } => {
                 let end = self.end(*socket);
                 let mut net = self.net.borrow_mut();
                 let now = net.now;
@@ -409,9 +450,8 @@ impl FakeRing {
     fn connect(&mut self, until: Nanos, address: SocketAddr) -> Option<Result<u32, Errno>> {
         let mut net = self.net.borrow_mut();
         let reached = net.doors.get(&address).map(|door| door.0);
-        let dark = reached.is_some_and(|there| {
-            net.is_dark(self.node, there) || net.is_dark(there, self.node)
-        });
+        let dark = reached
+            .is_some_and(|there| net.is_dark(self.node, there) || net.is_dark(there, self.node));
         if net.now < until {
             return None;
         }
@@ -454,7 +494,12 @@ impl Ring for FakeRing {
             Op::Recv { socket, into } => Pending::Recv { socket, into },
             Op::Send { socket, gather } => {
                 let all = gathered(pool, &gather);
-                Pending::Send { socket, gather, all, done: 0 }
+                Pending::Send {
+                    socket,
+                    gather,
+                    all,
+                    done: 0,
+                }
             }
             Op::Accept { listener } => Pending::Accept { listener },
             Op::Close { socket } => {
@@ -473,8 +518,15 @@ impl Ring for FakeRing {
                 let dark = there.is_some_and(|there| {
                     net.is_dark(self.node, there) || net.is_dark(there, self.node)
                 });
-                let wait = if dark { Nanos::from_millis(5_000) } else { net.weather.delay };
-                Pending::Connect { until: net.now + wait + wait, address }
+                let wait = if dark {
+                    Nanos::from_millis(5_000)
+                } else {
+                    net.weather.delay
+                };
+                Pending::Connect {
+                    until: net.now + wait + wait,
+                    address,
+                }
             }
             other => panic!("a link does not do {other:?}"),
         };
@@ -502,7 +554,11 @@ impl Ring for FakeRing {
                         Pending::Send { gather, .. } => Some(gather),
                         _ => None,
                     };
-                    completions.push(Completion { token, result, gather });
+                    completions.push(Completion {
+                        token,
+                        result,
+                        gather,
+                    });
                 }
             }
         }
