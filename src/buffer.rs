@@ -123,13 +123,7 @@ impl Pool {
         let memory = self.free[class].pop().unwrap_or_else(|| allocate(class));
         let index = self.vacant.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 slots");
-            self.slots.push(Slot {
-                memory,
-                class: 0,
-                purpose,
-                generation: 0,
-                holders: 0,
-            });
+            self.slots.push(Slot { memory, class: 0, purpose, generation: 0, holders: 0 });
             index
         });
         let slot = &mut self.slots[index as usize];
@@ -137,10 +131,7 @@ impl Pool {
         slot.class = u8::try_from(class).expect("five classes");
         slot.purpose = purpose;
         slot.holders = 1;
-        Some(Payload(PayloadRef {
-            index,
-            generation: slot.generation,
-        }))
+        Some(Payload(PayloadRef { index, generation: slot.generation }))
     }
 
     /// Whether [`take`](Self::take) would succeed.
@@ -223,10 +214,7 @@ impl Pool {
     pub fn address(&self, span: Span) -> *mut u8 {
         let slot = self.slot(span.slot);
         let end = span.offset as usize + span.length as usize;
-        assert!(
-            end <= CLASS_BYTES[usize::from(slot.class)],
-            "span outside its slot"
-        );
+        assert!(end <= CLASS_BYTES[usize::from(slot.class)], "span outside its slot");
         // SAFETY: the offset was just checked to lie within the allocation.
         unsafe { slot.memory.as_ptr().add(span.offset as usize) }
     }
@@ -286,11 +274,8 @@ fn give_back(memory: NonNull<u8>, class: usize) {
 mod tests {
     use super::*;
 
-    const BUDGETS: Budgets = Budgets {
-        client_bytes: 8192,
-        peer_bytes: 1 << 20,
-        background_bytes: 1 << 20,
-    };
+    const BUDGETS: Budgets =
+        Budgets { client_bytes: 8192, peer_bytes: 1 << 20, background_bytes: 1 << 20 };
 
     #[test]
     fn a_budget_bounds_its_purpose_only() {
@@ -312,11 +297,7 @@ mod tests {
         let slot = payload.share();
         pool.hold(slot);
         pool.release(payload);
-        pool.bytes_mut(Span {
-            slot,
-            offset: 0,
-            length: 1,
-        })[0] = 7;
+        pool.bytes_mut(Span { slot, offset: 0, length: 1 })[0] = 7;
         pool.let_go(slot);
         let next = pool.take(Purpose::Client, 10).expect("room");
         assert_ne!(next.share(), slot);
@@ -330,10 +311,6 @@ mod tests {
         let payload = pool.take(Purpose::Client, 10).expect("room");
         let slot = payload.share();
         pool.release(payload);
-        let _ = pool.bytes(Span {
-            slot,
-            offset: 0,
-            length: 1,
-        });
+        let _ = pool.bytes(Span { slot, offset: 0, length: 1 });
     }
 }

@@ -223,9 +223,6 @@ mod tests {
     #[test]
     fn pieces_cover_the_run_once() {
         let pieces: Vec<_> = Blocks::new(3, 10).pieces(4).collect();
-        assert_eq!(
-            pieces,
-            [Blocks::new(3, 4), Blocks::new(7, 4), Blocks::new(11, 2)]
-        );
+        assert_eq!(pieces, [Blocks::new(3, 4), Blocks::new(7, 4), Blocks::new(11, 2)]);
     }
 }

@@ -37,28 +37,19 @@ pub(super) fn geometry() -> impl Strategy<Value = Geometry> {
 
 fn slot() -> impl Strategy<Value = PeerSlot> {
     let flags = any::<[bool; 3]>();
-    (
-        flags,
-        any::<u8>(),
-        option::of(generation()),
-        any::<[u64; 3]>(),
+    (flags, any::<u8>(), option::of(generation()), any::<[u64; 3]>()).prop_map(
+        |([in_use, all_marked, withdrawn], node, base, [sync_token, confirmed, tentative])| {
+            PeerSlot {
+                in_use,
+                node: NodeId(node),
+                base,
+                sync_token,
+                all_marked,
+                withdrawn,
+                bond: Bond { confirmed, tentative },
+            }
+        },
     )
-        .prop_map(
-            |([in_use, all_marked, withdrawn], node, base, [sync_token, confirmed, tentative])| {
-                PeerSlot {
-                    in_use,
-                    node: NodeId(node),
-                    base,
-                    sync_token,
-                    all_marked,
-                    withdrawn,
-                    bond: Bond {
-                        confirmed,
-                        tentative,
-                    },
-                }
-            },
-        )
 }
 
 fn data_state() -> impl Strategy<Value = DataState> {
@@ -76,12 +67,7 @@ fn sync_target() -> impl Strategy<Value = Option<SyncTarget>> {
 
 pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
     let numbers = any::<[u64; 4]>();
-    let identity = (
-        1..=u128::MAX,
-        any::<u128>(),
-        any::<u8>(),
-        any::<[bool; 4]>(),
-    );
+    let identity = (1..=u128::MAX, any::<u128>(), any::<u8>(), any::<[bool; 4]>());
     let state = (geometry(), data_state(), lineage(), sync_target());
     (numbers, identity, state, prop::array::uniform4(slot())).prop_map(
         |(numbers, identity, state, mut slots)| {
@@ -179,39 +165,19 @@ fn stream_frame() -> impl Strategy<Value = Frame> {
     let yes = any::<bool>;
     prop_oneof![
         (sequence(), sequence(), piece(), yes()).prop_map(|(sequence, after, blocks, fua)| {
-            Frame::Write {
-                sequence,
-                after,
-                blocks,
-                fua,
-            }
+            Frame::Write { sequence, after, blocks, fua }
         }),
-        (
-            sequence(),
-            sequence(),
-            blocks(ZERO_PIECE_BLOCKS),
-            yes(),
-            yes()
-        )
-            .prop_map(|(sequence, after, blocks, fua, discard)| {
-                Frame::Zero {
-                    sequence,
-                    after,
-                    blocks,
-                    fua,
-                    discard,
-                }
-            }),
+        (sequence(), sequence(), blocks(ZERO_PIECE_BLOCKS), yes(), yes()).prop_map(
+            |(sequence, after, blocks, fua, discard)| {
+                Frame::Zero { sequence, after, blocks, fua, discard }
+            }
+        ),
         sequence().prop_map(|sequence| Frame::Barrier { sequence }),
         (sequence(), piece()).prop_map(|(sequence, blocks)| Frame::ResyncData { sequence, blocks }),
         (sequence(), blocks(ZERO_PIECE_BLOCKS))
             .prop_map(|(sequence, blocks)| Frame::ResyncZero { sequence, blocks }),
         (sequence(), piece(), digest()).prop_map(|(sequence, blocks, digest)| {
-            Frame::ResyncHash {
-                sequence,
-                blocks,
-                digest: Box::new(digest),
-            }
+            Frame::ResyncHash { sequence, blocks, digest: Box::new(digest) }
         }),
         (sequence(), yes()).prop_map(|(sequence, equal)| Frame::HashAnswer { sequence, equal }),
         (sequence(), sequence()).prop_map(|(a, b)| {
@@ -229,12 +195,8 @@ fn stream_frame() -> impl Strategy<Value = Frame> {
 }
 
 fn verify_answer() -> impl Strategy<Value = Frame> {
-    (
-        any::<u64>(),
-        blocks(PIECE_BLOCKS),
-        option::of(any::<[u64; 4]>()),
-    )
-        .prop_map(|(id, blocks, words)| {
+    (any::<u64>(), blocks(PIECE_BLOCKS), option::of(any::<[u64; 4]>())).prop_map(
+        |(id, blocks, words)| {
             let differing = words.map(|mut words| {
                 let count = usize::try_from(blocks.count).unwrap();
                 let used = count.div_ceil(64);
@@ -243,22 +205,15 @@ fn verify_answer() -> impl Strategy<Value = Frame> {
                 }
                 words[..used].into()
             });
-            Frame::VerifyAnswer {
-                id,
-                blocks,
-                differing,
-            }
-        })
+            Frame::VerifyAnswer { id, blocks, differing }
+        },
+    )
 }
 
 fn verify_ask() -> impl Strategy<Value = Frame> {
     (any::<u64>(), blocks(PIECE_BLOCKS), digest()).prop_map(|(id, blocks, digest)| {
         let count = usize::try_from(blocks.count).unwrap();
-        Frame::VerifyAsk {
-            id,
-            blocks,
-            digests: std::vec![digest; count].into(),
-        }
+        Frame::VerifyAsk { id, blocks, digests: std::vec![digest; count].into() }
     })
 }
 
@@ -305,9 +260,7 @@ fn state_frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(page, words)| Frame::Marks { page, words }),
         any::<u64>().prop_map(|token| Frame::SyncReady { token }),
         any::<u64>().prop_map(|token| Frame::SyncStart { token }),
-        lineage().prop_map(|lineage| Frame::SyncDone {
-            lineage: Box::new(lineage)
-        }),
+        lineage().prop_map(|lineage| Frame::SyncDone { lineage: Box::new(lineage) }),
         any::<bool>().prop_map(|paused| Frame::PauseSync { paused }),
         (role(), any::<u64>()).prop_map(|(role, epoch)| {
             let epoch = Epoch(epoch);

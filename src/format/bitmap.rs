@@ -125,9 +125,7 @@ pub fn decode(address: PageAddress, bytes: &[u8]) -> Result<[u64; WORDS_PER_PAGE
         return Err(PageError::Checksum);
     }
     if record.version.get() != VERSION {
-        return Err(PageError::Version {
-            found: record.version.get(),
-        });
+        return Err(PageError::Version { found: record.version.get() });
     }
     if record.area.get() != address.area.0 {
         return Err(PageError::Foreign);
@@ -153,11 +151,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HERE: PageAddress = PageAddress {
-        area: AreaId(0xA5A5),
-        slot: 1,
-        page: 7,
-    };
+    const HERE: PageAddress = PageAddress { area: AreaId(0xA5A5), slot: 1, page: 7 };
 
     #[test]
     fn an_all_zero_page_is_not_a_page_without_marks() {
@@ -169,13 +163,7 @@ mod tests {
     #[test]
     fn a_page_from_elsewhere_is_recognised() {
         let other = |address| decode(HERE, &encode(address, &[1, 2]));
-        assert_eq!(
-            other(PageAddress {
-                area: AreaId(1),
-                ..HERE
-            }),
-            Err(PageError::Foreign)
-        );
+        assert_eq!(other(PageAddress { area: AreaId(1), ..HERE }), Err(PageError::Foreign));
         let misplaced = Err(PageError::Misplaced { slot: 0, page: 7 });
         assert_eq!(other(PageAddress { slot: 0, ..HERE }), misplaced);
         let misplaced = Err(PageError::Misplaced { slot: 1, page: 8 });
@@ -219,11 +207,7 @@ mod tests {
             for sector in (0..8).filter(|sector| mask >> sector & 1 == 1) {
                 torn[sector * 512..][..512].copy_from_slice(&full[sector * 512..][..512]);
             }
-            assert_eq!(
-                decode(HERE, &torn),
-                Err(PageError::Checksum),
-                "mask {mask:#b}"
-            );
+            assert_eq!(decode(HERE, &torn), Err(PageError::Checksum), "mask {mask:#b}");
         }
     }
 

@@ -65,10 +65,7 @@ impl LogIdentity {
     /// The log of this disk.
     #[must_use]
     pub const fn of(superblock: &Superblock) -> Self {
-        Self {
-            area: superblock.area,
-            geometry: superblock.geometry,
-        }
+        Self { area: superblock.area, geometry: superblock.geometry }
     }
 }
 
@@ -86,10 +83,7 @@ pub const fn ring_blocks(log_extents: u32) -> u64 {
 /// The log slots that the window of transaction `number` shows. Any `ring_blocks - 1`
 /// transactions that follow each other show all slots.
 #[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the start lies below log_extents"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the start lies below log_extents")]
 pub const fn window_for(number: u64, log_extents: u32) -> Range<u32> {
     let start = (number % windows(log_extents)) as u32 * WINDOW_ENTRIES as u32;
     let end = start + WINDOW_ENTRIES as u32;
@@ -125,16 +119,9 @@ pub fn fresh_ring(log: LogIdentity, first: u64) -> Vec<[u8; super::RECORD_BYTES]
 /// else, a read error included, is [`LogImage::Unreadable`].
 #[must_use]
 pub fn recover(blocks: &[Result<LogTransaction, LogBlockError>], log_extents: u32) -> LogImage {
-    let next_transaction = blocks
-        .iter()
-        .filter_map(newest_number)
-        .max()
-        .map_or(1, |n| n + 1);
+    let next_transaction = blocks.iter().filter_map(newest_number).max().map_or(1, |n| n + 1);
     match newest_run(blocks, log_extents) {
-        Some((slots, next_transaction)) => LogImage::Hot {
-            slots,
-            next_transaction,
-        },
+        Some((slots, next_transaction)) => LogImage::Hot { slots, next_transaction },
         None => LogImage::Unreadable { next_transaction },
     }
 }
@@ -178,10 +165,7 @@ fn newest_run(
 }
 
 /// The place of a transaction in a ring.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the ring is a slice: its length fits"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the ring is a slice: its length fits")]
 const fn place(number: u64, ring: u64) -> usize {
     (number % ring) as usize
 }
@@ -190,11 +174,9 @@ const fn place(number: u64, ring: u64) -> usize {
 fn spare_is_harmless(block: &Result<LogTransaction, LogBlockError>, next: u64, ring: u64) -> bool {
     match block {
         Ok(before) => before.number.checked_add(ring) == Some(next),
-        Err(LogBlockError::Damaged {
-            oldest,
-            newest,
-            mixed,
-        }) => (*oldest < next || *mixed) && *newest <= next,
+        Err(LogBlockError::Damaged { oldest, newest, mixed }) => {
+            (*oldest < next || *mixed) && *newest <= next
+        }
         Err(_) => false,
     }
 }

@@ -110,10 +110,7 @@ pub enum LogBlockError {
 #[must_use]
 pub fn encode(log: LogIdentity, transaction: &LogTransaction) -> [u8; RECORD_BYTES] {
     let (updates, window) = (&transaction.updates, &transaction.window);
-    let none = UpdateRecord {
-        slot: U32::ZERO,
-        extent: U32::ZERO,
-    };
+    let none = UpdateRecord { slot: U32::ZERO, extent: U32::ZERO };
     let mut content = ContentRecord {
         magic: MAGIC,
         version: DISK_VERSION.into(),
@@ -121,12 +118,8 @@ pub fn encode(log: LogIdentity, transaction: &LogTransaction) -> [u8; RECORD_BYT
         area: log.area.0.into(),
         number: transaction.number.into(),
         window_start: transaction.window_start.into(),
-        window_count: u16::try_from(window.len())
-            .expect("a window is bounded")
-            .into(),
-        update_count: u16::try_from(updates.len())
-            .expect("updates are bounded")
-            .into(),
+        window_count: u16::try_from(window.len()).expect("a window is bounded").into(),
+        update_count: u16::try_from(updates.len()).expect("updates are bounded").into(),
         reserved: [0; 8],
         updates: [none; LOG_UPDATES_MAX],
         window: [U32::ZERO; WINDOW_ENTRIES],
@@ -139,11 +132,7 @@ pub fn encode(log: LogIdentity, transaction: &LogTransaction) -> [u8; RECORD_BYT
         record.set(extent.unwrap_or(EMPTY));
     }
     let bytes = seal(log, transaction.number, zerocopy::transmute!(content));
-    debug_assert_eq!(
-        decode(log, &bytes).as_ref(),
-        Ok(transaction),
-        "a value breaks a rule"
-    );
+    debug_assert_eq!(decode(log, &bytes).as_ref(), Ok(transaction), "a value breaks a rule");
     bytes
 }
 
@@ -152,12 +141,8 @@ fn seal(log: LogIdentity, number: u64, content: [u8; CONTENT_BYTES]) -> [u8; REC
     let runs: [[u8; RUN_BYTES]; SECTORS] = zerocopy::transmute!(content);
     let mut index = 0;
     let sectors = runs.map(|run| {
-        let mut sector = SectorRecord {
-            run,
-            number: number.into(),
-            content_sum,
-            sector_sum: U32::ZERO,
-        };
+        let mut sector =
+            SectorRecord { run, number: number.into(), content_sum, sector_sum: U32::ZERO };
         sector.sector_sum = sector.sum(log, index).into();
         index += 1;
         sector
@@ -194,9 +179,7 @@ pub fn decode(log: LogIdentity, bytes: &[u8]) -> Result<LogTransaction, LogBlock
     if record.number != sectors[0].number {
         return Err(LogBlockError::Invalid { field: "number" });
     }
-    record
-        .read(log)
-        .map_err(|field| LogBlockError::Invalid { field })
+    record.read(log).map_err(|field| LogBlockError::Invalid { field })
 }
 
 /// The content, if all sectors are intact and of one write.
@@ -220,11 +203,7 @@ fn unseal(
     if intact().count() == SECTORS && !mixed && whole {
         Ok(content)
     } else {
-        Err(LogBlockError::Damaged {
-            oldest,
-            newest,
-            mixed,
-        })
+        Err(LogBlockError::Damaged { oldest, newest, mixed })
     }
 }
 
@@ -239,14 +218,8 @@ impl ContentRecord {
             self.updates.split_at_checked(used).ok_or("update_count")?;
         let (window, window_unused) = self.window.split_at_checked(shown).ok_or("window_count")?;
         let rules = [
-            (
-                self.log_extents.get() == geometry.log_extents,
-                "log_extents",
-            ),
-            (
-                window_end <= u64::from(geometry.log_extents),
-                "window_start",
-            ),
+            (self.log_extents.get() == geometry.log_extents, "log_extents"),
+            (window_end <= u64::from(geometry.log_extents), "window_start"),
             (is_zero(&self.reserved), "reserved"),
             (is_zero(updates_unused), "updates"),
             (is_zero(window_unused), "window"),
@@ -262,11 +235,7 @@ impl ContentRecord {
         };
         Ok(LogTransaction {
             number: self.number.get(),
-            updates: updates
-                .iter()
-                .map(update)
-                .collect::<Option<_>>()
-                .ok_or("updates")?,
+            updates: updates.iter().map(update).collect::<Option<_>>().ok_or("updates")?,
             window_start: self.window_start.get(),
             window: window
                 .iter()

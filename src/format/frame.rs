@@ -367,9 +367,7 @@ impl Frame {
         match self {
             Self::Write { blocks, .. }
             | Self::ResyncData { blocks, .. }
-            | Self::ReadAnswer {
-                ok: true, blocks, ..
-            } => Some(*blocks),
+            | Self::ReadAnswer { ok: true, blocks, .. } => Some(*blocks),
             _ => None,
         }
     }

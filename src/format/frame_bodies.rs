@@ -67,10 +67,7 @@ pub(super) fn append(frame: &Frame, out: &mut Vec<u8>) {
         Frame::ResyncHash { digest, .. } => out.extend_from_slice(&digest[..]),
         Frame::VerifyAsk { digests, .. } => out.extend_from_slice(digests.as_flattened()),
         Frame::Marks { words, .. } => append_words(words, out),
-        Frame::VerifyAnswer {
-            differing: Some(words),
-            ..
-        } => append_words(words, out),
+        Frame::VerifyAnswer { differing: Some(words), .. } => append_words(words, out),
         _ => (),
     }
 }
@@ -95,10 +92,7 @@ pub(super) fn digests(body: &[u8]) -> Box<[[u8; 32]]> {
 /// The lineage of a body whose length is a bounded multiple of a generation's.
 pub(super) fn lineage(body: &[u8]) -> Option<Lineage> {
     let records = <[GenerationRecord]>::ref_from_bytes(body).ok()?;
-    let generations = records
-        .iter()
-        .map(GenerationRecord::read)
-        .collect::<Option<_>>()?;
+    let generations = records.iter().map(GenerationRecord::read).collect::<Option<_>>()?;
     Some(Lineage::new(generations))
 }
 

@@ -144,9 +144,7 @@ pub fn encode(frame: &Frame, tag: Tag, payload_sum: u32, out: &mut Vec<u8>) {
         kind: fields.kind as u8,
         flags: fields.flags,
         header_sum: U32::ZERO,
-        tail_bytes: u32::try_from(length)
-            .expect("bodies and payloads are bounded")
-            .into(),
+        tail_bytes: u32::try_from(length).expect("bodies and payloads are bounded").into(),
         tail_sum: tail_sum.into(),
         reserved: [0; 4],
         epoch: tag.epoch.0.into(),
@@ -155,21 +153,13 @@ pub fn encode(frame: &Frame, tag: Tag, payload_sum: u32, out: &mut Vec<u8>) {
         args: fields.args.map(U64::new),
     };
     record.header_sum = record.sum().into();
-    debug_assert!(
-        reads_back(record.as_bytes(), body, frame),
-        "a value breaks a rule: {frame:?}"
-    );
+    debug_assert!(reads_back(record.as_bytes(), body, frame), "a value breaks a rule: {frame:?}");
     out[start..][..HEADER_BYTES].copy_from_slice(record.as_bytes());
 }
 
 fn reads_back(header: &[u8], body: &[u8], frame: &Frame) -> bool {
-    let header = header
-        .try_into()
-        .ok()
-        .and_then(|bytes| decode_header(bytes).ok());
-    header
-        .and_then(|header| header.frame(body).ok())
-        .is_some_and(|read| read == *frame)
+    let header = header.try_into().ok().and_then(|bytes| decode_header(bytes).ok());
+    header.and_then(|header| header.frame(body).ok()).is_some_and(|read| read == *frame)
 }
 
 impl HeaderRecord {
@@ -197,11 +187,7 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
     }
     let kind = Kind::from_number(record.kind).ok_or(FrameError::Kind { found: record.kind })?;
     let header = Header {
-        fields: Fields {
-            kind,
-            flags: record.flags,
-            args: record.args.map(U64::get),
-        },
+        fields: Fields { kind, flags: record.flags, args: record.args.map(U64::get) },
         tail_bytes: record.tail_bytes.get(),
         tail_sum: record.tail_sum.get(),
         tag: Tag {
@@ -256,11 +242,7 @@ impl Header {
     /// What [`checksum::of`](super::checksum::of) the payload must give; 0 if there is none.
     #[must_use]
     pub const fn payload_sum(&self) -> u32 {
-        if self.payload_bytes() == 0 {
-            0
-        } else {
-            self.tail_sum
-        }
+        if self.payload_bytes() == 0 { 0 } else { self.tail_sum }
     }
 
     /// Whether these bytes are the payload.
@@ -294,27 +276,17 @@ impl Header {
         let frame = self.fields.frame(body).map_err(broken)?;
         // No frame has two spellings: what the kind does not use must be zero.
         let same = Fields::of(&frame) == self.fields;
-        if same {
-            Ok(frame)
-        } else {
-            Err(broken("reserved"))
-        }
+        if same { Ok(frame) } else { Err(broken("reserved")) }
     }
 
     fn check_blocks(&self) -> Result<(), FrameError> {
         let Blocks { start, count } = self.fields.blocks();
         let most = self.fields.kind.blocks_max();
-        let within = start
-            .checked_add(count)
-            .is_some_and(|end| end <= DEVICE_BLOCKS_MAX);
+        let within = start.checked_add(count).is_some_and(|end| end <= DEVICE_BLOCKS_MAX);
         if most == 0 || (count >= 1 && count <= most && within) {
             Ok(())
         } else {
-            Err(FrameError::Blocks {
-                kind: self.fields.kind,
-                start,
-                count,
-            })
+            Err(FrameError::Blocks { kind: self.fields.kind, start, count })
         }
     }
 
@@ -341,14 +313,7 @@ impl Header {
                 Kind::VerifyAnswer => bytes == 0,
                 _ => true,
             };
-        if fits {
-            Ok(())
-        } else {
-            Err(FrameError::Length {
-                kind: self.fields.kind,
-                bytes,
-            })
-        }
+        if fits { Ok(()) } else { Err(FrameError::Length { kind: self.fields.kind, bytes }) }
     }
 }
 

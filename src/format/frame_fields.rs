@@ -21,11 +21,7 @@ pub(super) struct Fields {
 impl Fields {
     /// The fields of a frame.
     pub(super) fn of(frame: &Frame) -> Self {
-        Self {
-            kind: kind(frame),
-            flags: flags_of(frame),
-            args: args(frame),
-        }
+        Self { kind: kind(frame), flags: flags_of(frame), args: args(frame) }
     }
 
     /// The frame, from these fields, whose blocks were checked, and its body, whose length was;
@@ -90,26 +86,14 @@ impl Fields {
     fn generation(&self) -> Result<Generation, &'static str> {
         let [epoch, id, node, _] = self.args;
         let node = NodeId(u8::try_from(node).map_err(|_| "node")?);
-        let generation = Generation {
-            epoch: Epoch(epoch),
-            id,
-            node,
-        };
-        if id != 0 {
-            Ok(generation)
-        } else {
-            Err("generation")
-        }
+        let generation = Generation { epoch: Epoch(epoch), id, node };
+        if id != 0 { Ok(generation) } else { Err("generation") }
     }
 
     /// First and last of a run of sequences.
     fn run(&self) -> Result<(Sequence, Sequence), &'static str> {
         let [first, last, ..] = self.args;
-        if first <= last {
-            Ok((Sequence(first), Sequence(last)))
-        } else {
-            Err("last")
-        }
+        if first <= last { Ok((Sequence(first), Sequence(last))) } else { Err("last") }
     }
 
     /// Bits beyond the last block would be blocks that nobody asked about.
@@ -119,15 +103,7 @@ impl Fields {
         let last = differing.as_deref().and_then(<[u64]>::last);
         let used = blocks.count % 64;
         let beyond = last.is_some_and(|word| used != 0 && word >> used != 0);
-        if beyond {
-            Err("differing")
-        } else {
-            Ok(Frame::VerifyAnswer {
-                id,
-                blocks,
-                differing,
-            })
-        }
+        if beyond { Err("differing") } else { Ok(Frame::VerifyAnswer { id, blocks, differing }) }
     }
 }
 
@@ -191,65 +167,33 @@ fn flags_of(frame: &Frame) -> u8 {
 
 fn args(frame: &Frame) -> [u64; 4] {
     match frame {
-        Frame::Write {
-            sequence,
-            after,
-            blocks,
-            ..
+        Frame::Write { sequence, after, blocks, .. }
+        | Frame::Zero { sequence, after, blocks, .. } => {
+            [sequence.0, after.0, blocks.start, blocks.count]
         }
-        | Frame::Zero {
-            sequence,
-            after,
-            blocks,
-            ..
-        } => [sequence.0, after.0, blocks.start, blocks.count],
-        Frame::ResyncData {
-            sequence: Sequence(id),
-            blocks,
-        }
-        | Frame::ResyncZero {
-            sequence: Sequence(id),
-            blocks,
-        }
-        | Frame::ResyncHash {
-            sequence: Sequence(id),
-            blocks,
-            ..
-        }
+        Frame::ResyncData { sequence: Sequence(id), blocks }
+        | Frame::ResyncZero { sequence: Sequence(id), blocks }
+        | Frame::ResyncHash { sequence: Sequence(id), blocks, .. }
         | Frame::ReadAsk { id, blocks }
         | Frame::ReadAnswer { id, blocks, .. }
         | Frame::VerifyAsk { id, blocks, .. }
         | Frame::VerifyAnswer { id, blocks, .. } => [*id, 0, blocks.start, blocks.count],
         Frame::GenerationBegin { generation }
         | Frame::GenerationHeld { generation }
-        | Frame::EmptyAsk { generation } => [
-            generation.epoch.0,
-            generation.id,
-            generation.node.0.into(),
-            0,
-        ],
+        | Frame::EmptyAsk { generation } => {
+            [generation.epoch.0, generation.id, generation.node.0.into(), 0]
+        }
         Frame::Received { first, last } | Frame::Written { first, last } => [first.0, last.0, 0, 0],
         Frame::Ping { number, echo } => [*number, *echo, 0, 0],
         Frame::RoleChange { role, epoch } => [epoch.0, role_number(*role).into(), 0, 0],
-        Frame::Barrier {
-            sequence: Sequence(only),
-        }
-        | Frame::HashAnswer {
-            sequence: Sequence(only),
-            ..
-        }
-        | Frame::Stable {
-            sequence: Sequence(only),
-        }
-        | Frame::WriteFailed {
-            sequence: Sequence(only),
-        }
+        Frame::Barrier { sequence: Sequence(only) }
+        | Frame::HashAnswer { sequence: Sequence(only), .. }
+        | Frame::Stable { sequence: Sequence(only) }
+        | Frame::WriteFailed { sequence: Sequence(only) }
         | Frame::SyncReady { token: only }
         | Frame::SyncStart { token: only }
         | Frame::PromoteAsk { epoch: Epoch(only) }
-        | Frame::PromoteAnswer {
-            epoch: Epoch(only), ..
-        } => [*only, 0, 0, 0],
+        | Frame::PromoteAnswer { epoch: Epoch(only), .. } => [*only, 0, 0, 0],
         Frame::Marks { page, .. } => [(*page).into(), 0, 0, 0],
         Frame::DiskChange { disk } => [disk_number(*disk).into(), 0, 0, 0],
         Frame::Bye { reason } => [bye_number(*reason), 0, 0, 0],

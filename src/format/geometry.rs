@@ -25,11 +25,7 @@ impl Geometry {
     /// extents are out of bounds.
     #[must_use]
     pub fn internal(backing_bytes: u64, peer_slots: u8, log_extents: u32) -> Option<Self> {
-        let smallest = Self {
-            device_blocks: 1,
-            peer_slots,
-            log_extents,
-        };
+        let smallest = Self { device_blocks: 1, peer_slots, log_extents };
         smallest.fault().is_none().then_some(())?;
         let fixed = 1 + smallest.log_ring_blocks() + 1;
         let left = (backing_bytes / BLOCK_BYTES).checked_sub(fixed)?;
@@ -37,10 +33,7 @@ impl Geometry {
         let group = BITS_PER_PAGE + u64::from(peer_slots);
         let partial = (left % group).saturating_sub(u64::from(peer_slots));
         let device_blocks = (left / group * BITS_PER_PAGE + partial).min(DEVICE_BLOCKS_MAX);
-        (device_blocks > 0).then_some(Self {
-            device_blocks,
-            ..smallest
-        })
+        (device_blocks > 0).then_some(Self { device_blocks, ..smallest })
     }
 
     /// Where the area begins on a backing device of `backing_bytes`: it ends with the last whole
@@ -70,20 +63,14 @@ impl Geometry {
 
     /// Extents of the device, the last one perhaps partial.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "asserted below for the largest device"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "asserted below for the largest device")]
     pub const fn extents(&self) -> u32 {
         self.device_blocks.div_ceil(EXTENT_BLOCKS) as u32
     }
 
     /// Bitmap pages in each slot.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "asserted below for the largest device"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "asserted below for the largest device")]
     pub const fn pages_per_slot(&self) -> u32 {
         self.device_blocks.div_ceil(BITS_PER_PAGE) as u32
     }
@@ -109,11 +96,7 @@ impl Geometry {
     #[must_use]
     pub const fn superblock_offset(&self, copy: usize) -> u64 {
         assert!(copy < SUPERBLOCK_COPIES);
-        if copy == 0 {
-            0
-        } else {
-            self.metadata_bytes() - RECORD
-        }
+        if copy == 0 { 0 } else { self.metadata_bytes() - RECORD }
     }
 
     /// Where the log's ring begins.
@@ -158,11 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn geometry(device_blocks: u64, peer_slots: u8, log_extents: u32) -> Geometry {
-        Geometry {
-            device_blocks,
-            peer_slots,
-            log_extents,
-        }
+        Geometry { device_blocks, peer_slots, log_extents }
     }
 
     #[test]

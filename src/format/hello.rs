@@ -55,10 +55,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this program speaks.
-    pub const SPOKEN: Self = Self {
-        oldest: LINK_VERSION_MIN,
-        newest: LINK_VERSION,
-    };
+    pub const SPOKEN: Self = Self { oldest: LINK_VERSION_MIN, newest: LINK_VERSION };
 
     /// The newest version that both runs hold.
     #[must_use]
@@ -190,11 +187,7 @@ pub fn message_bytes(bytes: &[u8]) -> Result<Option<usize>, Flaw> {
     };
     let body = usize::from(u16::from_le_bytes([envelope[10], envelope[11]]));
     let whole = ENVELOPE_BYTES + body + CHECKSUM_BYTES;
-    if whole > MESSAGE_BYTES_MAX {
-        Err(Flaw::Length)
-    } else {
-        Ok(Some(whole))
-    }
+    if whole > MESSAGE_BYTES_MAX { Err(Flaw::Length) } else { Ok(Some(whole)) }
 }
 
 impl Message {
@@ -207,14 +200,10 @@ impl Message {
         let (kind, body) = match self {
             Self::Hello(hello) => (HELLO, hello.body()),
             Self::Challenge(challenge) => (CHALLENGE, challenge.body()),
-            Self::Proof(proof) => (
-                PROOF,
-                [&proof.live.0.to_le_bytes()[..], &proof.proof].concat(),
-            ),
-            Self::Welcome(welcome) => (
-                WELCOME,
-                [&welcome.session.0.to_le_bytes()[..], &welcome.proof].concat(),
-            ),
+            Self::Proof(proof) => (PROOF, [&proof.live.0.to_le_bytes()[..], &proof.proof].concat()),
+            Self::Welcome(welcome) => {
+                (WELCOME, [&welcome.session.0.to_le_bytes()[..], &welcome.proof].concat())
+            }
             Self::Refusal(refusal) => (REFUSAL, refusal.body()),
         };
         let length = u16::try_from(body.len()).expect("names are bounded");
@@ -243,25 +232,17 @@ impl Message {
         let message = Self::read(u16::from_le_bytes([bytes[8], bytes[9]]), &mut fields)?;
         // Only a hello may be longer: it comes before the version is agreed.
         let ended = fields.0.is_empty() || matches!(message, Self::Hello(_));
-        if ended {
-            Ok(message)
-        } else {
-            Err(Flaw::Length)
-        }
+        if ended { Ok(message) } else { Err(Flaw::Length) }
     }
 
     fn read(kind: u16, fields: &mut Fields<'_>) -> Result<Self, Flaw> {
         Ok(match kind {
             HELLO => Self::Hello(Hello::read(fields)?),
             CHALLENGE => Self::Challenge(Challenge::read(fields)?),
-            PROOF => Self::Proof(Proof {
-                live: Session(fields.u64()?),
-                proof: fields.bytes()?,
-            }),
-            WELCOME => Self::Welcome(Welcome {
-                session: Session(fields.u64()?),
-                proof: fields.bytes()?,
-            }),
+            PROOF => Self::Proof(Proof { live: Session(fields.u64()?), proof: fields.bytes()? }),
+            WELCOME => {
+                Self::Welcome(Welcome { session: Session(fields.u64()?), proof: fields.bytes()? })
+            }
             REFUSAL => Self::Refusal(Refusal::read(fields)?),
             _ => return Err(Flaw::Value),
         })
@@ -272,11 +253,7 @@ impl Hello {
     /// versions 2+2, channel 1, from 1, to 1, length of the name 1, session 8, nonce 32, name.
     fn body(&self) -> Vec<u8> {
         let name = self.resource.as_bytes();
-        assert!(
-            is_resource_name(&self.resource),
-            "not a resource name: {:?}",
-            self.resource
-        );
+        assert!(is_resource_name(&self.resource), "not a resource name: {:?}", self.resource);
         let length = u8::try_from(name.len()).expect("just checked");
         let channel = match self.channel {
             Channel::Data => 1,
@@ -292,10 +269,7 @@ impl Hello {
     }
 
     fn read(fields: &mut Fields<'_>) -> Result<Self, Flaw> {
-        let versions = Versions {
-            oldest: fields.u16()?,
-            newest: fields.u16()?,
-        };
+        let versions = Versions { oldest: fields.u16()?, newest: fields.u16()? };
         let [channel, from, to, length] = fields.bytes()?;
         let channel = match channel {
             1 => Channel::Data,
@@ -313,48 +287,27 @@ impl Hello {
             return Err(Flaw::Value);
         }
         let (from, to, resource) = (NodeId(from), NodeId(to), name.to_owned());
-        Ok(Self {
-            versions,
-            channel,
-            from,
-            to,
-            session,
-            nonce,
-            resource,
-        })
+        Ok(Self { versions, channel, from, to, session, nonce, resource })
     }
 }
 
 impl Challenge {
     /// version 2, zero 6, nonce 32, proof 32.
     fn body(&self) -> Vec<u8> {
-        [
-            &self.version.to_le_bytes()[..],
-            &[0; 6],
-            &self.nonce,
-            &self.proof,
-        ]
-        .concat()
+        [&self.version.to_le_bytes()[..], &[0; 6], &self.nonce, &self.proof].concat()
     }
 
     fn read(fields: &mut Fields<'_>) -> Result<Self, Flaw> {
         let version = fields.u16()?;
         fields.zeroes::<6>()?;
-        Ok(Self {
-            version,
-            nonce: fields.bytes()?,
-            proof: fields.bytes()?,
-        })
+        Ok(Self { version, nonce: fields.bytes()?, proof: fields.bytes()? })
     }
 }
 
 impl Refusal {
     /// reason 2, node 1, zero 1, versions 2+2; zero what the reason does not need.
     fn body(self) -> Vec<u8> {
-        let none = Versions {
-            oldest: 0,
-            newest: 0,
-        };
+        let none = Versions { oldest: 0, newest: 0 };
         let (reason, node, versions) = match self {
             Self::UnknownResource => (1, 0, none),
             Self::WrongNode(node) => (2, node.0, none),
@@ -373,10 +326,7 @@ impl Refusal {
         let whole = fields.0;
         let reason = fields.u16()?;
         let [node, _] = fields.bytes()?;
-        let versions = Versions {
-            oldest: fields.u16()?,
-            newest: fields.u16()?,
-        };
+        let versions = Versions { oldest: fields.u16()?, newest: fields.u16()? };
         let refusal = match reason {
             1 => Self::UnknownResource,
             2 => Self::WrongNode(NodeId(node)),
@@ -387,11 +337,7 @@ impl Refusal {
             _ => return Err(Flaw::Value),
         };
         // What the reason does not need must be zero.
-        if whole.starts_with(&refusal.body()) {
-            Ok(refusal)
-        } else {
-            Err(Flaw::Value)
-        }
+        if whole.starts_with(&refusal.body()) { Ok(refusal) } else { Err(Flaw::Value) }
     }
 }
 
@@ -412,11 +358,7 @@ impl<'a> Fields<'a> {
     }
 
     fn zeroes<const N: usize>(&mut self) -> Result<(), Flaw> {
-        if self.bytes()? == [0; N] {
-            Ok(())
-        } else {
-            Err(Flaw::Value)
-        }
+        if self.bytes()? == [0; N] { Ok(()) } else { Err(Flaw::Value) }
     }
 
     fn u16(&mut self) -> Result<u16, Flaw> {
@@ -440,10 +382,7 @@ impl Transcript {
     #[must_use]
     pub fn new(secret: &[u8], hello: &[u8]) -> Self {
         let key = blake3::derive_key(KEY_CONTEXT, secret);
-        let mut transcript = Self {
-            key,
-            said: blake3::Hasher::new_keyed(&key),
-        };
+        let mut transcript = Self { key, said: blake3::Hasher::new_keyed(&key) };
         transcript.say(hello);
         transcript
     }

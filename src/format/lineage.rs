@@ -94,11 +94,7 @@ impl Lineage {
     /// The newest generation both lists hold.
     #[must_use]
     pub fn common(&self, other: &Self) -> Option<Generation> {
-        self.generations
-            .iter()
-            .rev()
-            .find(|g| other.knows(**g))
-            .copied()
+        self.generations.iter().rev().find(|g| other.knows(**g)).copied()
     }
 
     /// How `self` stands to `theirs`.
@@ -129,11 +125,7 @@ mod tests {
     use super::*;
 
     fn lineage(ids: &[u64]) -> Lineage {
-        let generation = |id: &u64| Generation {
-            epoch: Epoch(*id),
-            id: *id,
-            node: NodeId(0),
-        };
+        let generation = |id: &u64| Generation { epoch: Epoch(*id), id: *id, node: NodeId(0) };
         Lineage::new(ids.iter().map(generation).collect())
     }
 
@@ -143,17 +135,10 @@ mod tests {
         for a in all {
             for b in all {
                 let seen = lineage(a).relation(&lineage(b));
-                assert_eq!(
-                    seen.mirrored(),
-                    lineage(b).relation(&lineage(a)),
-                    "{a:?} {b:?}"
-                );
+                assert_eq!(seen.mirrored(), lineage(b).relation(&lineage(a)), "{a:?} {b:?}");
             }
         }
-        assert_eq!(
-            lineage(&[1, 2]).relation(&lineage(&[1])),
-            Relation::Descendant
-        );
+        assert_eq!(lineage(&[1, 2]).relation(&lineage(&[1])), Relation::Descendant);
         assert_eq!(lineage(&[1, 2]).relation(&lineage(&[1, 3])), Relation::Fork);
         assert_eq!(lineage(&[1]).relation(&lineage(&[9])), Relation::Stranger);
     }
@@ -161,11 +146,7 @@ mod tests {
     #[test]
     fn the_oldest_generation_is_forgotten_first() {
         let mut long = lineage(&(1..=32).collect::<Vec<_>>());
-        long.begin(Generation {
-            epoch: Epoch(33),
-            id: 33,
-            node: NodeId(1),
-        });
+        long.begin(Generation { epoch: Epoch(33), id: 33, node: NodeId(1) });
         assert_eq!(long.generations().len(), LINEAGE_ENTRIES);
         assert_eq!(long.relation(&lineage(&[1])), Relation::Stranger);
         assert_eq!(long.relation(&lineage(&[2])), Relation::Descendant);

@@ -23,12 +23,8 @@ const _: () = assert!(size_of::<GenerationRecord>() == 24);
 const _: () = assert!(std::mem::offset_of!(GenerationRecord, node) == 16);
 
 impl GenerationRecord {
-    pub(super) const NONE: Self = Self {
-        epoch: U64::ZERO,
-        id: U64::ZERO,
-        node: 0,
-        reserved: [0; 7],
-    };
+    pub(super) const NONE: Self =
+        Self { epoch: U64::ZERO, id: U64::ZERO, node: 0, reserved: [0; 7] };
 
     pub(super) const fn new(generation: Generation) -> Self {
         Self {
@@ -52,11 +48,7 @@ impl GenerationRecord {
     /// The generation, or that there is none, as `present` says. The outer `None`: a rule is
     /// broken.
     pub(super) fn read_optional(&self, present: bool) -> Option<Option<Generation>> {
-        if present {
-            self.read().map(Some)
-        } else {
-            is_zero(self).then_some(None)
-        }
+        if present { self.read().map(Some) } else { is_zero(self).then_some(None) }
     }
 }
 
@@ -83,10 +75,7 @@ impl LineageRecord {
     /// The first `count` entries; none if a rule is broken.
     pub(super) fn read(&self, count: u8) -> Option<Lineage> {
         let (used, unused) = self.generations.split_at_checked(usize::from(count))?;
-        let generations = used
-            .iter()
-            .map(GenerationRecord::read)
-            .collect::<Option<_>>()?;
+        let generations = used.iter().map(GenerationRecord::read).collect::<Option<_>>()?;
         is_zero(unused).then(|| Lineage::new(generations))
     }
 }
@@ -107,10 +96,7 @@ impl SyncTargetRecord {
             token: U64::new(target.token),
             generation: GenerationRecord::new(target.generation),
         };
-        let none = Self {
-            token: U64::ZERO,
-            generation: GenerationRecord::NONE,
-        };
+        let none = Self { token: U64::ZERO, generation: GenerationRecord::NONE };
         target.map_or(none, record)
     }
 
@@ -120,10 +106,7 @@ impl SyncTargetRecord {
             return is_zero(self).then_some(None);
         }
         let generation = self.generation.read()?;
-        Some(Some(SyncTarget {
-            token: self.token.get(),
-            generation,
-        }))
+        Some(Some(SyncTarget { token: self.token.get(), generation }))
     }
 }
 
@@ -156,9 +139,7 @@ impl SlotRecord {
             all_marked: slot.all_marked.into(),
             withdrawn: slot.withdrawn.into(),
             reserved: [0; 3],
-            base: slot
-                .base
-                .map_or(GenerationRecord::NONE, GenerationRecord::new),
+            base: slot.base.map_or(GenerationRecord::NONE, GenerationRecord::new),
             sync_token: U64::new(slot.sync_token),
             bond_confirmed: U64::new(slot.bond.confirmed),
             bond_tentative: U64::new(slot.bond.tentative),

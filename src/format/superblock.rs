@@ -117,11 +117,7 @@ impl Superblock {
             resource: ResourceId(0),
             node,
             area: AreaId(0),
-            geometry: Geometry {
-                device_blocks: 0,
-                peer_slots: 0,
-                log_extents: 0,
-            },
+            geometry: Geometry { device_blocks: 0, peer_slots: 0, log_extents: 0 },
             data: DataState::Inconsistent,
             primary: false,
             log_live: false,

@@ -113,28 +113,16 @@ impl fmt::Display for ChooseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NewerVersion { found } => {
-                write!(
-                    f,
-                    "{}; use that version",
-                    SuperblockError::NewerVersion { found: *found }
-                )
+                write!(f, "{}; use that version", SuperblockError::NewerVersion { found: *found })
             }
-            Self::NoneValid {
-                found: [SuperblockError::NotOurs, SuperblockError::NotOurs],
-            } => f.write_str("there is no twinblk metadata here; `create` lays it out"),
-            Self::NoneValid {
-                found: [first, second],
-            } => {
-                write!(
-                    f,
-                    "no copy of the superblock is usable: copy 0: {first}; copy 1: {second}"
-                )
+            Self::NoneValid { found: [SuperblockError::NotOurs, SuperblockError::NotOurs] } => {
+                f.write_str("there is no twinblk metadata here; `create` lays it out")
+            }
+            Self::NoneValid { found: [first, second] } => {
+                write!(f, "no copy of the superblock is usable: copy 0: {first}; copy 1: {second}")
             }
             Self::Conflict { field } => {
-                write!(
-                    f,
-                    "the two copies of the superblock contradict each other in {field}"
-                )
+                write!(f, "the two copies of the superblock contradict each other in {field}")
             }
         }
     }
@@ -176,11 +164,7 @@ pub fn encode(superblock: &Superblock) -> [u8; RECORD_BYTES] {
     let mut bytes: [u8; RECORD_BYTES] = zerocopy::transmute!(record);
     let sum = checksum::around(&bytes, offset_of!(SuperblockRecord, checksum));
     bytes[offset_of!(SuperblockRecord, checksum)..][..4].copy_from_slice(&sum.to_le_bytes());
-    debug_assert_eq!(
-        decode(&bytes).as_ref(),
-        Ok(superblock),
-        "a value breaks a rule"
-    );
+    debug_assert_eq!(decode(&bytes).as_ref(), Ok(superblock), "a value breaks a rule");
     bytes
 }
 
@@ -197,11 +181,7 @@ fn flags_of(superblock: &Superblock) -> u8 {
         (superblock.crashed_primary, CRASHED_PRIMARY),
         (superblock.rebooted, REBOOTED),
     ];
-    flags
-        .iter()
-        .filter(|(set, _)| *set)
-        .map(|(_, bit)| bit)
-        .sum()
+    flags.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "4096 and 4194304")]
@@ -228,10 +208,7 @@ pub fn decode(bytes: &[u8]) -> Result<Superblock, SuperblockError> {
     if found > DISK_VERSION {
         return Err(SuperblockError::NewerVersion { found });
     }
-    record.check().map_or_else(
-        || record.read(),
-        |field| Err(SuperblockError::Invalid { field }),
-    )
+    record.check().map_or_else(|| record.read(), |field| Err(SuperblockError::Invalid { field }))
 }
 
 impl SuperblockRecord {
@@ -243,15 +220,9 @@ impl SuperblockRecord {
             (self.extent_bytes.get() == EXTENT_SIZE, "extent_bytes"),
             (self.resource.get() != 0, "resource"),
             (self.flags & !FLAGS == 0, "flags"),
-            (
-                self.reserved == [0; 6] && is_zero(&self.reserved_tail),
-                "reserved",
-            ),
+            (self.reserved == [0; 6] && is_zero(&self.reserved_tail), "reserved"),
         ];
-        rules
-            .iter()
-            .find(|(holds, _)| !holds)
-            .map(|(_, field)| *field)
+        rules.iter().find(|(holds, _)| !holds).map(|(_, field)| *field)
     }
 
     fn read(&self) -> Result<Superblock, SuperblockError> {
@@ -271,14 +242,8 @@ impl SuperblockRecord {
             epoch: Epoch(self.epoch.get()),
             run: RunId(self.run.get()),
             boot: BootId(self.boot.get()),
-            lineage: self
-                .lineage
-                .read(self.lineage_count)
-                .ok_or(invalid("lineage"))?,
-            sync_target: self
-                .sync_target
-                .read(present)
-                .ok_or(invalid("sync_target"))?,
+            lineage: self.lineage.read(self.lineage_count).ok_or(invalid("lineage"))?,
+            sync_target: self.sync_target.read(present).ok_or(invalid("sync_target"))?,
             slots: self.read_slots().ok_or(invalid("slots"))?,
         })
     }
@@ -289,9 +254,7 @@ impl SuperblockRecord {
             peer_slots: self.peer_slots,
             log_extents: self.log_extents.get(),
         };
-        geometry.fault().map_or(Ok(geometry), |field| {
-            Err(SuperblockError::Invalid { field })
-        })
+        geometry.fault().map_or(Ok(geometry), |field| Err(SuperblockError::Invalid { field }))
     }
 
     /// The slots; those that were not laid out are not in use.
@@ -301,11 +264,7 @@ impl SuperblockRecord {
             *slot = record.read()?;
         }
         let laid_out = usize::from(self.peer_slots);
-        slots
-            .iter()
-            .skip(laid_out)
-            .all(|slot| !slot.in_use)
-            .then_some(slots)
+        slots.iter().skip(laid_out).all(|slot| !slot.in_use).then_some(slots)
     }
 }
 
@@ -326,9 +285,7 @@ pub fn choose(
     match (copy0, copy1) {
         (Ok(first), Ok(second)) => newer(first, second),
         (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
-        (Err(first), Err(second)) => Err(ChooseError::NoneValid {
-            found: [first, second],
-        }),
+        (Err(first), Err(second)) => Err(ChooseError::NoneValid { found: [first, second] }),
     }
 }
 

@@ -36,10 +36,7 @@ impl ConnId {
         upper << GENERATION_BITS | u64::from(self.generation)
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the shifts leave just the bits wanted"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the shifts leave just the bits wanted")]
     fn split(local: u64) -> Option<(Self, Operation)> {
         let operation = match local >> (GENERATION_BITS + 8) {
             1 => Operation::Connect,
@@ -115,13 +112,7 @@ impl Conns {
     /// None yet; at most `places_max` (below 255), each with a receive buffer of so many bytes.
     pub(super) fn new(lane: Lane, places_max: usize, buffer_bytes: usize) -> Self {
         debug_assert!(places_max < usize::from(u8::MAX));
-        Self {
-            lane,
-            places: Vec::new(),
-            places_max,
-            buffer_bytes,
-            generation: 0,
-        }
+        Self { lane, places: Vec::new(), places_max, buffer_bytes, generation: 0 }
     }
 
     /// Begins to connect; none if all places are taken.
@@ -133,14 +124,7 @@ impl Conns {
     ) -> Option<ConnId> {
         let id = self.put(Conn::new(None, None)).ok()?;
         let token = self.lane.token(id.local(Operation::Connect));
-        ring.submit(
-            pool,
-            token,
-            Op::Connect {
-                address: path.peer,
-                from: path.local,
-            },
-        );
+        ring.submit(pool, token, Op::Connect { address: path.peer, from: path.local });
         Some(id)
     }
 
@@ -179,18 +163,12 @@ impl Conns {
         self.generation = (self.generation + 1) & ((1 << GENERATION_BITS) - 1);
         self.places[index] = (self.generation, Some(conn));
         let index = u8::try_from(index).expect("few places");
-        Ok(ConnId {
-            index,
-            generation: self.generation,
-        })
+        Ok(ConnId { index, generation: self.generation })
     }
 
     /// Closes a socket that never got a place; its completion finds nobody.
     fn close_unknown<R: Ring>(&self, ring: &mut R, pool: &Pool, socket: SocketId) {
-        let nobody = ConnId {
-            index: u8::MAX,
-            generation: 0,
-        };
+        let nobody = ConnId { index: u8::MAX, generation: 0 };
         let token = self.lane.token(nobody.local(Operation::Close));
         ring.submit(pool, token, Op::Close { socket });
     }
@@ -202,11 +180,7 @@ impl Conns {
 
     fn find(&mut self, id: ConnId) -> Option<&mut Conn> {
         let (generation, conn) = self.places.get_mut(usize::from(id.index))?;
-        if *generation == id.generation {
-            conn.as_mut()
-        } else {
-            None
-        }
+        if *generation == id.generation { conn.as_mut() } else { None }
     }
 
     /// Receives more, unless that is under way or there is no room to receive into.
@@ -324,9 +298,8 @@ impl Conns {
     /// Bytes waiting or being sent.
     pub(super) fn queued_bytes(&self, id: ConnId) -> u64 {
         let place = self.places.get(usize::from(id.index));
-        let conn = place
-            .filter(|place| place.0 == id.generation)
-            .and_then(|place| place.1.as_ref());
+        let conn =
+            place.filter(|place| place.0 == id.generation).and_then(|place| place.1.as_ref());
         conn.map_or(0, |conn| conn.outbox.queued_bytes())
     }
 
@@ -348,9 +321,7 @@ impl Conns {
 
     /// Lets go of a connection on which nothing is under way, and gives its socket away.
     pub(super) fn hand_over(&mut self, pool: &mut Pool, id: ConnId) -> Option<SocketId> {
-        let conn = self
-            .get(id)
-            .filter(|conn| !conn.receiving && !conn.sending)?;
+        let conn = self.get(id).filter(|conn| !conn.receiving && !conn.sending)?;
         let (socket, inbox) = (conn.socket.take(), conn.inbox.take());
         if let Some(inbox) = inbox {
             inbox.release(pool);
@@ -361,9 +332,6 @@ impl Conns {
 
     /// Places in use, those being closed included.
     pub(super) fn count(&self) -> usize {
-        self.places
-            .iter()
-            .filter(|(_, conn)| conn.is_some())
-            .count()
+        self.places.iter().filter(|(_, conn)| conn.is_some()).count()
     }
 }

@@ -34,21 +34,12 @@ struct Half {
 
 impl Attempt {
     fn new(now: Nanos, data: Half) -> Self {
-        Self {
-            until: now + HANDSHAKE_LIMIT,
-            data,
-            control: None,
-        }
+        Self { until: now + HANDSHAKE_LIMIT, data, control: None }
     }
 
     /// The connections there are.
     pub(super) fn connections(&self) -> impl Iterator<Item = ConnId> + use<> {
-        [
-            Some(self.data.id),
-            self.control.as_ref().map(|half| half.id),
-        ]
-        .into_iter()
-        .flatten()
+        [Some(self.data.id), self.control.as_ref().map(|half| half.id)].into_iter().flatten()
     }
 
     fn has(&self, id: ConnId) -> bool {
@@ -56,28 +47,19 @@ impl Attempt {
     }
 
     fn half(&mut self, id: ConnId) -> Option<&mut Half> {
-        std::iter::once(&mut self.data)
-            .chain(&mut self.control)
-            .find(|half| half.id == id)
+        std::iter::once(&mut self.data).chain(&mut self.control).find(|half| half.id == id)
     }
 
     /// The session both sides of the data connection have proven to agree on.
     fn session(&self) -> Option<Session> {
-        let bound = self
-            .data
-            .handshake
-            .as_ref()
-            .filter(|handshake| handshake.is_bound());
+        let bound = self.data.handshake.as_ref().filter(|handshake| handshake.is_bound());
         bound.map(Handshake::session)
     }
 
     /// Whether this side has said the last word but one: the dialler's proof for the control
     /// connection.
     fn is_proven(&self) -> bool {
-        let handshake = self
-            .control
-            .as_ref()
-            .and_then(|half| half.handshake.as_ref());
+        let handshake = self.control.as_ref().and_then(|half| half.handshake.as_ref());
         handshake.is_some_and(Handshake::has_proven)
     }
 }
@@ -93,16 +75,8 @@ impl Link {
     /// Takes over a connection that the doorman greeted, whoever is behind it. It is refused in
     /// words, or closed, if it does not suit.
     pub fn accept<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, arrival: Arrival) {
-        let turn = &mut Turn {
-            ring,
-            pool,
-            out: &mut Vec::new(),
-        };
-        let Arrival {
-            socket,
-            hello,
-            bytes,
-        } = arrival;
+        let turn = &mut Turn { ring, pool, out: &mut Vec::new() };
+        let Arrival { socket, hello, bytes } = arrival;
         let Some(id) = self.conns.adopt(turn.ring, turn.pool, socket) else {
             return;
         };
@@ -114,10 +88,7 @@ impl Link {
             Ok(answer) => answer,
             Err(refusal) => return self.refuse(turn, id, Fault::Refusing(refusal)),
         };
-        let half = Half {
-            id,
-            handshake: Some(handshake),
-        };
+        let half = Half { id, handshake: Some(handshake) };
         match hello.channel {
             Channel::Data => self.accepted.push(Attempt::new(turn.ring.now(), half)),
             Channel::Control => {
@@ -137,11 +108,7 @@ impl Link {
             return Err(Refusal::Unwanted);
         }
         let full = hello.channel == Channel::Data && self.accepted.len() == ARRIVALS_MAX;
-        if full || self.is_committed() {
-            Err(Refusal::Busy)
-        } else {
-            Ok(())
-        }
+        if full || self.is_committed() { Err(Refusal::Busy) } else { Ok(()) }
     }
 
     /// Whether this node decides which attempt is kept, and has decided for what it dialled.
@@ -197,10 +164,7 @@ impl Link {
     fn connect<R: Ring>(&mut self, turn: &mut Turn<'_, R>) -> Option<Half> {
         let path = *self.options.paths.get(self.retry.path())?;
         let id = self.conns.dial(turn.ring, turn.pool, path)?;
-        Some(Half {
-            id,
-            handshake: None,
-        })
+        Some(Half { id, handshake: None })
     }
 
     /// Something happened to a connection of an attempt.
@@ -258,10 +222,7 @@ impl Link {
         };
         let handshake = attempt.and_then(|attempt| attempt.half(id)?.handshake.as_mut());
         let Some(handshake) = handshake else { return };
-        match (
-            handshake.on_message(&self.options, &message),
-            handshake.channel(),
-        ) {
+        match (handshake.on_message(&self.options, &message), handshake.channel()) {
             (Err(fault), _) => self.fail(turn, place, fault),
             (Ok(Heard::Challenged), channel) => self.on_challenged(turn, id, channel),
             (Ok(Heard::Proven(_)), Channel::Data) => self.on_data_proven(turn, place, id),
@@ -271,7 +232,7 @@ impl Link {
             (Ok(Heard::Welcomed), Channel::Data) => self.on_data_welcome(turn),
             (Ok(Heard::Welcomed), Channel::Control) => {
                 if let Some(attempt) = self.dialled.take() {
-                    self.stand(turn, attempt);
+                    self.stand(turn, &attempt);
                 }
             }
         }
@@ -285,10 +246,7 @@ impl Link {
                 self.end_attempt(turn, &other, Some(Refusal::Busy));
             }
         }
-        let live = self
-            .standing
-            .as_ref()
-            .map_or(Session(0), |standing| standing.session);
+        let live = self.standing.as_ref().map_or(Session(0), |standing| standing.session);
         let half = self.dialled.as_mut().and_then(|attempt| attempt.half(id));
         let Some(handshake) = half.and_then(|half| half.handshake.as_mut()) else {
             return;
@@ -319,10 +277,7 @@ impl Link {
             self.end_attempt(turn, &stale, Some(Refusal::Busy));
         }
         self.accepted.push(attempt);
-        let half = self
-            .accepted
-            .last_mut()
-            .and_then(|attempt| attempt.half(id));
+        let half = self.accepted.last_mut().and_then(|attempt| attempt.half(id));
         let Some(handshake) = half.and_then(|half| half.handshake.as_mut()) else {
             return;
         };
@@ -355,20 +310,16 @@ impl Link {
         if let Some(conn) = self.conns.get(id) {
             conn.outbox.push(turn.pool, &welcome, None);
         }
-        self.stand(turn, attempt);
+        self.stand(turn, &attempt);
     }
 
     /// An attempt is complete: a session stands, every other attempt ends.
-    fn stand<R: Ring>(&mut self, turn: &mut Turn<'_, R>, attempt: Attempt) {
+    fn stand<R: Ring>(&mut self, turn: &mut Turn<'_, R>, attempt: &Attempt) {
         self.abandon_attempts(turn, Refusal::Busy);
         let (Some(session), Some(control)) = (attempt.session(), &attempt.control) else {
             return;
         };
-        let version = attempt
-            .data
-            .handshake
-            .as_ref()
-            .map_or(0, Handshake::version);
+        let version = attempt.data.handshake.as_ref().map_or(0, Handshake::version);
         let now = turn.ring.now();
         let (data, control) = (attempt.data.id, control.id);
         let standing = Standing::new(&self.options, now, session, (data, control), version);
@@ -379,28 +330,17 @@ impl Link {
         self.fault = self.faults.len() - 1;
         tracing::info!(resource = %self.options.resource, peer = %self.options.names.peer,
             session = session.0, version, "connected");
-        turn.out.push(Input::LinkUp {
-            peer: self.options.peer_index,
-            session,
-        });
+        turn.out.push(Input::LinkUp { peer: self.options.peer_index, session });
         self.begin_session(turn);
     }
 
     /// Ends attempts whose time is over.
     pub(super) fn check_attempts<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
         let now = turn.ring.now();
-        while let Some(at) = self
-            .accepted
-            .iter()
-            .position(|attempt| attempt.until <= now)
-        {
+        while let Some(at) = self.accepted.iter().position(|attempt| attempt.until <= now) {
             self.fail(turn, Place::Accepted(at), Fault::Late);
         }
-        if self
-            .dialled
-            .as_ref()
-            .is_some_and(|attempt| attempt.until <= now)
-        {
+        if self.dialled.as_ref().is_some_and(|attempt| attempt.until <= now) {
             self.fail(turn, Place::Dialled, Fault::Late);
         }
     }

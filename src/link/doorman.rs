@@ -59,10 +59,7 @@ impl Doorman {
     /// the doors.
     #[must_use]
     pub fn new(lane: Lane, listeners: &[ListenerId]) -> Self {
-        let door = |listener: &ListenerId| Door {
-            listener: *listener,
-            again_at: Nanos(0),
-        };
+        let door = |listener: &ListenerId| Door { listener: *listener, again_at: Nanos(0) };
         Self {
             lane,
             doors: listeners.iter().map(door).collect(),
@@ -98,9 +95,7 @@ impl Doorman {
         door: u64,
         completion: &Completion,
     ) {
-        let door = usize::try_from(door)
-            .ok()
-            .and_then(|door| self.doors.get_mut(door));
+        let door = usize::try_from(door).ok().and_then(|door| self.doors.get_mut(door));
         let Some(door) = door else { return };
         match completion.result {
             Ok(socket) => {
@@ -141,11 +136,7 @@ impl Doorman {
                 };
                 self.strangers.retain(|(stranger, _)| *stranger != id);
                 let socket = self.conns.hand_over(pool, id)?;
-                Some(Arrival {
-                    socket,
-                    hello,
-                    bytes: bytes.into(),
-                })
+                Some(Arrival { socket, hello, bytes: bytes.into() })
             }
             // Garbage, or more than a greeting before the answer.
             Ok(Some(_)) | Err(_) => {
@@ -165,7 +156,7 @@ impl Doorman {
         &mut self,
         ring: &mut R,
         pool: &mut Pool,
-        arrival: Arrival,
+        arrival: &Arrival,
         refusal: Refusal,
     ) {
         if let Some(id) = self.conns.adopt(ring, pool, arrival.socket) {
@@ -186,13 +177,7 @@ impl Doorman {
             if door.again_at <= now {
                 door.again_at = Nanos::NEVER;
                 let token = self.lane.token(ACCEPT + at as u64);
-                ring.submit(
-                    pool,
-                    token,
-                    Op::Accept {
-                        listener: door.listener,
-                    },
-                );
+                ring.submit(pool, token, Op::Accept { listener: door.listener });
             }
         }
     }

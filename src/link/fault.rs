@@ -41,10 +41,7 @@ impl Fault {
 
     /// Whether it belongs to making connections from both ends at once, and means nothing.
     pub(super) fn is_passing(self) -> bool {
-        matches!(
-            self,
-            Self::Refused(Refusal::Busy) | Self::Refusing(Refusal::Busy)
-        )
+        matches!(self, Self::Refused(Refusal::Busy) | Self::Refusing(Refusal::Busy))
     }
 
     /// What happened, why, and what to do next.

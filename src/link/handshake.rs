@@ -62,11 +62,7 @@ impl std::fmt::Debug for Handshake {
 impl Handshake {
     /// The dialler's side and its hello. `session` is 0 for a data connection.
     pub(super) fn dial(options: &LinkOptions, nonce: Nonce, session: Session) -> (Self, Vec<u8>) {
-        let channel = if session.0 == 0 {
-            Channel::Data
-        } else {
-            Channel::Control
-        };
+        let channel = if session.0 == 0 { Channel::Data } else { Channel::Control };
         let hello = Message::Hello(Hello {
             versions: options.versions,
             channel,
@@ -78,16 +74,7 @@ impl Handshake {
         })
         .encode();
         let transcript = Transcript::new(options.secret.bytes(), &hello);
-        (
-            Self {
-                channel,
-                stage: Stage::Challenge,
-                transcript,
-                version: 0,
-                session,
-            },
-            hello,
-        )
+        (Self { channel, stage: Stage::Challenge, transcript, version: 0, session }, hello)
     }
 
     /// The acceptor's side and its challenge. `bytes` are those of the hello.
@@ -111,23 +98,9 @@ impl Handshake {
             Channel::Data => transcript.session(),
             Channel::Control => hello.session,
         };
-        let challenge = Message::Challenge(Challenge {
-            version,
-            nonce,
-            proof,
-        })
-        .encode();
+        let challenge = Message::Challenge(Challenge { version, nonce, proof }).encode();
         let (channel, stage) = (hello.channel, Stage::Proof);
-        Ok((
-            Self {
-                channel,
-                stage,
-                transcript,
-                version,
-                session,
-            },
-            challenge,
-        ))
+        Ok((Self { channel, stage, transcript, version, session }, challenge))
     }
 
     /// Takes a message of the other side.
@@ -186,11 +159,7 @@ impl Handshake {
     pub(super) fn prove(&mut self, live: Session) -> Vec<u8> {
         debug_assert_eq!(self.stage, Stage::Prove);
         self.stage = Stage::Welcome;
-        Message::Proof(Proof {
-            live,
-            proof: self.transcript.answer(live),
-        })
-        .encode()
+        Message::Proof(Proof { live, proof: self.transcript.answer(live) }).encode()
     }
 
     /// The acceptor's last word, after [`Heard::Proven`].

@@ -9,7 +9,7 @@ use crate::format::hello::{self, Flaw};
 use crate::units::{Epoch, Session};
 
 // Header and body of any frame fit into the receive buffer.
-const _: () = assert!(HEADER_BYTES as u32 + BODY_BYTES_MAX <= RECEIVE_BYTES);
+const _: () = assert!(HEADER_BYTES + BODY_BYTES_MAX as usize <= RECEIVE_BYTES as usize);
 
 /// What a look into the inbox came to.
 #[derive(Debug)]
@@ -53,15 +53,7 @@ impl Inbox {
     pub(super) fn new(pool: &mut Pool, bytes: usize) -> Option<Self> {
         let buffer = pool.take(Purpose::Fixed, bytes)?;
         let size = u32::try_from(bytes).ok()?;
-        Some(Self {
-            buffer,
-            size,
-            start: 0,
-            end: 0,
-            direct: false,
-            filling: None,
-            number: 1,
-        })
+        Some(Self { buffer, size, start: 0, end: 0, direct: false, filling: None, number: 1 })
     }
 
     /// Gives its memory back.
@@ -81,30 +73,18 @@ impl Inbox {
             let lacks = filling.need - filling.have;
             if self.is_empty() && lacks >= DIRECT_BYTES {
                 self.direct = true;
-                return Some(Span {
-                    slot,
-                    offset: filling.have,
-                    length: lacks,
-                });
+                return Some(Span { slot, offset: filling.have, length: lacks });
             }
         }
         self.compact(pool);
         let (slot, length) = (self.buffer.share(), self.size - self.end);
-        (length > 0).then_some(Span {
-            slot,
-            offset: self.end,
-            length,
-        })
+        (length > 0).then_some(Span { slot, offset: self.end, length })
     }
 
     /// Moves what waits to the front of the buffer.
     fn compact(&mut self, pool: &mut Pool) {
         if self.start > 0 && self.start < self.end {
-            let whole = Span {
-                slot: self.buffer.share(),
-                offset: 0,
-                length: self.end,
-            };
+            let whole = Span { slot: self.buffer.share(), offset: 0, length: self.end };
             let (start, end) = (self.start as usize, self.end as usize);
             pool.bytes_mut(whole).copy_within(start..end, 0);
         }
@@ -152,13 +132,7 @@ impl Inbox {
                 }
                 Some((header, frame)) => {
                     let need = header.payload_bytes();
-                    self.filling = Some(Filling {
-                        header,
-                        frame,
-                        payload: None,
-                        have: 0,
-                        need,
-                    });
+                    self.filling = Some(Filling { header, frame, payload: None, have: 0, need });
                 }
             }
         }
@@ -182,10 +156,7 @@ impl Inbox {
             return Err("a frame of another session".into());
         }
         if tag.number != self.number {
-            return Err(format!(
-                "frame {} came where {} belongs",
-                tag.number, self.number
-            ));
+            return Err(format!("frame {} came where {} belongs", tag.number, self.number));
         }
         let whole = HEADER_BYTES + header.body_bytes() as usize;
         let Some(body) = bytes.get(HEADER_BYTES..whole) else {
@@ -215,39 +186,20 @@ impl Inbox {
         let slot = payload.share();
         let length = (self.end - self.start).min(filling.need - filling.have);
         if length > 0 {
-            let from = Span {
-                slot: buffer,
-                offset: self.start,
-                length,
-            };
-            pool.copy(
-                from,
-                Span {
-                    slot,
-                    offset: filling.have,
-                    length,
-                },
-            );
+            let from = Span { slot: buffer, offset: self.start, length };
+            pool.copy(from, Span { slot, offset: filling.have, length });
             self.start += length;
             filling.have += length;
         }
         if filling.have < filling.need {
             return Ok(Found::Nothing);
         }
-        let whole = Span {
-            slot,
-            offset: 0,
-            length: filling.need,
-        };
+        let whole = Span { slot, offset: 0, length: filling.need };
         if checksum::of(pool.bytes(whole)) != filling.header.payload_sum() {
             return Err("the checksum of a payload is wrong".into());
         }
         let done = self.filling.take().expect("looked at just now");
-        Ok(Found::Frame(
-            done.header.tag().epoch,
-            done.frame,
-            done.payload,
-        ))
+        Ok(Found::Frame(done.header.tag().epoch, done.frame, done.payload))
     }
 
     /// Whether everything that arrived has been taken.
@@ -257,10 +209,6 @@ impl Inbox {
 
     fn waiting<'a>(&self, pool: &'a Pool) -> &'a [u8] {
         let length = self.end - self.start;
-        pool.bytes(Span {
-            slot: self.buffer.share(),
-            offset: self.start,
-            length,
-        })
+        pool.bytes(Span { slot: self.buffer.share(), offset: self.start, length })
     }
 }

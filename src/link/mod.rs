@@ -124,11 +124,7 @@ impl Link {
         self.wanted = wanted;
         if !wanted {
             self.abandon_attempts(
-                &mut Turn {
-                    ring,
-                    pool,
-                    out: &mut Vec::new(),
-                },
+                &mut Turn { ring, pool, out: &mut Vec::new() },
                 Refusal::Unwanted,
             );
         }
@@ -145,11 +141,7 @@ impl Link {
         let event = self.conns.on_completion(ring, pool, completion);
         let Some((id, event)) = event else { return };
         let mut turn = Turn { ring, pool, out };
-        match self
-            .standing
-            .as_ref()
-            .and_then(|standing| standing.channel_of(id))
-        {
+        match self.standing.as_ref().and_then(|standing| standing.channel_of(id)) {
             Some(channel) => self.on_session_event(&mut turn, channel, event),
             None => self.on_attempt_event(&mut turn, id, event),
         }
@@ -173,31 +165,16 @@ impl Link {
     /// When [`on_time`](Self::on_time) must be called next.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
-        let attempts = self
-            .dialled
-            .iter()
-            .chain(&self.accepted)
-            .map(|attempt| attempt.until);
-        let session = self
-            .standing
-            .iter()
-            .map(|standing| standing.deadline(&self.options));
+        let attempts = self.dialled.iter().chain(&self.accepted).map(|attempt| attempt.until);
+        let session = self.standing.iter().map(|standing| standing.deadline(&self.options));
         let dial = self.is_idle().then(|| self.retry.at());
-        attempts
-            .chain(session)
-            .chain(dial)
-            .min()
-            .unwrap_or(Nanos::NEVER)
+        attempts.chain(session).chain(dial).min().unwrap_or(Nanos::NEVER)
     }
 
     /// Sends what is queued: control before data, so that acknowledgements never wait for writes.
     /// Call at the end of each turn.
     pub fn flush<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool) {
-        let attempts = self
-            .dialled
-            .iter()
-            .chain(&self.accepted)
-            .flat_map(Attempt::connections);
+        let attempts = self.dialled.iter().chain(&self.accepted).flat_map(Attempt::connections);
         for id in attempts {
             self.conns.send(ring, pool, id);
         }
@@ -232,10 +209,7 @@ impl Link {
     /// The session that stands and is not being ended from this side.
     #[must_use]
     pub fn session(&self) -> Option<Session> {
-        let standing = self
-            .standing
-            .as_ref()
-            .filter(|standing| !standing.is_leaving());
+        let standing = self.standing.as_ref().filter(|standing| !standing.is_leaving());
         standing.map(|standing| standing.session)
     }
 
@@ -251,22 +225,14 @@ impl Link {
         let Some(standing) = &self.standing else {
             return 0;
         };
-        standing
-            .connections()
-            .map(|id| self.conns.queued_bytes(id))
-            .iter()
-            .sum()
+        standing.connections().map(|id| self.conns.queued_bytes(id)).iter().sum()
     }
 
     /// Why there is no session, in words with what to do next; empty if one stands or nothing
     /// went wrong yet.
     #[must_use]
     pub fn last_error(&self) -> &str {
-        if self.standing.is_some() {
-            ""
-        } else {
-            &self.faults[self.fault]
-        }
+        if self.standing.is_some() { "" } else { &self.faults[self.fault] }
     }
 
     /// Connections in use, those being closed included.

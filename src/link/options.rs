@@ -135,8 +135,6 @@ pub struct LinkOptions {
     pub paths: Vec<Path>,
     /// Time limits.
     pub timing: Timing,
-    /// Queued bytes above which the peer counts as congested; `Drained` comes at half of it.
-    pub congestion_bytes: u64,
     /// Link versions to speak; [`Versions::SPOKEN`] but in tests.
     pub versions: Versions,
 }

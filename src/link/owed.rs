@@ -61,11 +61,7 @@ impl Owed {
 
     /// When the peer is to be given up, if nothing moves until then.
     pub(super) fn deadline(&self, progress_timeout: Nanos) -> Nanos {
-        if self.any() {
-            self.moved_at + progress_timeout
-        } else {
-            Nanos::NEVER
-        }
+        if self.any() { self.moved_at + progress_timeout } else { Nanos::NEVER }
     }
 
     fn any(&self) -> bool {
@@ -82,12 +78,7 @@ mod tests {
 
     fn write(sequence: u64) -> Frame {
         let (sequence, after) = (Sequence(sequence), Sequence(0));
-        Frame::Write {
-            sequence,
-            after,
-            blocks: Blocks::new(0, 1),
-            fua: false,
-        }
+        Frame::Write { sequence, after, blocks: Blocks::new(0, 1), fua: false }
     }
 
     #[test]
@@ -104,44 +95,20 @@ mod tests {
         for sequence in 1..=3 {
             owed.on_sent(Nanos(sequence), &write(sequence));
         }
-        owed.on_sent(
-            Nanos(5),
-            &Frame::Barrier {
-                sequence: Sequence(3),
-            },
-        );
+        owed.on_sent(Nanos(5), &Frame::Barrier { sequence: Sequence(3) });
         assert_eq!(owed.deadline(LIMIT), Nanos(43));
-        owed.on_received(
-            Nanos(9),
-            &Frame::Written {
-                first: Sequence(1),
-                last: Sequence(3),
-            },
-        );
+        owed.on_received(Nanos(9), &Frame::Written { first: Sequence(1), last: Sequence(3) });
         assert_eq!(owed.deadline(LIMIT), Nanos(51));
-        owed.on_received(
-            Nanos(10),
-            &Frame::Stable {
-                sequence: Sequence(2),
-            },
-        );
+        owed.on_received(Nanos(10), &Frame::Stable { sequence: Sequence(2) });
         assert_eq!(owed.deadline(LIMIT), Nanos(52));
-        owed.on_received(
-            Nanos(11),
-            &Frame::Stable {
-                sequence: Sequence(3),
-            },
-        );
+        owed.on_received(Nanos(11), &Frame::Stable { sequence: Sequence(3) });
         assert_eq!(owed.deadline(LIMIT), Nanos::NEVER);
     }
 
     #[test]
     fn a_flood_of_answers_cannot_underflow() {
         let mut owed = Owed::default();
-        let all = Frame::Written {
-            first: Sequence(0),
-            last: Sequence(u64::MAX),
-        };
+        let all = Frame::Written { first: Sequence(0), last: Sequence(u64::MAX) };
         owed.on_received(Nanos(1), &all);
         owed.on_sent(Nanos(2), &write(1));
         assert_eq!(owed.deadline(LIMIT), Nanos(44));

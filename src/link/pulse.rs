@@ -27,14 +27,7 @@ impl Pulse {
     /// The heartbeat of a session that begins now; the first one is due at once.
     pub(super) fn new(now: Nanos, timing: Timing) -> Self {
         let unechoed = VecDeque::with_capacity(REMEMBERED);
-        Self {
-            timing,
-            next_at: now,
-            heard_at: now,
-            sent: 0,
-            heard: 0,
-            unechoed,
-        }
+        Self { timing, next_at: now, heard_at: now, sent: 0, heard: 0, unechoed }
     }
 
     /// Something came from the peer.
@@ -67,10 +60,7 @@ impl Pulse {
         if self.unechoed.len() < REMEMBERED {
             self.unechoed.push_back((self.sent, now));
         }
-        Some(Frame::Ping {
-            number: self.sent,
-            echo: self.heard,
-        })
+        Some(Frame::Ping { number: self.sent, echo: self.heard })
     }
 
     /// Why the peer counts as dead, if it does.
@@ -95,9 +85,7 @@ impl Pulse {
 
     fn deaf_at(&self) -> Nanos {
         let oldest = self.unechoed.front();
-        oldest.map_or(Nanos::NEVER, |(_, sent_at)| {
-            *sent_at + self.timing.peer_timeout
-        })
+        oldest.map_or(Nanos::NEVER, |(_, sent_at)| *sent_at + self.timing.peer_timeout)
     }
 }
 
@@ -128,11 +116,7 @@ mod tests {
             assert_eq!(pulse.verdict(at(second)), None);
         }
         pulse.on_heard(at(6));
-        assert!(
-            pulse
-                .verdict(at(6))
-                .is_some_and(|why| why.contains("does not hear"))
-        );
+        assert!(pulse.verdict(at(6)).is_some_and(|why| why.contains("does not hear")));
         assert_eq!(pulse.deadline(), at(6));
     }
 

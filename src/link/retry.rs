@@ -16,12 +16,7 @@ pub(super) struct Retry {
 impl Retry {
     /// The first attempt, on the first of so many paths, is due at once.
     pub(super) fn new(paths: usize) -> Self {
-        Self {
-            paths: paths.max(1),
-            path: 0,
-            pause: RETRY_FIRST,
-            at: Nanos(0),
-        }
+        Self { paths: paths.max(1), path: 0, pause: RETRY_FIRST, at: Nanos(0) }
     }
 
     /// When to dial.

@@ -41,8 +41,6 @@ pub(super) struct Standing {
     bye_received: bool,
     /// A payload waits for room.
     starved: bool,
-    /// Above the limit, and not yet below half of it again.
-    congested: bool,
     /// The peer does not read what it is sent.
     overfull: bool,
 }
@@ -68,14 +66,8 @@ impl Standing {
             session,
             since: now,
             version,
-            data: Wire {
-                id: data,
-                number: 1,
-            },
-            control: Wire {
-                id: control,
-                number: 1,
-            },
+            data: Wire { id: data, number: 1 },
+            control: Wire { id: control, number: 1 },
             pulse: Pulse::new(now, options.timing),
             owed: Owed::default(),
             unsent_since: None,
@@ -83,7 +75,6 @@ impl Standing {
             bye_sent: false,
             bye_received: false,
             starved: false,
-            congested: false,
             overfull: false,
         }
     }
@@ -123,30 +114,16 @@ impl Standing {
 
     /// When to look at it again.
     pub(super) fn deadline(&self, options: &LinkOptions) -> Nanos {
-        let leave = self.leaving.map_or(Nanos::NEVER, |leaving| {
-            if leaving.fresh {
-                Nanos(0)
-            } else {
-                leaving.until
-            }
-        });
-        let doom = if self.overfull {
-            Nanos(0)
-        } else {
-            Nanos::NEVER
-        };
-        self.pulse
-            .deadline()
-            .min(self.stalled_at(options))
-            .min(leave)
-            .min(doom)
+        let leave = self
+            .leaving
+            .map_or(Nanos::NEVER, |leaving| if leaving.fresh { Nanos(0) } else { leaving.until });
+        let doom = if self.overfull { Nanos(0) } else { Nanos::NEVER };
+        self.pulse.deadline().min(self.stalled_at(options)).min(leave).min(doom)
     }
 
     fn stalled_at(&self, options: &LinkOptions) -> Nanos {
         let limit = options.timing.progress_timeout;
-        let unsent = self
-            .unsent_since
-            .map_or(Nanos::NEVER, |since| since + limit);
+        let unsent = self.unsent_since.map_or(Nanos::NEVER, |since| since + limit);
         self.owed.deadline(limit).min(unsent)
     }
 
@@ -178,21 +155,12 @@ impl Link {
 
     /// Queues a frame of the session that stands.
     pub(super) fn queue_frame(&mut self, now: Nanos, pool: &mut Pool, outgoing: Outgoing<'_>) {
-        let Outgoing {
-            session,
-            epoch,
-            frame,
-            part,
-        } = outgoing;
+        let Outgoing { session, epoch, frame, part } = outgoing;
         let Some(standing) = &mut self.standing else {
             return;
         };
         let blocks = frame.payload();
-        assert_eq!(
-            blocks.is_some(),
-            part.is_some(),
-            "payload and frame do not match: {frame:?}"
-        );
+        assert_eq!(blocks.is_some(), part.is_some(), "payload and frame do not match: {frame:?}");
         let span = part.zip(blocks).map(|(part, blocks)| span_of(part, blocks));
         let sum = span.map_or(0, |span| checksum::of(pool.bytes(span)));
         let wire = match frame.channel() {
@@ -200,16 +168,7 @@ impl Link {
             Channel::Control => &mut standing.control,
         };
         self.scratch.clear();
-        encode(
-            frame,
-            Tag {
-                epoch,
-                session,
-                number: wire.number,
-            },
-            sum,
-            &mut self.scratch,
-        );
+        encode(frame, Tag { epoch, session, number: wire.number }, sum, &mut self.scratch);
         wire.number += 1;
         let Some(conn) = self.conns.get(wire.id) else {
             return;
@@ -219,10 +178,6 @@ impl Link {
         standing.owed.on_sent(now, frame);
         standing.bye_sent |= matches!(frame, Frame::Bye { .. });
         self.epoch = epoch;
-        let queued = self.queued_bytes();
-        if let Some(standing) = &mut self.standing {
-            standing.congested |= queued > self.options.congestion_bytes;
-        }
     }
 
     /// Something happened to a connection of the session.
@@ -245,7 +200,7 @@ impl Link {
                 if channel == Channel::Data {
                     standing.unsent_since = None;
                 }
-                self.on_sent(turn);
+                self.leave_if_done(turn);
             }
             Event::Closed => self.end_session(turn, "it closed the connection"),
             Event::Broken(errno) | Event::NotConnected(errno) => {
@@ -253,21 +208,6 @@ impl Link {
             }
             Event::Connected => {}
         }
-    }
-
-    fn on_sent<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
-        let queued_bytes = self.queued_bytes();
-        let Some(standing) = &mut self.standing else {
-            return;
-        };
-        if standing.congested && queued_bytes < self.options.congestion_bytes / 2 {
-            standing.congested = false;
-            turn.out.push(Input::Drained {
-                peer: self.options.peer_index,
-                queued_bytes,
-            });
-        }
-        self.leave_if_done(turn);
     }
 
     /// Reads all that arrived, control first.
@@ -327,23 +267,13 @@ impl Link {
         }
         standing.owed.on_received(turn.ring.now(), &frame);
         let (peer, session) = (self.options.peer_index, standing.session);
-        turn.out.push(Input::Frame {
-            peer,
-            session,
-            epoch,
-            frame,
-            payload,
-        });
+        turn.out.push(Input::Frame { peer, session, epoch, frame, payload });
     }
 
     /// Ends the session that stands on purpose.
     pub(super) fn leave(&mut self, now: Nanos, why: &'static str) {
         if let Some(standing) = &mut self.standing {
-            standing.leaving = Some(Leaving {
-                fresh: true,
-                until: now + LEAVE_LIMIT,
-                why,
-            });
+            standing.leaving = Some(Leaving { fresh: true, until: now + LEAVE_LIMIT, why });
         }
     }
 
@@ -376,12 +306,7 @@ impl Link {
         }
         let (session, epoch) = (standing.session, self.epoch);
         if let Some(ping) = standing.pulse.poll_ping(now) {
-            let outgoing = Outgoing {
-                session,
-                epoch,
-                frame: &ping,
-                part: None,
-            };
+            let outgoing = Outgoing { session, epoch, frame: &ping, part: None };
             self.queue_frame(now, turn.pool, outgoing);
         }
     }
@@ -410,9 +335,5 @@ impl Link {
 fn span_of(part: Part, blocks: Blocks) -> Span {
     let fit = |bytes: u64| u32::try_from(bytes).expect("a payload is at most a piece");
     let offset = fit(u64::from(part.first) * BLOCK_BYTES);
-    Span {
-        slot: part.payload,
-        offset,
-        length: fit(blocks.length_bytes()),
-    }
+    Span { slot: part.payload, offset, length: fit(blocks.length_bytes()) }
 }

@@ -83,10 +83,7 @@ impl Incoming {
     }
 
     fn find(&mut self, sequence: Sequence) -> Option<&mut Apply> {
-        let place = self
-            .applies
-            .binary_search_by_key(&sequence, |apply| apply.sequence)
-            .ok()?;
+        let place = self.applies.binary_search_by_key(&sequence, |apply| apply.sequence).ok()?;
         self.applies.get_mut(place)
     }
 }
@@ -108,25 +105,12 @@ impl Replica {
     /// A client's write, mirrored here.
     pub(super) fn on_write_frame(&mut self, peer: usize, frame: Frame, payload: Option<Payload>) {
         let (sequence, after, blocks, fua, what) = match (frame, payload) {
-            (
-                Frame::Write {
-                    sequence,
-                    after,
-                    blocks,
-                    fua,
-                },
-                Some(payload),
-            ) => (sequence, after, blocks, fua, What::Data(payload)),
-            (
-                Frame::Zero {
-                    sequence,
-                    after,
-                    blocks,
-                    fua,
-                    discard,
-                },
-                None,
-            ) => (sequence, after, blocks, fua, What::Zero { discard }),
+            (Frame::Write { sequence, after, blocks, fua }, Some(payload)) => {
+                (sequence, after, blocks, fua, What::Data(payload))
+            }
+            (Frame::Zero { sequence, after, blocks, fua, discard }, None) => {
+                (sequence, after, blocks, fua, What::Zero { discard })
+            }
             (_, payload) => return self.release(payload),
         };
         if self.options.protocol == Protocol::B
@@ -139,17 +123,7 @@ impl Replica {
         let what = Some(what);
         self.add_apply(
             peer,
-            Apply {
-                sequence,
-                after,
-                blocks,
-                fua,
-                resync,
-                what,
-                stage,
-                entered,
-                failed,
-            },
+            Apply { sequence, after, blocks, fua, resync, what, stage, entered, failed },
         );
     }
 
@@ -162,27 +136,16 @@ impl Replica {
             (Frame::ResyncZero { sequence, blocks }, None) => {
                 (sequence, blocks, What::Zero { discard: true })
             }
-            (
-                Frame::ResyncHash {
-                    sequence,
-                    blocks,
-                    digest,
-                },
-                None,
-            ) => (sequence, blocks, What::Hash(digest)),
+            (Frame::ResyncHash { sequence, blocks, digest }, None) => {
+                (sequence, blocks, What::Hash(digest))
+            }
             (_, payload) => return self.release(payload),
         };
         let clash = matches!(what, What::Hash(_)) && self.locks.any_exclusive(blocks, is_client);
         if clash {
             // The source keeps the range locked until it knows, and the client's write waits for
             // the source: answer at once.
-            self.send(
-                peer,
-                Frame::HashAnswer {
-                    sequence,
-                    equal: false,
-                },
-            );
+            self.send(peer, Frame::HashAnswer { sequence, equal: false });
         }
         let apply = Apply {
             sequence,
@@ -226,10 +189,7 @@ impl Replica {
         }
         apply.stage = Stage::Waiting;
         let blocks = apply.blocks;
-        if self
-            .locks
-            .acquire(Owner::Apply { peer, sequence }, blocks, Mode::Exclusive)
-        {
+        if self.locks.acquire(Owner::Apply { peer, sequence }, blocks, Mode::Exclusive) {
             self.apply_locked(peer, sequence);
         }
     }
@@ -244,8 +204,7 @@ impl Replica {
         if self.log_waiting.is_empty() && self.log.enter(blocks) {
             return self.apply_entered(peer, sequence);
         }
-        self.log_waiting
-            .push_back(LogWaiter::Apply { peer, sequence });
+        self.log_waiting.push_back(LogWaiter::Apply { peer, sequence });
         self.plan_log();
     }
 
@@ -277,11 +236,7 @@ impl Replica {
             }
             return self.end_apply(peer, sequence);
         }
-        let purpose = IoPurpose::Apply {
-            peer,
-            session,
-            sequence,
-        };
+        let purpose = IoPurpose::Apply { peer, session, sequence };
         let runs = match what {
             Some(What::Hash(_)) => vec![blocks],
             None => Vec::new(),
@@ -298,35 +253,15 @@ impl Replica {
             match &what {
                 Some(What::Data(payload)) => {
                     let first = u16::try_from(run.start - blocks.start).expect("within a piece");
-                    let from = Part {
-                        payload: payload.share(),
-                        first,
-                    };
-                    self.emit(Output::Store {
-                        io,
-                        blocks: *run,
-                        from,
-                        fua,
-                    });
+                    let from = Part { payload: payload.share(), first };
+                    self.emit(Output::Store { io, blocks: *run, from, fua });
                 }
                 Some(What::Zero { discard }) => {
-                    self.emit(Output::Zero {
-                        io,
-                        blocks: *run,
-                        discard: *discard,
-                        fua,
-                    });
+                    self.emit(Output::Zero { io, blocks: *run, discard: *discard, fua });
                 }
                 _ => {
-                    let want = Want {
-                        scan: false,
-                        hash: true,
-                    };
-                    self.emit(Output::Fetch {
-                        io,
-                        blocks: *run,
-                        want,
-                    });
+                    let want = Want { scan: false, hash: true };
+                    self.emit(Output::Fetch { io, blocks: *run, want });
                 }
             }
         }
@@ -354,11 +289,7 @@ impl Replica {
         result: Result<Fetched, DiskError>,
     ) {
         let live = self.peers[peer].session == Some(session);
-        let wanted = match self.peers[peer]
-            .incoming
-            .find(sequence)
-            .and_then(|a| a.what.take())
-        {
+        let wanted = match self.peers[peer].incoming.find(sequence).and_then(|a| a.what.take()) {
             Some(What::Hash(digest)) => Some(digest),
             _ => None,
         };
@@ -424,11 +355,7 @@ impl Replica {
             }
         }
         let incoming = &mut self.peers[peer].incoming;
-        while incoming
-            .applies
-            .front()
-            .is_some_and(|apply| apply.stage == Stage::Done)
-        {
+        while incoming.applies.front().is_some_and(|apply| apply.stage == Stage::Done) {
             incoming.applies.pop_front();
         }
         self.pass_point(peer);
@@ -448,10 +375,7 @@ impl Replica {
     }
 
     pub(super) fn on_barrier(&mut self, peer: usize, sequence: Sequence) {
-        self.peers[peer]
-            .incoming
-            .points
-            .push_back(Point::Barrier(sequence));
+        self.peers[peer].incoming.points.push_back(Point::Barrier(sequence));
         self.pass_point(peer);
     }
 
@@ -461,10 +385,7 @@ impl Replica {
             return self.violation(peer, "the end of a resync that is not under way");
         }
         let last = self.peers[peer].incoming.last;
-        self.peers[peer]
-            .incoming
-            .points
-            .push_back(Point::End(last, lineage));
+        self.peers[peer].incoming.points.push_back(Point::End(last, lineage));
         self.pass_point(peer);
     }
 
@@ -475,10 +396,7 @@ impl Replica {
             return;
         };
         let sequence = point.sequence();
-        let open = incoming
-            .applies
-            .front()
-            .is_some_and(|apply| apply.sequence <= sequence);
+        let open = incoming.applies.front().is_some_and(|apply| apply.sequence <= sequence);
         if open || incoming.syncing || self.peers[peer].session.is_none() {
             return;
         }
@@ -544,10 +462,7 @@ impl Replica {
         let incoming = &mut self.peers[peer].incoming;
         let applies = std::mem::take(&mut incoming.applies);
         let syncing = incoming.syncing;
-        *incoming = Incoming {
-            syncing,
-            ..Incoming::default()
-        };
+        *incoming = Incoming { syncing, ..Incoming::default() };
         let mut dropped = Vec::new();
         for apply in applies {
             match apply.stage {
@@ -558,8 +473,7 @@ impl Replica {
         }
         for apply in dropped {
             let sequence = apply.sequence;
-            self.log_waiting
-                .retain(|waiter| *waiter != LogWaiter::Apply { peer, sequence });
+            self.log_waiting.retain(|waiter| *waiter != LogWaiter::Apply { peer, sequence });
             if apply.stage == Stage::Waiting {
                 self.unlock(Owner::Apply { peer, sequence });
             }
@@ -572,9 +486,7 @@ impl Replica {
     /// Whether a write received before is still held back on these blocks.
     pub(super) fn is_gated(&self, peer: usize, blocks: Blocks) -> bool {
         let applies = &self.peers[peer].incoming.applies;
-        applies
-            .iter()
-            .any(|apply| apply.stage == Stage::Gated && apply.blocks.overlaps(blocks))
+        applies.iter().any(|apply| apply.stage == Stage::Gated && apply.blocks.overlaps(blocks))
     }
 
     /// Whether the peer's verify is reading here.

@@ -17,11 +17,7 @@ pub(super) enum EmptyScan {
     /// This node's operator.
     Command(CommandId),
     /// The peer, which offers this generation.
-    Peer {
-        peer: usize,
-        session: Session,
-        generation: Generation,
-    },
+    Peer { peer: usize, session: Session, generation: Generation },
 }
 
 impl Replica {
@@ -47,10 +43,7 @@ impl Replica {
     }
 
     pub(super) fn answer(&mut self, id: CommandId, result: Result<String, Refusal>) {
-        self.emit(Output::Answer {
-            id,
-            result: Box::new(result),
-        });
+        self.emit(Output::Answer { id, result: Box::new(result) });
     }
 
     pub(super) fn refuse_command(&mut self, id: CommandId, reason: &'static str, text: &str) {
@@ -98,12 +91,7 @@ impl Replica {
     }
 
     pub(super) fn withdrawn(&mut self, peer: usize) {
-        self.send(
-            peer,
-            Frame::Bye {
-                reason: ByeReason::Disconnect,
-            },
-        );
+        self.send(peer, Frame::Bye { reason: ByeReason::Disconnect });
         self.disconnect(peer, "the operator disconnected");
         let words = format!(
             "disconnected by the operator; `twinblk connect {}` connects again",
@@ -149,10 +137,7 @@ impl Replica {
             self.feed_resync(peer);
         }
         let word = if paused { "rests" } else { "may run" };
-        self.answer(
-            id,
-            Ok(format!("resync of {} {word}", self.options.resource)),
-        );
+        self.answer(id, Ok(format!("resync of {} {word}", self.options.resource)));
     }
 
     pub(super) fn on_pause_sync(&mut self, peer: usize, paused: bool) {
@@ -182,10 +167,7 @@ impl Replica {
         if self.verify.is_some() {
             return self.refuse_command(id, "busy", "a verify is running already");
         }
-        let found = self
-            .peers
-            .iter()
-            .position(|peer| peer.phase == Phase::Established);
+        let found = self.peers.iter().position(|peer| peer.phase == Phase::Established);
         let Some(peer) = found.filter(|_| self.disk == DiskState::UpToDate) else {
             let text = "verify needs two connected, up-to-date nodes; see `twinblk status`";
             return self.refuse_command(id, "not-in-sync", text);
@@ -211,9 +193,7 @@ impl Replica {
             // The peer holds nothing: it cannot serve, whatever happens to this node.
             slot.withdrawn = true;
         }
-        self.maps
-            .iter_mut()
-            .for_each(super::dirty_map::DirtyMap::mark_all);
+        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
         let text = "this node's disk, as it is, is the first copy";
         self.reconsider_disk("init");
         self.save(After::Renegotiate { peer: 0, id, text });
@@ -230,14 +210,8 @@ impl Replica {
             self.refuse_command(id, "has-data", text);
             return false;
         }
-        let theirs = self
-            .peers
-            .iter()
-            .filter_map(|peer| peer.their_state.as_ref());
-        if theirs
-            .into_iter()
-            .any(|state| state.lineage.head().is_some())
-        {
+        let theirs = self.peers.iter().filter_map(|peer| peer.their_state.as_ref());
+        if theirs.into_iter().any(|state| state.lineage.head().is_some()) {
             let text = "the peer holds data already, which is on its way here";
             self.refuse_command(id, "peer-has-data", text);
             return false;
@@ -247,11 +221,7 @@ impl Replica {
 
     fn begin_first_generation(&mut self) {
         let epoch = self.superblock.epoch.next();
-        let generation = Generation {
-            epoch,
-            id: self.random.draw(),
-            node: self.options.node,
-        };
+        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
         self.superblock.epoch = epoch;
         self.superblock.lineage = Lineage::new(vec![generation]);
         self.superblock.data = DataState::Consistent;
@@ -279,11 +249,7 @@ impl Replica {
             return self.send(peer, Frame::EmptyAnswer { empty: false });
         }
         let session = self.peers[peer].session_id();
-        self.scanning = Some(EmptyScan::Peer {
-            peer,
-            session,
-            generation,
-        });
+        self.scanning = Some(EmptyScan::Peer { peer, session, generation });
         self.emit(Output::ScanEmpty);
     }
 
@@ -302,11 +268,7 @@ impl Replica {
                     self.send(peer, Frame::EmptyAnswer { empty: false });
                 }
             }
-            EmptyScan::Peer {
-                peer,
-                session,
-                generation,
-            } => {
+            EmptyScan::Peer { peer, session, generation } => {
                 if self.superblock.lineage.head().is_some() {
                     return;
                 }
@@ -324,11 +286,7 @@ impl Replica {
             return self.refuse_command(id, "not-connected", text);
         };
         let epoch = self.superblock.epoch.next();
-        let generation = Generation {
-            epoch,
-            id: self.random.draw(),
-            node: self.options.node,
-        };
+        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
         self.offered = Some((id, generation));
         self.send(peer, Frame::EmptyAsk { generation });
     }
@@ -397,14 +355,9 @@ impl Replica {
             slot.all_marked = true;
             slot.withdrawn = true;
         }
-        self.maps
-            .iter_mut()
-            .for_each(super::dirty_map::DirtyMap::mark_all);
+        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
         self.reconsider_disk("node replace");
-        self.save(After::Answer {
-            id,
-            text: "the peer's new machine will get a full copy",
-        });
+        self.save(After::Answer { id, text: "the peer's new machine will get a full copy" });
     }
 
     fn demote_or_stop(&mut self, id: CommandId) {
@@ -417,12 +370,7 @@ impl Replica {
     /// Announces the stop, then saves what memory holds.
     pub(super) fn stop_now(&mut self, id: CommandId) {
         for peer in 0..self.peers.len() {
-            self.send(
-                peer,
-                Frame::Bye {
-                    reason: ByeReason::Stop,
-                },
-            );
+            self.send(peer, Frame::Bye { reason: ByeReason::Stop });
             self.disconnect(peer, "the daemon stops");
             self.dial(peer, false);
         }

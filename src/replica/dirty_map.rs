@@ -25,18 +25,10 @@ impl DirtyMap {
     pub(crate) fn new(mut words: Vec<u64>, device_blocks: u64) -> Self {
         let pages = usize::try_from(device_blocks.div_ceil(PAGE_BLOCKS)).expect("fits in memory");
         words.resize(pages * PAGE_WORDS, 0);
-        let mut map = Self {
-            words,
-            device_blocks,
-            marked: 0,
-            unsaved: vec![0; pages.div_ceil(64)],
-        };
+        let mut map =
+            Self { words, device_blocks, marked: 0, unsaved: vec![0; pages.div_ceil(64)] };
         map.trim_tail();
-        map.marked = map
-            .words
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum();
+        map.marked = map.words.iter().map(|word| u64::from(word.count_ones())).sum();
         map
     }
 
@@ -80,10 +72,7 @@ impl DirtyMap {
     pub(crate) fn next_run(&self, from: u64, most: u64) -> Option<Blocks> {
         let start = self.next(from, |word| word)?;
         let end = self.next(start, |word| !word).unwrap_or(self.device_blocks);
-        Some(Blocks::new(
-            start,
-            (end - start).min(most).min(self.device_blocks - start),
-        ))
+        Some(Blocks::new(start, (end - start).min(most).min(self.device_blocks - start)))
     }
 
     /// The words of a page.
@@ -145,10 +134,7 @@ impl DirtyMap {
     }
 
     fn change(&mut self, blocks: Blocks, apply: impl Fn(u64, u64) -> u64) {
-        debug_assert!(
-            blocks.end() <= self.device_blocks,
-            "{blocks} past the device"
-        );
+        debug_assert!(blocks.end() <= self.device_blocks, "{blocks} past the device");
         for (index, mask) in masks(blocks) {
             let old = self.words[index];
             let new = apply(old, mask);

@@ -222,11 +222,7 @@ impl Replica {
             let base = self.superblock.lineage.head();
             let epoch = self.superblock.epoch.next();
             let node = self.options.node;
-            let generation = Generation {
-                epoch,
-                id: self.random.draw(),
-                node,
-            };
+            let generation = Generation { epoch, id: self.random.draw(), node };
             self.freezing = Some(Freeze { generation, base });
         }
         self.set_disk(DiskState::Diskless, cause);
@@ -273,11 +269,7 @@ impl Replica {
             slot.base = slot.base.or(head);
         }
         superblock.log_live = true;
-        self.save(After::GenerationHeld {
-            peer,
-            session,
-            generation,
-        });
+        self.save(After::GenerationHeld { peer, session, generation });
     }
 
     pub(super) fn generation_held(
@@ -292,23 +284,14 @@ impl Replica {
     }
 
     pub(super) fn on_generation_held(&mut self, generation: Generation) {
-        if self
-            .freezing
-            .as_ref()
-            .is_none_or(|freeze| freeze.generation != generation)
-        {
+        if self.freezing.as_ref().is_none_or(|freeze| freeze.generation != generation) {
             return;
         }
         self.freezing = None;
         self.superblock.lineage.begin(generation);
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
         let new = format!("{generation:?}");
-        self.note(
-            "generation",
-            "",
-            &new,
-            "the local disk was let go; the peer keeps the marks",
-        );
+        self.note("generation", "", &new, "the local disk was let go; the peer keeps the marks");
         self.retry_frozen();
         self.check_flushes();
     }

@@ -24,12 +24,7 @@ impl Replica {
             let reply = Reply::Failed(RequestError::NotPrimary);
             return self.emit(Output::Reply { id, reply });
         }
-        let mut flush = Flush {
-            id,
-            round: 0,
-            owed: Vec::new(),
-            covers: self.sequence,
-        };
+        let mut flush = Flush { id, round: 0, owed: Vec::new(), covers: self.sequence };
         if self.has_open_disk() {
             // A sync under way began before this was asked: only the next one covers it all.
             flush.round = self.flush_round + 1;
@@ -62,10 +57,7 @@ impl Replica {
                 return;
             };
             self.flushed = self.flushed.max(flush.covers);
-            self.emit(Output::Reply {
-                id: flush.id,
-                reply: Reply::Done,
-            });
+            self.emit(Output::Reply { id: flush.id, reply: Reply::Done });
         }
         self.check_quiet();
     }

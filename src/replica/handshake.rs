@@ -49,10 +49,7 @@ impl Replica {
             lineage: superblock.lineage.clone(),
             sync_target: superblock.sync_target,
             slot: superblock.slots[peer],
-            marked_blocks: self
-                .maps
-                .get(peer)
-                .map_or(0, super::dirty_map::DirtyMap::marked),
+            marked_blocks: self.maps.get(peer).map_or(0, super::dirty_map::DirtyMap::marked),
         }
     }
 
@@ -142,9 +139,7 @@ impl Replica {
                 mine.protocol, theirs.protocol
             ));
         }
-        let diskless = [mine, theirs]
-            .iter()
-            .any(|state| state.disk <= DiskState::Failed);
+        let diskless = [mine, theirs].iter().any(|state| state.disk <= DiskState::Failed);
         if !diskless && mine.device_blocks != theirs.device_blocks {
             return Some(format!(
                 "{resource}: the device has {} bytes on {me} and {} on {peer}; both must have the \
@@ -245,10 +240,7 @@ impl Replica {
             return;
         }
         let session = found.session_id();
-        self.superblock.slots[peer].bond = Bond {
-            confirmed: session.0,
-            tentative: 0,
-        };
+        self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
         self.save(After::ConfirmedBond { peer, session });
     }
 
@@ -338,11 +330,7 @@ impl Replica {
             .as_ref()
             .and_then(|state| state.sync_target)
             .map(|sync| sync.token);
-        let token = if their_token == Some(token) {
-            token
-        } else {
-            self.random.draw()
-        };
+        let token = if their_token == Some(token) { token } else { self.random.draw() };
         let found = &mut self.peers[peer];
         found.phase = Phase::SourceWaits;
         found.deadline = self.now + crate::limits::HANDSHAKE_TIME;
@@ -390,10 +378,7 @@ impl Replica {
         let head = self.superblock.lineage.head();
         let same = self.peers[peer].their_state.as_ref().is_some_and(|state| {
             state.lineage.head() == head
-                || self
-                    .freezing
-                    .as_ref()
-                    .is_some_and(|freeze| state.lineage.head() == freeze.base)
+                || self.freezing.as_ref().is_some_and(|freeze| state.lineage.head() == freeze.base)
         });
         if !same {
             let words = self.words_for(peer, Reason::MyPrimaryIsOlder).1;

@@ -28,13 +28,8 @@ struct Entry {
     recent: bool,
 }
 
-const EMPTY: Entry = Entry {
-    extent: 0,
-    state: State::Empty,
-    users: 0,
-    last: Sequence(0),
-    recent: false,
-};
+const EMPTY: Entry =
+    Entry { extent: 0, state: State::Empty, users: 0, last: Sequence(0), recent: false };
 
 /// A transaction to write, and the extents it lets go of.
 #[derive(Debug, Default)]
@@ -64,51 +59,31 @@ pub(crate) fn extents_of(blocks: Blocks) -> std::ops::RangeInclusive<u32> {
 /// The blocks of an extent, cut at the end of the device.
 pub(crate) fn blocks_of(extent: u32, device_blocks: u64) -> Blocks {
     let start = u64::from(extent) * EXTENT_BLOCKS;
-    Blocks::new(
-        start,
-        EXTENT_BLOCKS.min(device_blocks.saturating_sub(start)),
-    )
+    Blocks::new(start, EXTENT_BLOCKS.min(device_blocks.saturating_sub(start)))
 }
 
 impl HotExtents {
     /// The log as found on disk. An unreadable one starts empty in memory; the caller marks all.
     pub(crate) fn new(image: &LogImage, capacity: u32) -> Self {
         let (slots, next_transaction): (&[Option<u32>], u64) = match image {
-            LogImage::Hot {
-                slots,
-                next_transaction,
-            } => (slots, *next_transaction),
+            LogImage::Hot { slots, next_transaction } => (slots, *next_transaction),
             LogImage::Unreadable { next_transaction } => (&[], *next_transaction),
         };
         let mut entries = vec![EMPTY; capacity as usize];
         let mut places = BTreeMap::new();
         for (entry, (place, extent)) in entries.iter_mut().zip((0..).zip(slots)) {
             if let Some(extent) = *extent {
-                *entry = Entry {
-                    extent,
-                    state: State::Hot,
-                    ..EMPTY
-                };
+                *entry = Entry { extent, state: State::Hot, ..EMPTY };
                 places.insert(extent, place);
             }
         }
         let transaction = LogTransaction::default();
-        Self {
-            entries,
-            places,
-            hand: 0,
-            under_way: false,
-            transaction,
-            next_transaction,
-        }
+        Self { entries, places, hand: 0, under_way: false, transaction, next_transaction }
     }
 
     /// The extents that are hot or about to be.
     pub(crate) fn hot(&self) -> impl Iterator<Item = u32> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.state != State::Empty)
-            .map(|entry| entry.extent)
+        self.entries.iter().filter(|entry| entry.state != State::Empty).map(|entry| entry.extent)
     }
 
     /// Enters the extents of a write if all are hot, or none.
@@ -170,12 +145,8 @@ impl HotExtents {
             let Some(place) = self.make_room(coolable, &mut plan.cooled) else {
                 break;
             };
-            self.entries[place as usize] = Entry {
-                extent,
-                state: State::Coming,
-                recent: true,
-                ..EMPTY
-            };
+            self.entries[place as usize] =
+                Entry { extent, state: State::Coming, recent: true, ..EMPTY };
             self.places.insert(extent, place);
             updates.push((place, Some(extent)));
         }
@@ -189,12 +160,7 @@ impl HotExtents {
             (entry.state != State::Empty).then_some(entry.extent)
         };
         let window = range.clone().map(holds).collect();
-        self.transaction = LogTransaction {
-            number,
-            updates,
-            window_start: range.start,
-            window,
-        };
+        self.transaction = LogTransaction { number, updates, window_start: range.start, window };
         self.next_transaction += 1;
         self.under_way = true;
         Some(plan)
@@ -247,13 +213,7 @@ mod tests {
     use super::*;
 
     fn log(capacity: u32) -> HotExtents {
-        HotExtents::new(
-            &LogImage::Hot {
-                slots: vec![],
-                next_transaction: 1,
-            },
-            capacity,
-        )
+        HotExtents::new(&LogImage::Hot { slots: vec![], next_transaction: 1 }, capacity)
     }
 
     fn all(number: u64) -> std::ops::Range<u32> {
@@ -275,23 +235,14 @@ mod tests {
     #[test]
     fn only_idle_and_safe_extents_make_room() {
         let mut log = log(1);
-        log.plan([0].into_iter(), Sequence(0), |_| 0..1)
-            .expect("room");
+        log.plan([0].into_iter(), Sequence(0), |_| 0..1).expect("room");
         log.commit();
         assert!(log.enter(Blocks::new(0, 1)));
         log.issued(Blocks::new(0, 1), Sequence(7));
-        assert!(
-            log.plan([5].into_iter(), Sequence(9), |_| 0..1).is_none(),
-            "in use"
-        );
+        assert!(log.plan([5].into_iter(), Sequence(9), |_| 0..1).is_none(), "in use");
         log.leave(Blocks::new(0, 1));
-        assert!(
-            log.plan([5].into_iter(), Sequence(6), |_| 0..1).is_none(),
-            "not safe"
-        );
-        let plan = log
-            .plan([5].into_iter(), Sequence(7), |_| 0..1)
-            .expect("room");
+        assert!(log.plan([5].into_iter(), Sequence(6), |_| 0..1).is_none(), "not safe");
+        let plan = log.plan([5].into_iter(), Sequence(7), |_| 0..1).expect("room");
         assert_eq!(plan.cooled, [0]);
         assert!(!log.enter(Blocks::new(0, 1)), "no longer hot");
         assert_eq!(log.transaction().updates, [(0, Some(5))]);

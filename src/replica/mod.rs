@@ -71,50 +71,16 @@ enum Owner {
 /// What a disk operation was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IoPurpose {
-    Write {
-        piece: usize,
-        sequence: Sequence,
-    },
-    Piece {
-        need: Need,
-    },
-    Edge {
-        op: usize,
-        edge: Edge,
-    },
-    Sync {
-        covered: Sequence,
-        round: u64,
-    },
-    Apply {
-        peer: usize,
-        session: Session,
-        sequence: Sequence,
-    },
-    Barrier {
-        peer: usize,
-        session: Session,
-    },
-    Item {
-        peer: usize,
-        session: Session,
-        item: usize,
-    },
-    Serve {
-        peer: usize,
-        session: Session,
-        id: u64,
-        blocks: Blocks,
-    },
-    Verify {
-        session: Session,
-        chunk: usize,
-    },
-    Compare {
-        peer: usize,
-        session: Session,
-        id: u64,
-    },
+    Write { piece: usize, sequence: Sequence },
+    Piece { need: Need },
+    Edge { op: usize, edge: Edge },
+    Sync { covered: Sequence, round: u64 },
+    Apply { peer: usize, session: Session, sequence: Sequence },
+    Barrier { peer: usize, session: Session },
+    Item { peer: usize, session: Session, item: usize },
+    Serve { peer: usize, session: Session, id: u64, blocks: Blocks },
+    Verify { session: Session, chunk: usize },
+    Compare { peer: usize, session: Session, id: u64 },
 }
 
 /// Who waits for an extent to become hot.
@@ -182,14 +148,8 @@ impl Replica {
     /// A resource without a disk yet; it asks for one at once.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let peers = options
-            .peers
-            .iter()
-            .map(|peer| Peer::new(peer.node, peer.name.clone()));
-        let empty = LogImage::Hot {
-            slots: Vec::new(),
-            next_transaction: 1,
-        };
+        let peers = options.peers.iter().map(|peer| Peer::new(peer.node, peer.name.clone()));
+        let empty = LogImage::Hot { slots: Vec::new(), next_transaction: 1 };
         let mut replica = Self {
             now: Nanos(0),
             outputs: VecDeque::new(),
@@ -253,13 +213,7 @@ impl Replica {
             Input::Persisted { id, result } => self.on_persisted(id, result),
             Input::LinkUp { peer, session } => self.on_link_up(index(peer), session),
             Input::LinkDown { peer, session } => self.on_link_down(index(peer), session),
-            Input::Frame {
-                peer,
-                session,
-                epoch,
-                frame,
-                payload,
-            } => {
+            Input::Frame { peer, session, epoch, frame, payload } => {
                 self.on_frame(index(peer), (session, epoch), frame, payload);
             }
             Input::Command { id, command } => self.on_command(id, command),
@@ -317,10 +271,7 @@ impl Replica {
     fn run_timers(&mut self) {
         self.peer_timers();
         self.stream_timers();
-        let running = self
-            .peers
-            .iter()
-            .any(|peer| peer.phase == Phase::SyncSource);
+        let running = self.peers.iter().any(|peer| peer.phase == Phase::SyncSource);
         self.pacer.tick(self.now, running);
         for peer in 0..self.peers.len() {
             self.send_marks(peer);
@@ -372,30 +323,17 @@ impl Replica {
     fn on_fetched(&mut self, io: IoId, result: Result<Fetched, DiskError>) {
         match self.take_io(io) {
             IoPurpose::Edge { op, edge } => self.on_edge_fetched(op, edge, result),
-            IoPurpose::Apply {
-                peer,
-                session,
-                sequence,
-            } => {
+            IoPurpose::Apply { peer, session, sequence } => {
                 self.apply_hashed(peer, (session, sequence), result);
             }
-            IoPurpose::Item {
-                peer,
-                session,
-                item,
-            } => {
+            IoPurpose::Item { peer, session, item } => {
                 if self.peers[peer].session == Some(session) && self.peers[peer].source.is_some() {
                     self.item_read(peer, item, result);
                 } else {
                     self.release(result.ok().map(|fetched| fetched.payload));
                 }
             }
-            IoPurpose::Serve {
-                peer,
-                session,
-                id,
-                blocks,
-            } => {
+            IoPurpose::Serve { peer, session, id, blocks } => {
                 let result = result.map(|fetched| fetched.payload);
                 self.served((peer, session), (id, blocks), result);
             }
@@ -414,8 +352,7 @@ impl Replica {
     }
 
     fn take_io(&mut self, io: IoId) -> IoPurpose {
-        self.ios
-            .remove(usize::try_from(io.0).expect("ids are slab keys"))
+        self.ios.remove(usize::try_from(io.0).expect("ids are slab keys"))
     }
 
     fn on_frame(
@@ -472,18 +409,10 @@ impl Replica {
             Frame::GenerationBegin { generation } => self.on_generation_begin(peer, generation),
             Frame::GenerationHeld { generation } => self.on_generation_held(generation),
             Frame::Behind => self.on_behind(peer),
-            Frame::VerifyAsk {
-                id,
-                blocks,
-                digests,
-            } => {
+            Frame::VerifyAsk { id, blocks, digests } => {
                 self.on_verify_ask(peer, (id, blocks), digests);
             }
-            Frame::VerifyAnswer {
-                id,
-                blocks,
-                differing,
-            } => {
+            Frame::VerifyAnswer { id, blocks, differing } => {
                 self.on_verify_answer(peer, (id, blocks), differing.as_deref());
             }
             Frame::EmptyAsk { generation } => self.on_empty_ask(peer, generation),

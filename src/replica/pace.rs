@@ -77,11 +77,7 @@ impl Pacer {
             self.adjust(mean);
         } else if let Some(mean) = mean {
             // An exponential mean over about two seconds of activity.
-            self.calm = if self.calm == 0 {
-                mean
-            } else {
-                (self.calm * 15 + mean) / 16
-            };
+            self.calm = if self.calm == 0 { mean } else { (self.calm * 15 + mean) / 16 };
         }
         let cap = per_tick(self.options.rate_max_bytes);
         self.allowance = self.allowance.saturating_add(cap).min(cap);
@@ -118,11 +114,8 @@ mod tests {
     use super::*;
 
     fn pacer() -> Pacer {
-        let options = ResyncOptions {
-            rate_max_bytes: u64::MAX,
-            rate_min_bytes: 1 << 20,
-            checksum: false,
-        };
+        let options =
+            ResyncOptions { rate_max_bytes: u64::MAX, rate_min_bytes: 1 << 20, checksum: false };
         Pacer::new(options)
     }
 
@@ -144,11 +137,8 @@ mod tests {
 
     #[test]
     fn the_cap_holds_per_tick() {
-        let options = ResyncOptions {
-            rate_max_bytes: 10 << 20,
-            rate_min_bytes: 0,
-            checksum: false,
-        };
+        let options =
+            ResyncOptions { rate_max_bytes: 10 << 20, rate_min_bytes: 0, checksum: false };
         let mut pacer = Pacer::new(options);
         pacer.sent(Nanos(0), 1 << 20);
         assert!(!pacer.may_send(Nanos(0)));

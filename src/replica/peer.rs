@@ -148,22 +148,15 @@ impl Peer {
 
     /// Writes are sent to it.
     pub(super) fn mirrors(&self) -> bool {
-        let flows = matches!(
-            self.phase,
-            Phase::SyncSource | Phase::SyncTarget | Phase::Established
-        ) || (self.phase == Phase::Idle && self.disk == Some(DiskState::UpToDate));
-        flows
-            && self
-                .disk
-                .is_some_and(|disk| disk >= DiskState::Inconsistent)
+        let flows =
+            matches!(self.phase, Phase::SyncSource | Phase::SyncTarget | Phase::Established)
+                || (self.phase == Phase::Idle && self.disk == Some(DiskState::UpToDate));
+        flows && self.disk.is_some_and(|disk| disk >= DiskState::Inconsistent)
     }
 
     /// The nodes are finding out whose data is newer; a write now would falsify what was told.
     pub(super) const fn negotiates(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::StateSent | Phase::Bonding | Phase::TargetWaits
-        )
+        matches!(self.phase, Phase::StateSent | Phase::Bonding | Phase::TargetWaits)
     }
 
     pub(super) fn is_ahead(&self) -> bool {
@@ -249,12 +242,7 @@ impl Replica {
 
     /// Ends the session in order to decide anew.
     pub(super) fn renegotiate(&mut self, peer: usize) {
-        self.send(
-            peer,
-            Frame::Bye {
-                reason: ByeReason::Renegotiate,
-            },
-        );
+        self.send(peer, Frame::Bye { reason: ByeReason::Renegotiate });
         self.disconnect(peer, "to negotiate anew");
     }
 
@@ -293,10 +281,7 @@ impl Replica {
                 self.peers[peer].redial = None;
                 self.dial(peer, self.peers[peer].connection != Connection::StandAlone);
             }
-            if self.peers[peer]
-                .ahead_until
-                .is_some_and(|until| until <= self.now)
-            {
+            if self.peers[peer].ahead_until.is_some_and(|until| until <= self.now) {
                 self.peers[peer].ahead_until = None;
                 self.renegotiate(peer);
             }

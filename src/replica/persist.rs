@@ -16,67 +16,23 @@ const PAGES_PER_WRITE: usize = 256;
 pub(super) enum After {
     Nothing,
     Started,
-    TentativeBond {
-        peer: usize,
-        session: Session,
-    },
-    ConfirmedBond {
-        peer: usize,
-        session: Session,
-    },
-    BondThenNothing {
-        peer: usize,
-        session: Session,
-    },
-    TargetPrepared {
-        peer: usize,
-        session: Session,
-        token: u64,
-    },
-    SourceToken {
-        peer: usize,
-        session: Session,
-    },
-    SourceAllMarked {
-        peer: usize,
-        session: Session,
-    },
-    Adopted {
-        peer: usize,
-        session: Session,
-    },
+    TentativeBond { peer: usize, session: Session },
+    ConfirmedBond { peer: usize, session: Session },
+    BondThenNothing { peer: usize, session: Session },
+    TargetPrepared { peer: usize, session: Session, token: u64 },
+    SourceToken { peer: usize, session: Session },
+    SourceAllMarked { peer: usize, session: Session },
+    Adopted { peer: usize, session: Session },
     Promoted,
-    PromoteGranted {
-        peer: usize,
-        session: Session,
-        epoch: Epoch,
-    },
+    PromoteGranted { peer: usize, session: Session, epoch: Epoch },
     Generation,
-    GenerationHeld {
-        peer: usize,
-        session: Session,
-        generation: Generation,
-    },
+    GenerationHeld { peer: usize, session: Session, generation: Generation },
     Demoted,
-    Withdrawn {
-        peer: usize,
-    },
-    Answer {
-        id: CommandId,
-        text: &'static str,
-    },
-    Renegotiate {
-        peer: usize,
-        id: CommandId,
-        text: &'static str,
-    },
-    EmptyAnswered {
-        peer: usize,
-        session: Session,
-    },
-    Stopped {
-        id: CommandId,
-    },
+    Withdrawn { peer: usize },
+    Answer { id: CommandId, text: &'static str },
+    Renegotiate { peer: usize, id: CommandId, text: &'static str },
+    EmptyAnswered { peer: usize, session: Session },
+    Stopped { id: CommandId },
 }
 
 /// A write of bitmap pages, and what follows it.
@@ -158,10 +114,7 @@ impl Replica {
         }
         self.saver.superblock_busy = true;
         let id = self.saver.writes.insert(Write::Superblock { version });
-        self.emit(Output::Persist {
-            id: PersistId(id as u64),
-            what: Persist::Superblock,
-        });
+        self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Superblock });
     }
 
     /// Queues a write of bitmap pages.
@@ -183,10 +136,7 @@ impl Replica {
             self.saver.pages_busy = true;
             let id = self.saver.writes.insert(Write::Pages(job));
             let what = Persist::Pages(pages.into_boxed_slice());
-            self.emit(Output::Persist {
-                id: PersistId(id as u64),
-                what,
-            });
+            self.emit(Output::Persist { id: PersistId(id as u64), what });
         }
     }
 
@@ -213,10 +163,7 @@ impl Replica {
     /// Writes the planned log transaction: the pages of what it cools are stable.
     fn write_log(&mut self) {
         let id = self.saver.writes.insert(Write::Log);
-        self.emit(Output::Persist {
-            id: PersistId(id as u64),
-            what: Persist::Log,
-        });
+        self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Log });
     }
 
     pub(super) fn on_persisted(&mut self, id: PersistId, result: Result<(), DiskError>) {
@@ -279,30 +226,18 @@ impl Replica {
             After::TentativeBond { peer, session } => self.tentative_bond_saved(peer, session),
             After::ConfirmedBond { peer, session } => self.confirmed_bond_saved(peer, session),
             After::BondThenNothing { peer, session } => self.equal_saved(peer, session),
-            After::TargetPrepared {
-                peer,
-                session,
-                token,
-            } => {
+            After::TargetPrepared { peer, session, token } => {
                 self.target_prepared(peer, session, token);
             }
             After::SourceToken { peer, session } => self.source_token_saved(peer, session),
             After::SourceAllMarked { peer, session } => self.all_marked_saved(peer, session),
             After::Adopted { peer, session } => self.adopted(peer, session),
             After::Promoted => self.promoted(),
-            After::PromoteGranted {
-                peer,
-                session,
-                epoch,
-            } => {
+            After::PromoteGranted { peer, session, epoch } => {
                 self.promote_granted(peer, session, epoch);
             }
             After::Generation => self.generation_saved(),
-            After::GenerationHeld {
-                peer,
-                session,
-                generation,
-            } => {
+            After::GenerationHeld { peer, session, generation } => {
                 self.generation_held(peer, session, generation);
             }
             After::Demoted => self.demoted(),

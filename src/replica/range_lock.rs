@@ -36,10 +36,7 @@ pub(crate) struct RangeLocks<K> {
 
 impl<K: Copy + PartialEq> RangeLocks<K> {
     pub(crate) const fn new() -> Self {
-        Self {
-            granted: Vec::new(),
-            waiting: VecDeque::new(),
-        }
+        Self { granted: Vec::new(), waiting: VecDeque::new() }
     }
 
     /// Asks for a range. False: it waits, behind every earlier claim it conflicts with.
@@ -65,11 +62,7 @@ impl<K: Copy + PartialEq> RangeLocks<K> {
         let mut index = 0;
         while index < self.waiting.len() {
             let claim = self.waiting[index];
-            let earlier = self
-                .waiting
-                .iter()
-                .take(index)
-                .any(|other| other.conflicts(&claim));
+            let earlier = self.waiting.iter().take(index).any(|other| other.conflicts(&claim));
             if earlier || self.granted.iter().any(|held| held.conflicts(&claim)) {
                 index += 1;
                 continue;
@@ -98,10 +91,7 @@ mod tests {
         let mut woken = Vec::new();
         assert!(locks.acquire(1, Blocks::new(0, 4), Mode::Exclusive));
         assert!(!locks.acquire(2, Blocks::new(2, 4), Mode::Exclusive));
-        assert!(
-            !locks.acquire(3, Blocks::new(5, 1), Mode::Shared),
-            "behind 2"
-        );
+        assert!(!locks.acquire(3, Blocks::new(5, 1), Mode::Shared), "behind 2");
         assert!(locks.acquire(4, Blocks::new(9, 1), Mode::Exclusive));
         locks.release(1, &mut woken);
         assert_eq!(woken, [2]);

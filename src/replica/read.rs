@@ -24,11 +24,7 @@ impl Replica {
         for piece in blocks.pieces(PIECE_BLOCKS) {
             self.ops[key].running += 1;
             let into = self.ops[key].part(piece).expect("a read has slots");
-            self.satisfy(Need::Piece {
-                op: key,
-                blocks: piece,
-                into,
-            });
+            self.satisfy(Need::Piece { op: key, blocks: piece, into });
         }
         self.piece_ended(key);
     }
@@ -55,14 +51,8 @@ impl Replica {
     fn blocks_of(&self, need: Need) -> Blocks {
         match need {
             Need::Piece { blocks, .. } => blocks,
-            Need::Edge {
-                op,
-                edge: Edge::Head,
-            } => Blocks::new(self.ops[op].blocks.start, 1),
-            Need::Edge {
-                op,
-                edge: Edge::Tail,
-            } => Blocks::new(self.ops[op].blocks.end() - 1, 1),
+            Need::Edge { op, edge: Edge::Head } => Blocks::new(self.ops[op].blocks.start, 1),
+            Need::Edge { op, edge: Edge::Tail } => Blocks::new(self.ops[op].blocks.end() - 1, 1),
         }
     }
 
@@ -82,9 +72,7 @@ impl Replica {
 
     /// A connected peer with current data.
     fn reading_peer(&self) -> Option<usize> {
-        self.peers
-            .iter()
-            .position(|peer| peer.mirrors() && peer.disk == Some(DiskState::UpToDate))
+        self.peers.iter().position(|peer| peer.mirrors() && peer.disk == Some(DiskState::UpToDate))
     }
 
     pub(super) fn piece_loaded(&mut self, need: Need, result: Result<(), DiskError>) {
@@ -99,11 +87,7 @@ impl Replica {
     /// A peer's answer. Late ones of an ended session find nothing.
     pub(super) fn on_read_answer(&mut self, peer: usize, id: u64, payload: Option<Payload>) {
         let key = usize::try_from(id).unwrap_or(usize::MAX);
-        if self
-            .remote_reads
-            .get(key)
-            .is_none_or(|read| read.peer != peer)
-        {
+        if self.remote_reads.get(key).is_none_or(|read| read.peer != peer) {
             return self.release(payload);
         }
         let read = self.remote_reads.remove(key);
@@ -117,11 +101,7 @@ impl Replica {
             Need::Edge { op, edge } => self.edge_loaded(op, edge, payload),
             Need::Piece { op, into, .. } => {
                 let count = u16::try_from(blocks.count).expect("a piece is 256 blocks");
-                self.emit(Output::Copy {
-                    from: payload,
-                    into,
-                    blocks: count,
-                });
+                self.emit(Output::Copy { from: payload, into, blocks: count });
                 self.piece_ended(op);
             }
         }
@@ -151,27 +131,11 @@ impl Replica {
     /// The peer wants to read from here.
     pub(super) fn on_read_ask(&mut self, peer: usize, id: u64, blocks: Blocks) {
         if self.disk != DiskState::UpToDate || blocks.count > PIECE_BLOCKS {
-            return self.send(
-                peer,
-                Frame::ReadAnswer {
-                    id,
-                    ok: false,
-                    blocks,
-                },
-            );
+            return self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
         }
         let session = self.peers[peer].session_id();
-        let io: IoId = self.start_io(IoPurpose::Serve {
-            peer,
-            session,
-            id,
-            blocks,
-        });
-        self.emit(Output::Fetch {
-            io,
-            blocks,
-            want: Want::default(),
-        });
+        let io: IoId = self.start_io(IoPurpose::Serve { peer, session, id, blocks });
+        self.emit(Output::Fetch { io, blocks, want: Want::default() });
     }
 
     pub(super) fn served(
@@ -184,32 +148,14 @@ impl Replica {
         match result {
             Ok(payload) => {
                 if live {
-                    let part = Part {
-                        payload: payload.share(),
-                        first: 0,
-                    };
-                    self.send_part(
-                        peer,
-                        Frame::ReadAnswer {
-                            id,
-                            ok: true,
-                            blocks,
-                        },
-                        part,
-                    );
+                    let part = Part { payload: payload.share(), first: 0 };
+                    self.send_part(peer, Frame::ReadAnswer { id, ok: true, blocks }, part);
                 }
                 self.emit(Output::Release(payload));
             }
             Err(_) => {
                 if live {
-                    self.send(
-                        peer,
-                        Frame::ReadAnswer {
-                            id,
-                            ok: false,
-                            blocks,
-                        },
-                    );
+                    self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
                 }
                 self.fail_disk("a read for the peer failed");
             }

@@ -230,15 +230,8 @@ impl Row {
 #[must_use]
 pub fn reconcile(mine: &PeerState, theirs: &PeerState) -> (&'static str, Verdict) {
     let facts = facts(mine, theirs);
-    let row = ROWS
-        .iter()
-        .find(|row| row.meets(&facts))
-        .expect("every combination has its row");
-    let extent = if facts.record == Untrusted {
-        Extent::Full
-    } else {
-        Extent::Marks
-    };
+    let row = ROWS.iter().find(|row| row.meets(&facts)).expect("every combination has its row");
+    let extent = if facts.record == Untrusted { Extent::Full } else { Extent::Marks };
     let verdict = match row.verdict {
         Source(Extent::Marks) => Source(extent),
         Target(Extent::Marks) => Target(extent),
@@ -262,11 +255,7 @@ fn facts(mine: &PeerState, theirs: &PeerState) -> Facts {
         (true, true) => Both,
     };
     let primary = |state: &PeerState| state.role == Role::Primary;
-    let prefer = if outranks(mine, theirs) {
-        P::Mine
-    } else {
-        P::Theirs
-    };
+    let prefer = if outranks(mine, theirs) { P::Mine } else { P::Theirs };
     Facts {
         relation,
         mine: copy(mine),
@@ -314,10 +303,7 @@ fn record(mine: &PeerState, theirs: &PeerState, relation: Relation) -> Record {
         BothEmpty | MineEmpty | TheirsEmpty | Stranger => false,
     };
     let marks = |state: &PeerState| state.slot.all_marked || state.marked_blocks > 0;
-    match (
-        bound(mine, theirs) && (continued || complete),
-        marks(mine) || marks(theirs),
-    ) {
+    match (bound(mine, theirs) && (continued || complete), marks(mine) || marks(theirs)) {
         (false, _) => Untrusted,
         (true, false) => Clean,
         (true, true) => Marked,
@@ -354,16 +340,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const RELATIONS: [Relation; 8] = [
-        BothEmpty,
-        MineEmpty,
-        TheirsEmpty,
-        Equal,
-        Descendant,
-        Ancestor,
-        Fork,
-        Stranger,
-    ];
+    const RELATIONS: [Relation; 8] =
+        [BothEmpty, MineEmpty, TheirsEmpty, Equal, Descendant, Ancestor, Fork, Stranger];
     const WHOS: [Who; 4] = [Neither, Mine, Theirs, Both];
 
     fn all() -> impl Iterator<Item = Facts> {
@@ -372,21 +350,19 @@ mod tests {
             copies.into_iter().flat_map(move |mine| {
                 copies.into_iter().flat_map(move |theirs| {
                     WHOS.into_iter().flat_map(move |primary| {
-                        [Clean, Marked, Untrusted]
-                            .into_iter()
-                            .flat_map(move |record| {
-                                [P::Mine, P::Theirs].into_iter().flat_map(move |prefer| {
-                                    WHOS.into_iter().map(move |discard| Facts {
-                                        relation,
-                                        mine,
-                                        theirs,
-                                        primary,
-                                        record,
-                                        prefer,
-                                        discard,
-                                    })
+                        [Clean, Marked, Untrusted].into_iter().flat_map(move |record| {
+                            [P::Mine, P::Theirs].into_iter().flat_map(move |prefer| {
+                                WHOS.into_iter().map(move |discard| Facts {
+                                    relation,
+                                    mine,
+                                    theirs,
+                                    primary,
+                                    record,
+                                    prefer,
+                                    discard,
                                 })
                             })
+                        })
                     })
                 })
             })
@@ -408,11 +384,7 @@ mod tests {
             theirs: facts.mine,
             primary: flip(facts.primary),
             record: facts.record,
-            prefer: if facts.prefer == P::Mine {
-                P::Theirs
-            } else {
-                P::Mine
-            },
+            prefer: if facts.prefer == P::Mine { P::Theirs } else { P::Mine },
             discard: flip(facts.discard),
         }
     }
@@ -449,11 +421,7 @@ mod tests {
     fn only_unrelated_ignores_everything_but_the_relation() {
         for row in ROWS.iter().filter(|row| row.label != "unrelated") {
             let free = row.mine == PRESENT && row.theirs == PRESENT;
-            assert!(
-                !free || row.relation == [BothEmpty],
-                "{} is a wildcard",
-                row.label
-            );
+            assert!(!free || row.relation == [BothEmpty], "{} is a wildcard", row.label);
         }
     }
 

@@ -53,15 +53,8 @@ pub(super) struct Op {
 /// to be read from wherever it can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    Edge {
-        op: usize,
-        edge: Edge,
-    },
-    Piece {
-        op: usize,
-        blocks: Blocks,
-        into: Part,
-    },
+    Edge { op: usize, edge: Edge },
+    Piece { op: usize, blocks: Blocks, into: Part },
 }
 
 impl Pieces {
@@ -115,11 +108,7 @@ impl Replica {
             Request::Flush => return self.on_flush(id),
             Request::Read { range, pieces } => (Kind::Read, range, Some(pieces), false),
             Request::Write { range, pieces, fua } => (Kind::Write, range, Some(pieces), fua),
-            Request::Zero {
-                range,
-                discard,
-                fua,
-            } => (Kind::Zero { discard }, range, None, fua),
+            Request::Zero { range, discard, fua } => (Kind::Zero { discard }, range, None, fua),
         };
         let blocks = range.blocks();
         let op = Op {
@@ -142,18 +131,11 @@ impl Replica {
             self.ops[key].failed = Some(RequestError::NotPrimary);
             return self.finish_op(key);
         }
-        debug_assert!(
-            blocks.end() <= self.device_blocks,
-            "the export checks ranges"
-        );
+        debug_assert!(blocks.end() <= self.device_blocks, "the export checks ranges");
         if range.length == 0 {
             return self.finish_op(key);
         }
-        let mode = if kind == Kind::Read {
-            Mode::Shared
-        } else {
-            Mode::Exclusive
-        };
+        let mode = if kind == Kind::Read { Mode::Shared } else { Mode::Exclusive };
         self.ops[key].locked = true;
         if self.locks.acquire(Owner::Op(key), blocks, mode) {
             self.op_locked(key);
@@ -170,10 +152,7 @@ impl Replica {
         let tail = op.range.tail_pad() > 0;
         // A zero within one block needs that block once.
         let once = matches!(op.kind, Kind::Zero { .. }) && op.blocks.count == 1;
-        let wanted = [
-            (head || (once && tail), Edge::Head),
-            (tail && !once, Edge::Tail),
-        ];
+        let wanted = [(head || (once && tail), Edge::Head), (tail && !once, Edge::Tail)];
         self.ops[key].edges_owed = wanted.iter().map(|(yes, _)| u8::from(*yes)).sum();
         for (_, edge) in wanted.into_iter().filter(|(yes, _)| *yes) {
             self.satisfy(Need::Edge { op: key, edge });
@@ -184,11 +163,7 @@ impl Replica {
     pub(super) fn load_edge(&mut self, op: usize, edge: Edge) {
         let blocks = self.ops[op].edge_block(edge);
         let io = self.start_io(IoPurpose::Edge { op, edge });
-        self.emit(Output::Fetch {
-            io,
-            blocks,
-            want: Want::default(),
-        });
+        self.emit(Output::Fetch { io, blocks, want: Want::default() });
     }
 
     /// An edge block as it was, from here or from a peer.
@@ -198,29 +173,15 @@ impl Replica {
         let bytes = |n: u64| u16::try_from(n).expect("less than a block");
         match (op.kind, edge) {
             (Kind::Write, Edge::Head) => {
-                let into = op
-                    .slots
-                    .as_ref()
-                    .expect("a write has slots")
-                    .slot(0)
-                    .share();
+                let into = op.slots.as_ref().expect("a write has slots").slot(0).share();
                 let head = bytes(range.head_pad());
-                self.emit(Output::MergeHead {
-                    edge: payload,
-                    into,
-                    bytes: head,
-                });
+                self.emit(Output::MergeHead { edge: payload, into, bytes: head });
             }
             (Kind::Write, Edge::Tail) => {
                 let part = op.part(op.edge_block(edge)).expect("a write has slots");
                 let (into, block) = (part.payload, part.first);
                 let tail = bytes(range.tail_pad());
-                self.emit(Output::MergeTail {
-                    edge: payload,
-                    into,
-                    block,
-                    bytes: tail,
-                });
+                self.emit(Output::MergeTail { edge: payload, into, block, bytes: tail });
             }
             (_, edge) => self.clear_in_edge(key, edge, payload),
         }
@@ -243,11 +204,7 @@ impl Replica {
         let offset = small(from - block.offset_bytes());
         let into = payload.share();
         op.edges.push((block, payload));
-        self.emit(Output::Clear {
-            into,
-            offset,
-            bytes: small(to - from),
-        });
+        self.emit(Output::Clear { into, offset, bytes: small(to - from) });
     }
 
     /// Starts the pieces that may run now.
@@ -306,11 +263,7 @@ impl Replica {
             self.ops[key].running -= 1;
         }
         let op = &self.ops[key];
-        let body_end = if op.kind == Kind::Read {
-            op.blocks.end()
-        } else {
-            op.body().end()
-        };
+        let body_end = if op.kind == Kind::Read { op.blocks.end() } else { op.body().end() };
         if op.running == 0 && op.next_block >= body_end {
             self.finish_op(key);
         }

@@ -83,19 +83,12 @@ impl Replica {
                 );
             }
         }
-        if self.disk == DiskState::UpToDate {
-            None
-        } else {
-            Some(self.not_current())
-        }
+        if self.disk == DiskState::UpToDate { None } else { Some(self.not_current()) }
     }
 
     fn not_current(&self) -> Refusal {
         let (resource, me) = (&self.options.resource, &self.options.name);
-        let them = self
-            .peers
-            .first()
-            .map_or("the peer", |peer| peer.name.as_str());
+        let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
         let why = match self.superblock.data {
             DataState::Inconsistent => "its copy is of mixed age: a resync to it did not end",
             DataState::Outdated => "its copy is known to be old",
@@ -130,9 +123,7 @@ impl Replica {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
         let refusal = self.promote_refusal();
-        let overridable = refusal
-            .as_ref()
-            .is_none_or(|refusal| refusal.reason == "not-current");
+        let overridable = refusal.as_ref().is_none_or(|refusal| refusal.reason == "not-current");
         if let Some(refusal) = refusal
             && !(force && overridable)
         {
@@ -142,11 +133,7 @@ impl Replica {
         let epoch = self.superblock.epoch.next();
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
-        self.promoting = Some(Promoting {
-            id,
-            epoch,
-            waiting: waiting.clone(),
-        });
+        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone() });
         if forced {
             self.force_current();
         }
@@ -161,12 +148,7 @@ impl Replica {
     /// The operator's word that this copy is the one to go on with.
     fn force_current(&mut self) {
         let was = self.superblock.data;
-        self.note(
-            "disk",
-            &format!("{was:?}"),
-            "UpToDate",
-            "promote --force: the operator's word",
-        );
+        self.note("disk", &format!("{was:?}"), "UpToDate", "promote --force: the operator's word");
         self.superblock.data = DataState::Consistent;
         self.superblock.sync_target = None;
         if was == DataState::Inconsistent {
@@ -202,19 +184,10 @@ impl Replica {
         self.reconsider_disk("promote");
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
-            self.send(
-                peer,
-                Frame::RoleChange {
-                    role: Role::Primary,
-                    epoch,
-                },
-            );
+            self.send(peer, Frame::RoleChange { role: Role::Primary, epoch });
         }
         self.emit(Output::Serve { open: true });
-        let text = format!(
-            "{} is primary for {}",
-            self.options.name, self.options.resource
-        );
+        let text = format!("{} is primary for {}", self.options.name, self.options.resource);
         self.answer(promoting.id, Ok(text));
     }
 
@@ -222,33 +195,17 @@ impl Replica {
         let mine_first = self.promoting.is_some() && self.options.node < self.peers[peer].node;
         let stale = epoch <= self.superblock.epoch;
         if self.role == Role::Primary || mine_first || stale || self.peers[peer].negotiates() {
-            return self.send(
-                peer,
-                Frame::PromoteAnswer {
-                    epoch,
-                    granted: false,
-                },
-            );
+            return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
         }
         let session = self.peers[peer].session_id();
         self.peers[peer].role = Some(Role::Primary);
         self.superblock.epoch = epoch;
-        self.save(After::PromoteGranted {
-            peer,
-            session,
-            epoch,
-        });
+        self.save(After::PromoteGranted { peer, session, epoch });
     }
 
     pub(super) fn promote_granted(&mut self, peer: usize, session: Session, epoch: Epoch) {
         if self.peers[peer].session == Some(session) {
-            self.send(
-                peer,
-                Frame::PromoteAnswer {
-                    epoch,
-                    granted: true,
-                },
-            );
+            self.send(peer, Frame::PromoteAnswer { epoch, granted: true });
         }
     }
 
@@ -280,10 +237,7 @@ impl Replica {
 
     /// A peer asked about a promotion is gone without an answer.
     pub(super) fn role_lost_peer(&mut self, peer: usize) {
-        let asked = self
-            .promoting
-            .as_ref()
-            .is_some_and(|p| p.waiting.contains(&peer));
+        let asked = self.promoting.as_ref().is_some_and(|p| p.waiting.contains(&peer));
         if asked {
             let (them, resource) = (&self.peers[peer].name, &self.options.resource);
             let text = format!(
@@ -306,21 +260,13 @@ impl Replica {
 
     pub(super) fn demote(&mut self, id: CommandId, stop: bool) {
         if self.role == Role::Secondary && !stop {
-            return self.answer(
-                id,
-                Ok(format!("{} is secondary already", self.options.name)),
-            );
+            return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
         }
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
         self.emit(Output::Serve { open: false });
-        self.demoting = Some(Demoting {
-            id,
-            stop,
-            flushing: false,
-            saving: false,
-        });
+        self.demoting = Some(Demoting { id, stop, flushing: false, saving: false });
         self.drain_for_demote();
     }
 
@@ -352,10 +298,7 @@ impl Replica {
         let flushes = std::mem::take(&mut self.flushes);
         for flush in flushes {
             let reply = Reply::Failed(RequestError::NotPrimary);
-            self.emit(Output::Reply {
-                id: flush.id,
-                reply,
-            });
+            self.emit(Output::Reply { id: flush.id, reply });
         }
     }
 
@@ -395,32 +338,16 @@ impl Replica {
         let Some(demoting) = self.demoting.take() else {
             return;
         };
-        self.set_role(
-            Role::Secondary,
-            if demoting.stop {
-                "the daemon stops"
-            } else {
-                "demote"
-            },
-        );
+        self.set_role(Role::Secondary, if demoting.stop { "the daemon stops" } else { "demote" });
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
-            self.send(
-                peer,
-                Frame::RoleChange {
-                    role: Role::Secondary,
-                    epoch,
-                },
-            );
+            self.send(peer, Frame::RoleChange { role: Role::Secondary, epoch });
         }
         self.reconsider_disk("demote");
         if demoting.stop {
             return self.stop_now(demoting.id);
         }
-        let text = format!(
-            "{} is secondary for {}",
-            self.options.name, self.options.resource
-        );
+        let text = format!("{} is secondary for {}", self.options.name, self.options.resource);
         self.answer(demoting.id, Ok(text));
     }
 

@@ -14,9 +14,7 @@ impl Replica {
     pub fn status(&self) -> Status {
         let refusal = match self.role {
             Role::Primary => String::new(),
-            Role::Secondary => self
-                .promote_refusal()
-                .map_or(String::new(), |refusal| refusal.text),
+            Role::Secondary => self.promote_refusal().map_or(String::new(), |refusal| refusal.text),
         };
         let suspended = match self.role {
             Role::Primary => self.write_hold().unwrap_or_default().to_owned(),
@@ -34,9 +32,7 @@ impl Replica {
             suspended,
             promote_refusal: refusal,
             requests_in_flight: (self.ops.len() + self.flushes.len()) as u64,
-            peers: (0..self.peers.len())
-                .map(|peer| self.peer_status(peer))
-                .collect(),
+            peers: (0..self.peers.len()).map(|peer| self.peer_status(peer)).collect(),
         }
     }
 
@@ -44,11 +40,7 @@ impl Replica {
         let peer = &self.peers[index];
         let seconds = self.now.since(peer.sync_began).0 / 1_000_000_000;
         let running = peer.phase.clears_marks();
-        let rate = if running {
-            peer.sync_done / seconds.max(1)
-        } else {
-            0
-        };
+        let rate = if running { peer.sync_done / seconds.max(1) } else { 0 };
         let (verified, differing) = match &self.verify {
             Some(verify) if verify.peer == index => (verify.done_blocks, verify.differing_blocks),
             _ => self.last_verify,
@@ -87,11 +79,7 @@ impl Replica {
             Phase::Ahead => Replication::Ahead,
             Phase::Behind => Replication::Behind,
             Phase::Established => {
-                if self
-                    .verify
-                    .as_ref()
-                    .is_some_and(|verify| verify.peer == index)
-                {
+                if self.verify.as_ref().is_some_and(|verify| verify.peer == index) {
                     Replication::VerifySource
                 } else if self.comparing(index) {
                     Replication::VerifyTarget
@@ -103,12 +91,8 @@ impl Replica {
     }
 
     pub(super) fn note(&mut self, what: &'static str, old: &str, new: &str, cause: &str) {
-        let change = Change {
-            what,
-            old: old.to_owned(),
-            new: new.to_owned(),
-            cause: cause.to_owned(),
-        };
+        let change =
+            Change { what, old: old.to_owned(), new: new.to_owned(), cause: cause.to_owned() };
         self.emit(Output::Change(Box::new(change)));
     }
 
@@ -129,12 +113,8 @@ impl Replica {
     pub fn deadline(&self) -> Nanos {
         let mut next = Nanos::NEVER;
         for peer in &self.peers {
-            let times = [
-                Some(peer.deadline),
-                peer.out.barrier_due(),
-                peer.ahead_until,
-                peer.redial,
-            ];
+            let times =
+                [Some(peer.deadline), peer.out.barrier_due(), peer.ahead_until, peer.redial];
             next = times.into_iter().flatten().fold(next, Nanos::min);
             if peer.phase == Phase::SyncSource || peer.marks_to_send.is_some() {
                 next = next.min(self.pacer.next_tick());

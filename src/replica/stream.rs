@@ -29,29 +29,13 @@ pub(super) struct Sent {
 impl Sent {
     /// A client's write, or a piece of one; `piece` waits for the peer's word.
     pub(super) const fn of_piece(sequence: Sequence, blocks: Blocks, piece: Option<usize>) -> Self {
-        Self {
-            sequence,
-            blocks,
-            piece,
-            acked: false,
-            item: None,
-            asks: false,
-            clears: true,
-        }
+        Self { sequence, blocks, piece, acked: false, item: None, asks: false, clears: true }
     }
 
     /// Blocks of a resync.
     pub(super) const fn of_item(sequence: Sequence, blocks: Blocks, item: usize) -> Self {
         let item = Some(item);
-        Self {
-            sequence,
-            blocks,
-            piece: None,
-            acked: false,
-            item,
-            asks: false,
-            clears: true,
-        }
+        Self { sequence, blocks, piece: None, acked: false, item, asks: false, clears: true }
     }
 }
 
@@ -71,10 +55,7 @@ impl LocalStream {
     }
 
     pub(super) fn completed(&mut self, sequence: Sequence) {
-        if let Ok(place) = self
-            .open
-            .binary_search_by_key(&sequence, |(issued, _)| *issued)
-        {
+        if let Ok(place) = self.open.binary_search_by_key(&sequence, |(issued, _)| *issued) {
             self.open[place].1 = true;
         }
         while self.open.front().is_some_and(|(_, done)| *done) {
@@ -84,9 +65,7 @@ impl LocalStream {
 
     /// What a sync that is submitted now covers: everything up to this has completed.
     pub(super) fn covered(&self) -> Sequence {
-        self.open
-            .front()
-            .map_or(self.last, |(open, _)| Sequence(open.0 - 1))
+        self.open.front().map_or(self.last, |(open, _)| Sequence(open.0 - 1))
     }
 
     pub(super) const fn stable(&self) -> Sequence {
@@ -145,11 +124,7 @@ impl Outgoing {
 impl Peer {
     /// Writes up to this are stable on the peer, or were never sent to it.
     pub(super) fn coolable(&self) -> Sequence {
-        if self.out.sent.is_empty() {
-            Sequence(u64::MAX)
-        } else {
-            self.out.stable
-        }
+        if self.out.sent.is_empty() { Sequence(u64::MAX) } else { self.out.stable }
     }
 }
 
@@ -172,12 +147,7 @@ impl Replica {
             return;
         };
         let peer = PeerIndex(u8::try_from(peer).expect("few peers"));
-        self.emit(Output::Send {
-            peer,
-            session,
-            frame,
-            part,
-        });
+        self.emit(Output::Send { peer, session, frame, part });
     }
 
     /// Sends something that takes a place in the stream.
@@ -286,12 +256,8 @@ impl Replica {
         let goes_on = self.goes_on_alone();
         let sent = std::mem::take(&mut self.peers[peer].out.sent);
         let last = self.peers[peer].out.last;
-        self.peers[peer].out = Outgoing {
-            last,
-            stable: last,
-            barrier: last,
-            ..Outgoing::default()
-        };
+        self.peers[peer].out =
+            Outgoing { last, stable: last, barrier: last, ..Outgoing::default() };
         for sent in &sent {
             self.mark(peer, sent.blocks);
         }
@@ -313,10 +279,7 @@ impl Replica {
         self.syncing = true;
         let covered = self.local.covered();
         self.flush_round += 1;
-        let io = self.start_io(IoPurpose::Sync {
-            covered,
-            round: self.flush_round,
-        });
+        let io = self.start_io(IoPurpose::Sync { covered, round: self.flush_round });
         self.emit(Output::Sync { io });
     }
 

@@ -66,10 +66,7 @@ impl Source {
 impl Replica {
     /// The target's copy is durably of mixed age: writes are mirrored from here on, and marks told.
     pub(super) fn on_sync_ready(&mut self, peer: usize, token: u64) {
-        let fits = self.peers[peer]
-            .source
-            .as_ref()
-            .is_some_and(|source| source.token == token);
+        let fits = self.peers[peer].source.as_ref().is_some_and(|source| source.token == token);
         if self.peers[peer].phase != Phase::SourceWaits || !fits {
             return self.violation(peer, "readiness for a resync that was not offered");
         }
@@ -85,12 +82,7 @@ impl Replica {
             source.ready = true;
         }
         let name = found.name.clone();
-        self.note_of(
-            &name,
-            "replication",
-            (&Phase::SourceWaits, &Phase::SyncSource),
-            "resync",
-        );
+        self.note_of(&name, "replication", (&Phase::SourceWaits, &Phase::SyncSource), "resync");
         let slot = &mut self.superblock.slots[peer];
         slot.sync_token = token;
         slot.withdrawn = false;
@@ -114,10 +106,7 @@ impl Replica {
         let Some(mut page) = self.peers[peer].marks_to_send else {
             return;
         };
-        let full = self.peers[peer]
-            .source
-            .as_ref()
-            .is_some_and(|source| source.full);
+        let full = self.peers[peer].source.as_ref().is_some_and(|source| source.full);
         if full && page == 0 {
             self.send(peer, Frame::MarksAll);
             page = u32::MAX;
@@ -193,13 +182,7 @@ impl Replica {
             return;
         };
         let reading = !source.items.is_empty();
-        if reading
-            || self.peers[peer]
-                .out
-                .sent
-                .iter()
-                .any(|sent| sent.item.is_some())
-        {
+        if reading || self.peers[peer].out.sent.iter().any(|sent| sent.item.is_some()) {
             return self.ask_barrier(peer);
         }
         if self.maps[peer].marked() > 0 {
@@ -230,19 +213,10 @@ impl Replica {
         };
         source.cursor = blocks.end();
         source.in_flight += 1;
-        let item = Item {
-            blocks,
-            payload: None,
-            hashed: None,
-            locked: true,
-            counted: true,
-        };
+        let item = Item { blocks, payload: None, hashed: None, locked: true, counted: true };
         let item = source.items.insert(item);
         self.peers[peer].sync_done += blocks.count;
-        if self
-            .locks
-            .acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive)
-        {
+        if self.locks.acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive) {
             self.item_locked(peer, item);
         }
     }
@@ -253,15 +227,8 @@ impl Replica {
         };
         let blocks = source.items[item].blocks;
         let session = self.peers[peer].session_id();
-        let want = Want {
-            scan: true,
-            hash: self.options.resync.checksum,
-        };
-        let io = self.start_io(IoPurpose::Item {
-            peer,
-            session,
-            item,
-        });
+        let want = Want { scan: true, hash: self.options.resync.checksum };
+        let io = self.start_io(IoPurpose::Item { peer, session, item });
         self.emit(Output::Fetch { io, blocks, want });
     }
 
@@ -295,16 +262,8 @@ impl Replica {
             };
             source.items[item].payload = Some(fetched.payload);
             source.items[item].hashed = Some(sequence);
-            let frame = Frame::ResyncHash {
-                sequence,
-                blocks,
-                digest,
-            };
-            let sent = Sent {
-                asks: true,
-                clears: false,
-                ..sent
-            };
+            let frame = Frame::ResyncHash { sequence, blocks, digest };
+            let sent = Sent { asks: true, clears: false, ..sent };
             self.send_sequenced(peer, sent, frame, None);
         } else {
             self.send_item_data(peer, sent, fetched.payload);
@@ -313,19 +272,9 @@ impl Replica {
     }
 
     fn send_item_data(&mut self, peer: usize, sent: Sent, payload: Payload) {
-        let part = Part {
-            payload: payload.share(),
-            first: 0,
-        };
-        let Sent {
-            sequence, blocks, ..
-        } = sent;
-        self.send_sequenced(
-            peer,
-            sent,
-            Frame::ResyncData { sequence, blocks },
-            Some(part),
-        );
+        let part = Part { payload: payload.share(), first: 0 };
+        let Sent { sequence, blocks, .. } = sent;
+        self.send_sequenced(peer, sent, Frame::ResyncData { sequence, blocks }, Some(part));
         self.emit(Output::Release(payload));
     }
 
@@ -335,10 +284,7 @@ impl Replica {
         let Some(source) = &mut self.peers[peer].source else {
             return;
         };
-        let hashed = source
-            .items
-            .iter_mut()
-            .find(|(_, item)| item.hashed == Some(sequence));
+        let hashed = source.items.iter_mut().find(|(_, item)| item.hashed == Some(sequence));
         let Some((key, item)) = hashed else { return };
         item.hashed = None;
         let (blocks, payload) = (item.blocks, item.payload.take());
@@ -368,11 +314,7 @@ impl Replica {
         let Some(source) = &self.peers[peer].source else {
             return;
         };
-        if source
-            .items
-            .get(item)
-            .is_some_and(|item| item.hashed.is_none())
-        {
+        if source.items.get(item).is_some_and(|item| item.hashed.is_none()) {
             self.uncount_item(peer, item);
         }
     }
@@ -381,11 +323,7 @@ impl Replica {
         let Some(source) = &mut self.peers[peer].source else {
             return;
         };
-        if source
-            .items
-            .get_mut(item)
-            .is_some_and(|item| std::mem::take(&mut item.counted))
-        {
+        if source.items.get_mut(item).is_some_and(|item| std::mem::take(&mut item.counted)) {
             source.in_flight -= 1;
         }
     }
@@ -428,9 +366,7 @@ impl Replica {
         let found = &mut self.peers[peer];
         found.last_sync_blocks = found.sync_done;
         found.source = None;
-        self.save_pages(super::persist::PagesJob::All(
-            super::persist::AfterPages::Nothing,
-        ));
+        self.save_pages(super::persist::PagesJob::All(super::persist::AfterPages::Nothing));
         self.establish(peer, "the peer is up to date");
     }
 

@@ -19,10 +19,7 @@ impl Replica {
             found.early_start = Some(token);
             return;
         }
-        let generation = found
-            .their_state
-            .as_ref()
-            .and_then(|state| state.lineage.head());
+        let generation = found.their_state.as_ref().and_then(|state| state.lineage.head());
         let Some(generation) = generation else {
             return self.violation(peer, "a resync from a node without data");
         };
@@ -33,11 +30,7 @@ impl Replica {
         self.superblock.data = DataState::Inconsistent;
         self.superblock.sync_target = Some(SyncTarget { token, generation });
         self.set_disk(DiskState::Inconsistent, "a resync to here begins");
-        self.save(After::TargetPrepared {
-            peer,
-            session,
-            token,
-        });
+        self.save(After::TargetPrepared { peer, session, token });
     }
 
     pub(super) fn target_prepared(&mut self, peer: usize, session: Session, token: u64) {
@@ -52,12 +45,7 @@ impl Replica {
         found.sync_began = self.now;
         (found.sync_done, found.sync_total) = (0, 0);
         let name = found.name.clone();
-        self.note_of(
-            &name,
-            "replication",
-            (&Phase::TargetWaits, &Phase::SyncTarget),
-            "resync",
-        );
+        self.note_of(&name, "replication", (&Phase::TargetWaits, &Phase::SyncTarget), "resync");
         self.send(peer, Frame::SyncReady { token });
         self.resend_owed(peer);
         self.send_marks(peer);

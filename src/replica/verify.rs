@@ -49,10 +49,7 @@ impl Replica {
             differing_blocks: 0,
         });
         self.note("verify", "off", "running", "the operator asked");
-        self.answer(
-            id,
-            Ok("verify has begun; `twinblk status` shows how far it is".to_owned()),
-        );
+        self.answer(id, Ok("verify has begun; `twinblk status` shows how far it is".to_owned()));
         self.feed_verify();
     }
 
@@ -75,10 +72,7 @@ impl Replica {
             let blocks = Blocks::new(verify.next, count);
             verify.next = blocks.end();
             let chunk = verify.chunks.insert(Chunk { blocks });
-            if self
-                .locks
-                .acquire(Owner::Verify { chunk }, blocks, Mode::Exclusive)
-            {
+            if self.locks.acquire(Owner::Verify { chunk }, blocks, Mode::Exclusive) {
                 self.verify_locked(chunk);
             }
         }
@@ -107,14 +101,7 @@ impl Replica {
         };
         let blocks = found.blocks;
         match result {
-            Ok(digests) => self.send(
-                peer,
-                Frame::VerifyAsk {
-                    id: chunk as u64,
-                    blocks,
-                    digests,
-                },
-            ),
+            Ok(digests) => self.send(peer, Frame::VerifyAsk { id: chunk as u64, blocks, digests }),
             Err(_) => self.fail_disk("a read for verify failed"),
         }
     }
@@ -146,9 +133,7 @@ impl Replica {
     fn mark_differing(&mut self, peer: usize, blocks: Blocks, words: &[u64]) -> u64 {
         let mut found = 0;
         for offset in 0..blocks.count {
-            let word = usize::try_from(offset / 64)
-                .ok()
-                .and_then(|index| words.get(index));
+            let word = usize::try_from(offset / 64).ok().and_then(|index| words.get(index));
             if word.is_some_and(|word| word >> (offset % 64) & 1 == 1) {
                 self.mark(peer, Blocks::new(blocks.start + offset, 1));
                 found += 1;
@@ -172,34 +157,21 @@ impl Replica {
     }
 
     pub(super) fn drop_verify(&mut self, peer: usize) {
-        if self
-            .verify
-            .as_ref()
-            .is_some_and(|verify| verify.peer == peer)
+        if self.verify.as_ref().is_some_and(|verify| verify.peer == peer)
             && let Some(verify) = self.verify.take()
         {
             self.last_verify = (verify.done_blocks, verify.differing_blocks);
-            self.note(
-                "verify",
-                "running",
-                "off",
-                "the link was lost; start it again",
-            );
+            self.note("verify", "running", "off", "the link was lost; start it again");
             for (chunk, _) in &verify.chunks {
                 self.unlock(Owner::Verify { chunk });
             }
         }
         let compares = std::mem::take(&mut self.compares);
-        let (gone, kept) = compares
-            .into_iter()
-            .partition(|compare| compare.peer == peer);
+        let (gone, kept) = compares.into_iter().partition(|compare| compare.peer == peer);
         self.compares = kept;
         for compare in gone {
             if compare.locked {
-                self.unlock(Owner::Compare {
-                    peer,
-                    id: compare.id,
-                });
+                self.unlock(Owner::Compare { peer, id: compare.id });
             }
         }
     }
@@ -212,24 +184,10 @@ impl Replica {
     ) {
         let fits = blocks.end() <= self.device_blocks && digests.len() as u64 == blocks.count;
         if !fits || self.peers[peer].phase != Phase::Established || !self.has_open_disk() {
-            return self.send(
-                peer,
-                Frame::VerifyAnswer {
-                    id,
-                    blocks,
-                    differing: None,
-                },
-            );
+            return self.send(peer, Frame::VerifyAnswer { id, blocks, differing: None });
         }
         let session = self.peers[peer].session_id();
-        let compare = Compare {
-            peer,
-            session,
-            id,
-            blocks,
-            digests,
-            locked: false,
-        };
+        let compare = Compare { peer, session, id, blocks, digests, locked: false };
         self.compares.push(compare);
         self.start_compares(peer);
     }
@@ -243,17 +201,10 @@ impl Replica {
             .map(|c| (c.id, c.blocks))
             .collect();
         for (id, blocks) in ready {
-            if let Some(compare) = self
-                .compares
-                .iter_mut()
-                .find(|c| c.peer == peer && c.id == id)
-            {
+            if let Some(compare) = self.compares.iter_mut().find(|c| c.peer == peer && c.id == id) {
                 compare.locked = true;
             }
-            if self
-                .locks
-                .acquire(Owner::Compare { peer, id }, blocks, Mode::Exclusive)
-            {
+            if self.locks.acquire(Owner::Compare { peer, id }, blocks, Mode::Exclusive) {
                 self.compare_locked(peer, id);
             }
         }
@@ -274,10 +225,8 @@ impl Replica {
         (peer, session, id): (usize, Session, u64),
         result: Result<Box<[[u8; 32]]>, DiskError>,
     ) {
-        let place = self
-            .compares
-            .iter()
-            .position(|c| c.peer == peer && c.id == id && c.session == session);
+        let place =
+            self.compares.iter().position(|c| c.peer == peer && c.id == id && c.session == session);
         let Some(place) = place else { return };
         let compare = self.compares.remove(place);
         self.unlock(Owner::Compare { peer, id });
@@ -296,13 +245,6 @@ impl Replica {
             }
             None => self.fail_disk("a read for verify failed"),
         }
-        self.send(
-            peer,
-            Frame::VerifyAnswer {
-                id,
-                blocks,
-                differing,
-            },
-        );
+        self.send(peer, Frame::VerifyAnswer { id, blocks, differing });
     }
 }

@@ -142,10 +142,7 @@ impl Replica {
         if !self.has_current_data() {
             return Some("no up-to-date copy can be reached; reconnect the peer or its disk");
         }
-        let alone = self
-            .peers
-            .iter()
-            .any(|peer| !peer.mirrors() && !peer.is_ahead());
+        let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
         if alone && self.options.on_peer_loss == PeerLoss::Suspend && !self.resumed {
             return Some("the peer is away and on_peer_loss is \"suspend\"; run resume to go on");
         }
@@ -172,13 +169,7 @@ impl Replica {
             return self.drain_for_demote();
         }
         let sequence = self.next_sequence();
-        let Piece {
-            blocks,
-            part,
-            fua,
-            discard,
-            ..
-        } = self.pieces[key];
+        let Piece { blocks, part, fua, discard, .. } = self.pieces[key];
         self.pieces[key].issued = true;
         if self.pieces[key].entered {
             self.log.issued(blocks, sequence);
@@ -193,23 +184,10 @@ impl Replica {
         if self.has_open_disk() {
             self.pieces[key].owed_here = true;
             self.local.issued(sequence);
-            let io = self.start_io(IoPurpose::Write {
-                piece: key,
-                sequence,
-            });
+            let io = self.start_io(IoPurpose::Write { piece: key, sequence });
             self.emit(match part {
-                Some(from) => Output::Store {
-                    io,
-                    blocks,
-                    from,
-                    fua,
-                },
-                None => Output::Zero {
-                    io,
-                    blocks,
-                    discard,
-                    fua,
-                },
+                Some(from) => Output::Store { io, blocks, from, fua },
+                None => Output::Zero { io, blocks, discard, fua },
             });
         }
         self.settle_piece(key);
@@ -226,19 +204,8 @@ impl Replica {
         let after = self.flushed;
         let sent = Sent::of_piece(sequence, blocks, waits.then_some(key));
         let frame = match part {
-            Some(_) => Frame::Write {
-                sequence,
-                after,
-                blocks,
-                fua,
-            },
-            None => Frame::Zero {
-                sequence,
-                after,
-                blocks,
-                fua,
-                discard: piece.discard,
-            },
+            Some(_) => Frame::Write { sequence, after, blocks, fua },
+            None => Frame::Zero { sequence, after, blocks, fua, discard: piece.discard },
         };
         self.send_sequenced(peer, sent, frame, part);
         self.check_congestion(peer);
@@ -266,11 +233,7 @@ impl Replica {
     /// Begins a generation: whoever is not mirrored to is behind from here on.
     pub(super) fn begin_generation(&mut self, cause: &'static str) {
         let epoch = self.superblock.epoch.next();
-        let generation = Generation {
-            epoch,
-            id: self.random.draw(),
-            node: self.options.node,
-        };
+        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
         self.superblock.epoch = epoch;
         let base = self.superblock.lineage.head();
         self.superblock.lineage.begin(generation);
@@ -279,12 +242,7 @@ impl Replica {
                 slot.base = base;
             }
         }
-        self.note(
-            "generation",
-            &format!("{base:?}"),
-            &format!("{generation:?}"),
-            cause,
-        );
+        self.note("generation", &format!("{base:?}"), &format!("{generation:?}"), cause);
         self.save(After::Generation);
         self.generation_version = self.saver.version();
     }
@@ -434,11 +392,7 @@ impl Replica {
     /// The log has room for those who wait once writes became stable.
     pub(super) fn coolable(&self) -> Sequence {
         let here = self.local.stable();
-        let peers = self
-            .peers
-            .iter()
-            .filter(|peer| peer.mirrors())
-            .map(|peer| peer.coolable());
+        let peers = self.peers.iter().filter(|peer| peer.mirrors()).map(|peer| peer.coolable());
         peers.fold(here, Sequence::min)
     }
 }

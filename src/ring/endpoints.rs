@@ -81,11 +81,7 @@ impl Endpoints {
     /// Takes a descriptor in and sets it up.
     pub(super) fn adopt(&mut self, fd: OwnedFd) -> u32 {
         set_up(&fd);
-        let endpoint = Some(Endpoint {
-            fd,
-            streams: Default::default(),
-            closing: None,
-        });
+        let endpoint = Some(Endpoint { fd, streams: Default::default(), closing: None });
         if let Some(index) = self.vacant.pop() {
             self.list[index as usize] = endpoint;
             return index;

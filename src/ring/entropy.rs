@@ -13,10 +13,7 @@ pub(super) struct Entropy {
 
 impl Entropy {
     pub(super) const fn new() -> Self {
-        Self {
-            stock: [0; STOCK],
-            left: 0,
-        }
+        Self { stock: [0; STOCK], left: 0 }
     }
 
     pub(super) fn next(&mut self) -> u64 {

@@ -138,11 +138,7 @@ pub(super) struct Files(Vec<Option<File>>);
 
 impl Files {
     pub(super) fn register(&mut self, fd: OwnedFd, engine: FileEngine) -> FileId {
-        let file = File {
-            backing: Arc::new(Backing::new(fd)),
-            engine,
-            in_flight: 0,
-        };
+        let file = File { backing: Arc::new(Backing::new(fd)), engine, in_flight: 0 };
         let vacant = self.0.iter().position(Option::is_none);
         let index = vacant.unwrap_or_else(|| {
             self.0.push(None);

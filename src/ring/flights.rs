@@ -18,10 +18,7 @@ struct Slot<W> {
 
 impl<W> Flights<W> {
     pub(super) const fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            vacant: Vec::new(),
-        }
+        Self { slots: Vec::new(), vacant: Vec::new() }
     }
 
     /// Puts an operation in; its index stays its own until [`remove`](Self::remove).
@@ -32,10 +29,7 @@ impl<W> Flights<W> {
             return index;
         }
         let index = u32::try_from(self.slots.len()).expect("memory ends long before 2^32 slots");
-        self.slots.push(Slot {
-            generation: 0,
-            content,
-        });
+        self.slots.push(Slot { generation: 0, content });
         index
     }
 

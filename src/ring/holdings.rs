@@ -66,11 +66,7 @@ impl Holdings {
     }
 
     pub(super) fn complete(&mut self, token: Token, result: Result<u32, Errno>) {
-        self.ready.push(Completion {
-            token,
-            result,
-            gather: None,
-        });
+        self.ready.push(Completion { token, result, gather: None });
     }
 
     pub(super) fn complete_send(
@@ -80,11 +76,7 @@ impl Holdings {
         gather: Box<Gather>,
     ) {
         let gather = Some(gather);
-        self.ready.push(Completion {
-            token,
-            result,
-            gather,
-        });
+        self.ready.push(Completion { token, result, gather });
     }
 
     /// Vectors for a send.
@@ -101,9 +93,7 @@ impl Holdings {
 
     /// Whether a socket is known and takes operations.
     pub(super) fn is_open(&self, id: u32) -> bool {
-        self.endpoints
-            .get(id)
-            .is_some_and(|endpoint| !endpoint.is_closing())
+        self.endpoints.get(id).is_some_and(|endpoint| !endpoint.is_closing())
     }
 
     /// Begins closing a socket; it is closed when its operations have ended.
@@ -130,22 +120,12 @@ impl Holdings {
                 let transfer = Transfer::new(Direction::Read, memory, offset);
                 (file, Errand::Transfer(transfer))
             }
-            Op::Write {
-                file,
-                offset,
-                from,
-                durable,
-            } => {
+            Op::Write { file, offset, from, durable } => {
                 let memory = Memory::of(pool, from);
                 let transfer = Transfer::new(Direction::Write { durable }, memory, offset);
                 (file, Errand::Transfer(transfer))
             }
-            Op::Zero {
-                file,
-                offset,
-                length,
-                mode,
-            } => {
+            Op::Zero { file, offset, length, mode } => {
                 let Some(found) = self.files.get(file) else {
                     return Some(Err(Errno(libc::EBADF)));
                 };
@@ -174,9 +154,7 @@ impl Holdings {
     /// Carries an errand out at once; its completion is due in the next turn.
     pub(super) fn carry_out(&mut self, token: Token, file: FileId, errand: Errand) {
         let found = self.files.get(file);
-        let result = found.map_or(Err(Errno(libc::EBADF)), |file| {
-            file.backing.carry_out(errand)
-        });
+        let result = found.map_or(Err(Errno(libc::EBADF)), |file| file.backing.carry_out(errand));
         self.complete(token, result);
     }
 

@@ -67,16 +67,9 @@ impl Lane {
 impl Token {
     /// The part, the owner and the part's own number.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the shifts leave just the bits wanted"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the shifts leave just the bits wanted")]
     pub const fn split(self) -> (u8, u16, u64) {
-        (
-            (self.0 >> 56) as u8,
-            (self.0 >> 40) as u16,
-            self.0 & ((1 << 40) - 1),
-        )
+        ((self.0 >> 56) as u8, (self.0 >> 40) as u16, self.0 & ((1 << 40) - 1))
     }
 }
 
@@ -119,10 +112,7 @@ impl Gather {
         let fit = |n: usize| u32::try_from(n).expect("headers are small");
         let (start, length) = (fit(self.copied.len()), fit(bytes.len()));
         self.copied.extend_from_slice(bytes);
-        if let Some(Chunk::Copied {
-            start: first,
-            length: before,
-        }) = self.chunks.last_mut()
+        if let Some(Chunk::Copied { start: first, length: before }) = self.chunks.last_mut()
             && *first + *before == start
         {
             *before += length;

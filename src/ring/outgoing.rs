@@ -15,10 +15,7 @@ pub(super) struct Vectors {
 
 impl Vectors {
     pub(super) fn new() -> Self {
-        Self {
-            header: Box::new(empty_message()),
-            list: Vec::new(),
-        }
+        Self { header: Box::new(empty_message()), list: Vec::new() }
     }
 }
 
@@ -44,13 +41,7 @@ impl Outgoing {
                 vectors.list.push(vector);
             }
         }
-        Self {
-            gather,
-            vectors,
-            first: 0,
-            sent: 0,
-            total,
-        }
+        Self { gather, vectors, first: 0, sent: 0, total }
     }
 
     /// What to hand to the kernel now. Stays valid until the next call of a method.
@@ -99,10 +90,7 @@ fn vector(pool: &Pool, gather: &Gather, chunk: Chunk) -> libc::iovec {
     match chunk {
         Chunk::Copied { start, length } => {
             let bytes = &gather.copied[start as usize..][..length as usize];
-            libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            }
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
         }
         Chunk::Slot(span) => span_vector(pool, span),
     }
@@ -110,10 +98,7 @@ fn vector(pool: &Pool, gather: &Gather, chunk: Chunk) -> libc::iovec {
 
 fn span_vector(pool: &Pool, span: Span) -> libc::iovec {
     let memory = Memory::of(pool, span);
-    libc::iovec {
-        iov_base: memory.address().cast(),
-        iov_len: memory.length() as usize,
-    }
+    libc::iovec { iov_base: memory.address().cast(), iov_len: memory.length() as usize }
 }
 
 #[cfg(test)]
@@ -123,21 +108,11 @@ mod tests {
 
     #[test]
     fn what_is_left_shrinks_byte_by_byte() {
-        let pool = Pool::new(Budgets {
-            client_bytes: 0,
-            peer_bytes: 0,
-            background_bytes: 0,
-        });
+        let pool = Pool::new(Budgets { client_bytes: 0, peer_bytes: 0, background_bytes: 0 });
         let mut gather = Box::new(Gather::default());
         gather.push_bytes(b"header");
-        gather.chunks.push(Chunk::Copied {
-            start: 0,
-            length: 0,
-        });
-        gather.chunks.push(Chunk::Copied {
-            start: 0,
-            length: 2,
-        });
+        gather.chunks.push(Chunk::Copied { start: 0, length: 0 });
+        gather.chunks.push(Chunk::Copied { start: 0, length: 2 });
         let mut outgoing = Outgoing::new(&pool, gather, Vectors::new());
         let mut steps = 0;
         loop {

@@ -75,17 +75,11 @@ impl PortableRing {
 
     fn network(&mut self, pool: &Pool, token: Token, op: Op) {
         let (id, stream, work) = match op {
-            Op::Recv {
-                socket: SocketId(socket),
-                into,
-            } => {
+            Op::Recv { socket: SocketId(socket), into } => {
                 let memory = Memory::of(pool, into);
                 (socket, Stream::Incoming, Work::Receive { socket, memory })
             }
-            Op::Send {
-                socket: SocketId(socket),
-                gather,
-            } => {
+            Op::Send { socket: SocketId(socket), gather } => {
                 if !self.held.is_open(socket) || gather.len_bytes() == 0 {
                     let open = self.held.is_open(socket);
                     let result = if open { Ok(0) } else { Err(Errno(libc::EBADF)) };
@@ -136,13 +130,8 @@ impl PortableRing {
             return Err(Errno(libc::EINVAL));
         };
         let socket = dial.socket();
-        socket
-            .set_nonblocking(true)
-            .map_err(|error| errno(&error))?;
-        match socket
-            .connect(dial.address())
-            .map_err(|error| errno(&error))
-        {
+        socket.set_nonblocking(true).map_err(|error| errno(&error))?;
+        match socket.connect(dial.address()).map_err(|error| errno(&error)) {
             Ok(()) | Err(Errno(libc::EINPROGRESS)) => {}
             Err(errno) => return Err(errno),
         }

@@ -54,10 +54,7 @@ impl Wish {
 
     /// The flags still asked for, by name.
     pub(super) fn flags(&self) -> String {
-        let names: Vec<_> = FLAGS[self.given_up..]
-            .iter()
-            .map(|(name, _)| *name)
-            .collect();
+        let names: Vec<_> = FLAGS[self.given_up..].iter().map(|(name, _)| *name).collect();
         names.join("|")
     }
 }
@@ -103,11 +100,7 @@ pub(super) fn set_up(build: Build<'_>) -> Result<(IoUring, Wish), Refused> {
         let Some(&(submissions, completions)) = SIZES.get(size) else {
             return Err(Refused::Memory);
         };
-        let wish = Wish {
-            submissions,
-            completions,
-            given_up,
-        };
+        let wish = Wish { submissions, completions, given_up };
         let refusal = match build(&wish) {
             // Every operation used here is older than this feature, so it vouches for them all.
             Ok(ring) if ring.params().is_feature_ext_arg() => return Ok((tuned(ring), wish)),

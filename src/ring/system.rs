@@ -73,23 +73,13 @@ impl SystemRing {
 
     fn uring(build: Build<'_>) -> Result<Self, Refused> {
         let (ring, wish) = UringRing::new(build)?;
-        tracing::info!(
-            queue = wish.completions(),
-            flags = wish.flags(),
-            "io_uring engine"
-        );
-        Ok(Self {
-            engine: Box::new(ring),
-            name: "uring",
-        })
+        tracing::info!(queue = wish.completions(), flags = wish.flags(), "io_uring engine");
+        Ok(Self { engine: Box::new(ring), name: "uring" })
     }
 
     fn portable() -> Result<Self, RingError> {
         let ring = PortableRing::new().map_err(RingError::Descriptors)?;
-        Ok(Self {
-            engine: Box::new(ring),
-            name: "portable",
-        })
+        Ok(Self { engine: Box::new(ring), name: "portable" })
     }
 
     /// `uring` or `portable`, for status and metrics.

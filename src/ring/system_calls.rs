@@ -27,20 +27,14 @@ unsafe impl Send for Memory {}
 impl Memory {
     /// The bytes of a span.
     pub(super) fn of(pool: &Pool, span: Span) -> Self {
-        Self {
-            address: pool.address(span),
-            length: span.length,
-        }
+        Self { address: pool.address(span), length: span.length }
     }
 
     /// Zeroes to write from; never to read into.
     pub(super) fn zeroes(length: u32) -> Self {
         let zeroes = super::zeroing::zeroes();
         assert!(length as usize <= zeroes.len());
-        Self {
-            address: zeroes.as_ptr().cast_mut(),
-            length,
-        }
+        Self { address: zeroes.as_ptr().cast_mut(), length }
     }
 
     /// Without the first `count` bytes.
@@ -48,10 +42,7 @@ impl Memory {
         assert!(count <= self.length);
         // SAFETY: the result lies within, or one past the end of, the same allocation.
         let address = unsafe { self.address.add(count as usize) };
-        Self {
-            address,
-            length: self.length - count,
-        }
+        Self { address, length: self.length - count }
     }
 
     pub(super) const fn address(self) -> *mut u8 {
@@ -120,10 +111,7 @@ pub(super) fn write_at(
     durable: bool,
 ) -> Result<u32, Errno> {
     let offset = signed(offset)?;
-    let vector = libc::iovec {
-        iov_base: from.address.cast(),
-        iov_len: from.length as usize,
-    };
+    let vector = libc::iovec { iov_base: from.address.cast(), iov_len: from.length as usize };
     let flags = if durable { libc::RWF_DSYNC } else { 0 };
     // SAFETY: `Memory` is valid for `length` bytes; the vector lives until the call returns.
     counted(unsafe { libc::pwritev2(file.as_raw_fd(), &raw const vector, 1, offset, flags) })

@@ -25,11 +25,7 @@ impl Patience {
     /// Again, or the end with `reason`.
     pub(super) fn again(&mut self, reason: Errno) -> Next {
         self.0 += 1;
-        if self.0 < FRUITLESS_MAX {
-            Next::Again
-        } else {
-            Next::End(Err(reason))
-        }
+        if self.0 < FRUITLESS_MAX { Next::Again } else { Next::End(Err(reason)) }
     }
 
     /// Progress was made.
@@ -72,21 +68,12 @@ pub(super) struct Transfer {
 
 impl Transfer {
     pub(super) fn new(direction: Direction, memory: Memory, offset: u64) -> Self {
-        Self {
-            direction,
-            memory,
-            offset,
-            done: 0,
-            patience: Patience::default(),
-        }
+        Self { direction, memory, offset, done: 0, patience: Patience::default() }
     }
 
     /// Memory and file offset of what is left.
     pub(super) fn rest(&self) -> (Memory, u64) {
-        (
-            self.memory.skip(self.done),
-            self.offset + u64::from(self.done),
-        )
+        (self.memory.skip(self.done), self.offset + u64::from(self.done))
     }
 
     /// Takes a result. `align`: the rest of a short transfer begins at a multiple of this, so that

@@ -44,25 +44,10 @@ struct Dialing {
 
 /// One operation, with all it needs until its end.
 enum Work {
-    Disk {
-        file: FileId,
-        errand: Errand,
-        patience: Patience,
-    },
-    Receive {
-        socket: u32,
-        memory: Memory,
-        patience: Patience,
-    },
-    Send {
-        socket: u32,
-        outgoing: Outgoing,
-        patience: Patience,
-    },
-    Accept {
-        listener: u32,
-        patience: Patience,
-    },
+    Disk { file: FileId, errand: Errand, patience: Patience },
+    Receive { socket: u32, memory: Memory, patience: Patience },
+    Send { socket: u32, outgoing: Outgoing, patience: Patience },
+    Accept { listener: u32, patience: Patience },
     Connect(Box<Dialing>),
 }
 
@@ -129,11 +114,7 @@ impl UringRing {
         }
         self.held.files.begin(file);
         let patience = Patience::default();
-        let work = Work::Disk {
-            file,
-            errand,
-            patience,
-        };
+        let work = Work::Disk { file, errand, patience };
         let index = self.flights.insert(token, work);
         if place == Place::Threads {
             let key = self.flights.key(index);
@@ -146,33 +127,19 @@ impl UringRing {
     fn network(&mut self, pool: &Pool, token: Token, op: Op) {
         let patience = Patience::default();
         let (id, stream, work) = match op {
-            Op::Recv {
-                socket: SocketId(socket),
-                into,
-            } => {
+            Op::Recv { socket: SocketId(socket), into } => {
                 let memory = Memory::of(pool, into);
-                let work = Work::Receive {
-                    socket,
-                    memory,
-                    patience,
-                };
+                let work = Work::Receive { socket, memory, patience };
                 (socket, Stream::Incoming, work)
             }
-            Op::Send {
-                socket: SocketId(socket),
-                gather,
-            } => {
+            Op::Send { socket: SocketId(socket), gather } => {
                 if !self.held.is_open(socket) || gather.len_bytes() == 0 {
                     let open = self.held.is_open(socket);
                     let result = if open { Ok(0) } else { Err(Errno(libc::EBADF)) };
                     return self.held.complete_send(token, result, gather);
                 }
                 let outgoing = Outgoing::new(pool, gather, self.held.vectors());
-                let work = Work::Send {
-                    socket,
-                    outgoing,
-                    patience,
-                };
+                let work = Work::Send { socket, outgoing, patience };
                 (socket, Stream::Outgoing, work)
             }
             Op::Accept { listener } => {
@@ -215,9 +182,7 @@ impl UringRing {
         if !self.bell_armed {
             let event = Fd(self.held.waker.event().as_raw_fd());
             let count: *mut u64 = &raw mut *self.bell_count;
-            let read = opcode::Read::new(event, count.cast(), 8)
-                .build()
-                .user_data(BELL);
+            let read = opcode::Read::new(event, count.cast(), 8).build().user_data(BELL);
             self.bell_armed = self.push(&[read]);
         }
         while let Some(&index) = self.queue.front() {
@@ -270,16 +235,12 @@ impl UringRing {
                 let file = held.files.get(*file).map_or(-1, |file| file.backing.raw());
                 disk_entry(Fd(file), errand)
             }
-            Work::Receive {
-                socket: id, memory, ..
-            } => opcode::Recv::new(socket(*id), memory.address(), memory.length()).build(),
-            Work::Send {
-                socket: id,
-                outgoing,
-                ..
-            } => opcode::SendMsg::new(socket(*id), outgoing.message())
-                .flags(SEND_FLAGS)
-                .build(),
+            Work::Receive { socket: id, memory, .. } => {
+                opcode::Recv::new(socket(*id), memory.address(), memory.length()).build()
+            }
+            Work::Send { socket: id, outgoing, .. } => {
+                opcode::SendMsg::new(socket(*id), outgoing.message()).flags(SEND_FLAGS).build()
+            }
             Work::Accept { listener, .. } => {
                 let nowhere = std::ptr::null_mut();
                 opcode::Accept::new(socket(*listener), nowhere, nowhere.cast())
@@ -362,11 +323,7 @@ impl UringRing {
     /// Takes a result of the kernel for an operation: it goes on, or ends.
     fn advance(&mut self, index: u32, got: Result<u32, Errno>) {
         let next = match self.flights.work(index) {
-            Work::Disk {
-                file,
-                errand,
-                patience,
-            } => {
+            Work::Disk { file, errand, patience } => {
                 let Some(file) = self.held.files.get(*file) else {
                     return;
                 };
@@ -377,9 +334,7 @@ impl UringRing {
                     Errand::Sync => patience.unless_interrupted(got),
                 }
             }
-            Work::Send {
-                outgoing, patience, ..
-            } => match got {
+            Work::Send { outgoing, patience, .. } => match got {
                 Ok(count) if outgoing.advance(count) => Next::End(Ok(outgoing.sent_bytes())),
                 Ok(0) => patience.again(Errno(libc::EIO)),
                 Ok(_) => Next::Again,
@@ -412,9 +367,7 @@ impl UringRing {
                 self.held.complete(token, result);
                 self.begin_next(socket, Stream::Incoming);
             }
-            Work::Send {
-                socket, outgoing, ..
-            } => {
+            Work::Send { socket, outgoing, .. } => {
                 let (gather, vectors) = outgoing.into_parts();
                 self.held.keep(vectors);
                 self.held.complete_send(token, result, gather);
@@ -450,11 +403,7 @@ impl UringRing {
 
     /// Makes everything in the kernel end.
     fn cancel_all(&mut self) {
-        let busy = self
-            .held
-            .endpoints
-            .iter()
-            .filter(|endpoint| !endpoint.is_idle());
+        let busy = self.held.endpoints.iter().filter(|endpoint| !endpoint.is_idle());
         busy.for_each(|endpoint| endpoint.shutdown());
         for work in self.flights.iter() {
             if let Work::Connect(dialing) = work {
@@ -464,10 +413,7 @@ impl UringRing {
         self.held.waker.wake();
         // Whatever has not begun; kernels before 6.0 cannot, and carry it out.
         let patience = timespec(Nanos::from_millis(1));
-        let _ = self
-            .io
-            .submitter()
-            .register_sync_cancel(Some(patience), CancelBuilder::any());
+        let _ = self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
     }
 }
 
@@ -546,11 +492,7 @@ impl Drop for UringRing {
             }
             let flags = EnterFlags::GETEVENTS.bits();
             // SAFETY: no argument, nothing submitted: only waits for a completion.
-            let entered = unsafe {
-                self.io
-                    .submitter()
-                    .enter::<libc::sigset_t>(0, 1, flags, None)
-            };
+            let entered = unsafe { self.io.submitter().enter::<libc::sigset_t>(0, 1, flags, None) };
             let failed = entered.map_err(|error| errno(&error)).err();
             if failed.is_some_and(|errno| !matches!(errno.0, libc::EINTR | libc::EAGAIN)) {
                 tracing::error!("io_uring cannot be drained: {failed:?}; giving up the process");
@@ -600,10 +542,9 @@ fn disk_entry(file: Fd, errand: &Errand) -> squeue::Entry {
             }
         }
         Errand::Zero(zeroing) => match zeroing.step() {
-            Step::Allocate(flags, offset, length) => opcode::Fallocate::new(file, length)
-                .offset(offset)
-                .mode(flags.bits())
-                .build(),
+            Step::Allocate(flags, offset, length) => {
+                opcode::Fallocate::new(file, length).offset(offset).mode(flags.bits()).build()
+            }
             Step::Write(offset, length) => write_entry(file, Memory::zeroes(length), offset, false),
         },
         Errand::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),

@@ -47,10 +47,7 @@ impl Workers {
             done: Mutex::default(),
             waker,
         };
-        Self {
-            shared: Arc::new(shared),
-            threads: Vec::new(),
-        }
+        Self { shared: Arc::new(shared), threads: Vec::new() }
     }
 
     /// Takes an errand. Its result comes out of [`collect`](Self::collect) after the waker rang.
@@ -59,11 +56,7 @@ impl Workers {
             self.start();
         }
         let backing = Arc::clone(backing);
-        let job = Job {
-            key,
-            backing,
-            errand,
-        };
+        let job = Job { key, backing, errand };
         if self.threads.is_empty() {
             // No thread could be started: slow is better than never.
             self.shared.run(job);

@@ -67,12 +67,7 @@ impl Zeroing {
             (false, true) => Way::Range,
             (false, false) => Way::Write,
         };
-        Self {
-            at: offset,
-            end: offset.saturating_add(length),
-            way,
-            patience: Patience::default(),
-        }
+        Self { at: offset, end: offset.saturating_add(length), way, patience: Patience::default() }
     }
 
     /// The call to make now.
@@ -127,11 +122,7 @@ impl Zeroing {
     /// Takes the next way; remembers the refusal unless it was about this range only.
     fn fall_back(&mut self, errno: Errno, refusals: &Refusals) {
         let lasting = errno.0 != libc::EINVAL;
-        let refused = if self.way == Way::Punch {
-            &refusals.punch
-        } else {
-            &refusals.range
-        };
+        let refused = if self.way == Way::Punch { &refusals.punch } else { &refusals.range };
         if lasting {
             refused.store(true, Ordering::Relaxed);
         }
@@ -142,10 +133,7 @@ impl Zeroing {
 
 /// Whether an error says "not in this way" (`EINVAL`: not for this range), not "broken".
 const fn is_refusal(errno: Errno) -> bool {
-    matches!(
-        errno.0,
-        libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL
-    )
+    matches!(errno.0, libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL)
 }
 
 #[cfg(test)]

@@ -161,12 +161,7 @@ fn waited(wait: Duration) -> String {
 /// If it is missing, of the wrong kind, read-only, in use by the host or another process, or of a
 /// size that cannot be used.
 pub fn open(path: &Path, options: OpenOptions) -> Result<OpenedFile, OpenError> {
-    Attempt {
-        path,
-        options,
-        host: Host::this(),
-    }
-    .open()
+    Attempt { path, options, host: Host::this() }.open()
 }
 
 /// One call of [`open`], with the host it looks at.
@@ -188,9 +183,7 @@ impl Attempt<'_> {
     fn open(&self) -> Result<OpenedFile, OpenError> {
         let is_device = self.check_kind()?;
         let file = self.take(is_device)?;
-        let found = file
-            .metadata()
-            .map_err(|error| self.failed("looked at", error))?;
+        let found = file.metadata().map_err(|error| self.failed("looked at", error))?;
         if let Some(claim) = self.host.claim(Identity::of(&found)) {
             return Err(self.in_use(claim));
         }
@@ -235,10 +228,7 @@ impl Attempt<'_> {
         } else {
             "a socket or pipe"
         };
-        Err(OpenError::WrongKind {
-            path: self.path(),
-            found: other,
-        })
+        Err(OpenError::WrongKind { path: self.path(), found: other })
     }
 
     /// Opens and locks, as often as time allows.
@@ -309,17 +299,10 @@ impl Attempt<'_> {
         };
         let minimum_bytes = self.options.minimum_bytes.max(BLOCK_BYTES);
         if size_bytes < minimum_bytes {
-            return Err(OpenError::TooSmall {
-                path: self.path(),
-                size_bytes,
-                minimum_bytes,
-            });
+            return Err(OpenError::TooSmall { path: self.path(), size_bytes, minimum_bytes });
         }
         if !is_device && size_bytes % BLOCK_BYTES != 0 {
-            return Err(OpenError::Unaligned {
-                path: self.path(),
-                size_bytes,
-            });
+            return Err(OpenError::Unaligned { path: self.path(), size_bytes });
         }
         Ok(size_bytes - size_bytes % BLOCK_BYTES)
     }
@@ -329,11 +312,7 @@ impl Attempt<'_> {
     }
 
     fn in_use(&self, claim: Claim) -> OpenError {
-        OpenError::InUse {
-            path: self.path(),
-            used: claim.used,
-            remedy: claim.remedy,
-        }
+        OpenError::InUse { path: self.path(), used: claim.used, remedy: claim.remedy }
     }
 
     /// What an error of opening means.
@@ -351,11 +330,7 @@ impl Attempt<'_> {
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> OpenError {
-        OpenError::Failed {
-            path: self.path(),
-            action,
-            source,
-        }
+        OpenError::Failed { path: self.path(), action, source }
     }
 }
 
@@ -385,9 +360,7 @@ fn set_direct(file: &File, is_device: bool, on_tmpfs: bool) -> Result<u32, Strin
         None => DIRECT_ALIGN_MAX,
     };
     if alignment > DIRECT_ALIGN_MAX {
-        return Err(format!(
-            "direct I/O needs an alignment of {alignment} bytes"
-        ));
+        return Err(format!("direct I/O needs an alignment of {alignment} bytes"));
     }
     let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|number| number.to_string())?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_DIRECT;

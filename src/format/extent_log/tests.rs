@@ -10,15 +10,8 @@ type Block = [u8; RECORD_BYTES];
 type Slots = Vec<Option<u32>>;
 
 fn identity(log_extents: u32) -> LogIdentity {
-    let geometry = Geometry {
-        device_blocks: 1 << 32,
-        peer_slots: 2,
-        log_extents,
-    };
-    LogIdentity {
-        area: AreaId(0xA5EA),
-        geometry,
-    }
+    let geometry = Geometry { device_blocks: 1 << 32, peer_slots: 2, log_extents };
+    LogIdentity { area: AreaId(0xA5EA), geometry }
 }
 
 /// A log as a core would keep it, and its ring as a disk would.
@@ -35,12 +28,7 @@ impl Log {
         let identity = identity(log_extents);
         let ring = fresh_ring(identity, 1);
         let next = 1 + ring.len() as u64;
-        Self {
-            identity,
-            slots: vec![None; log_extents as usize],
-            next,
-            ring,
-        }
+        Self { identity, slots: vec![None; log_extents as usize], next, ring }
     }
 
     fn place(&self, number: u64) -> usize {
@@ -77,9 +65,7 @@ impl Log {
     fn busy(log_extents: u32, count: u32) -> Self {
         let mut log = Self::new(log_extents);
         for round in 0..count {
-            let slots: Vec<u32> = (0..7)
-                .map(|i| (round * 211 + i * 131) % log_extents)
-                .collect();
+            let slots: Vec<u32> = (0..7).map(|i| (round * 211 + i * 131) % log_extents).collect();
             log.write(&slots);
         }
         log
@@ -90,10 +76,7 @@ impl Log {
     }
 
     fn image(&self) -> LogImage {
-        LogImage::Hot {
-            slots: self.slots.clone(),
-            next_transaction: self.next,
-        }
+        LogImage::Hot { slots: self.slots.clone(), next_transaction: self.next }
     }
 
     fn newest_place(&self) -> usize {
@@ -130,10 +113,7 @@ fn windows_show_every_slot() {
                     shown[slot as usize] = true;
                 }
             }
-            assert!(
-                shown.iter().all(|shown| *shown),
-                "{log_extents} from {first}"
-            );
+            assert!(shown.iter().all(|shown| *shown), "{log_extents} from {first}");
         }
     }
     assert_eq!(ring_blocks(LOG_EXTENTS_MIN), 2);
@@ -149,13 +129,7 @@ fn a_fresh_log_is_empty() {
             let slots = vec![None; log_extents as usize];
             let next_transaction = first + ring_blocks(log_extents);
             let image = recover_ring(identity(log_extents), &ring);
-            assert_eq!(
-                image,
-                LogImage::Hot {
-                    slots,
-                    next_transaction
-                }
-            );
+            assert_eq!(image, LogImage::Hot { slots, next_transaction });
         }
     }
 }
@@ -165,15 +139,10 @@ fn what_was_written_is_recovered() {
     for log_extents in [LOG_EXTENTS_MIN, 900, 1237, 5000] {
         let mut log = Log::new(log_extents);
         for round in 0..60 {
-            let slots: Vec<u32> = (0..round % 64)
-                .map(|i| (round * 97 + i * 13) % log_extents)
-                .collect();
+            let slots: Vec<u32> =
+                (0..round % 64).map(|i| (round * 97 + i * 13) % log_extents).collect();
             log.write(&slots);
-            assert_eq!(
-                log.recover(),
-                log.image(),
-                "{log_extents} slots, round {round}"
-            );
+            assert_eq!(log.recover(), log.image(), "{log_extents} slots, round {round}");
         }
     }
 }
@@ -189,11 +158,7 @@ fn a_torn_transaction_never_happened() {
         for mask in 0..256 {
             let mut log = before.clone();
             log.ring[place] = mixed(&before.ring[place], &block, mask);
-            let expected = if mask == 255 {
-                after.image()
-            } else {
-                before.image()
-            };
+            let expected = if mask == 255 { after.image() } else { before.image() };
             assert_eq!(log.recover(), expected, "mask {mask:#b}");
         }
     }
@@ -212,11 +177,7 @@ fn a_transaction_torn_twice_never_happened() {
         for mask in 0..256 {
             let mut log = before.clone();
             log.ring[place] = mixed(&torn, &second, mask);
-            let expected = if mask == 255 {
-                after.image()
-            } else {
-                before.image()
-            };
+            let expected = if mask == 255 { after.image() } else { before.image() };
             assert_eq!(log.recover(), expected, "{left:#b} then {mask:#b}");
         }
     }
@@ -238,10 +199,7 @@ fn a_transaction_torn_at_any_byte_is_never_half_believed() {
             assert_eq!(image, before.image(), "cut at {cut}");
         } else {
             let whole = log.ring[place] == block;
-            assert!(
-                is_unreadable(&image) || whole && image == after.image(),
-                "cut at {cut}"
-            );
+            assert!(is_unreadable(&image) || whole && image == after.image(), "cut at {cut}");
         }
     }
 }
@@ -288,11 +246,7 @@ fn a_block_that_cannot_be_read_may_be_the_newest() {
     let log = Log::busy(1237, 50);
     for place in 0..log.ring.len() {
         let read = |(at, block): (usize, &Block)| {
-            if at == place {
-                Err(LogBlockError::Unreadable)
-            } else {
-                decode(log.identity, block)
-            }
+            if at == place { Err(LogBlockError::Unreadable) } else { decode(log.identity, block) }
         };
         let blocks: Vec<_> = log.ring.iter().enumerate().map(read).collect();
         assert!(is_unreadable(&recover(&blocks, 1237)), "place {place}");
@@ -302,15 +256,9 @@ fn a_block_that_cannot_be_read_may_be_the_newest() {
 #[test]
 fn blocks_of_elsewhere_or_elsewhen_are_not_believed() {
     let log = Log::busy(1237, 50);
-    let other = LogIdentity {
-        area: AreaId(1),
-        ..log.identity
-    };
+    let other = LogIdentity { area: AreaId(1), ..log.identity };
     let foreign = fresh_ring(other, log.next);
-    assert_eq!(
-        decode(log.identity, &foreign[0]),
-        Err(LogBlockError::NotOurs)
-    );
+    assert_eq!(decode(log.identity, &foreign[0]), Err(LogBlockError::NotOurs));
     for (place, stranger) in foreign.iter().enumerate() {
         let mut mixture = log.clone();
         mixture.ring[place] = *stranger;
@@ -341,17 +289,10 @@ fn the_next_number_is_above_any_found() {
     let log = Log::busy(1237, 50);
     let mut rotten = log.clone();
     rotten.ring[log.newest_place()][700] ^= 1;
-    assert_eq!(
-        rotten.recover(),
-        LogImage::Unreadable {
-            next_transaction: log.next
-        }
-    );
+    assert_eq!(rotten.recover(), LogImage::Unreadable { next_transaction: log.next });
     assert_eq!(
         recover_ring(log.identity, &[[0; RECORD_BYTES]; 3]),
-        LogImage::Unreadable {
-            next_transaction: 1
-        }
+        LogImage::Unreadable { next_transaction: 1 }
     );
 }
 
@@ -372,10 +313,7 @@ fn every_flipped_bit_is_detected() {
         let mut flipped = block;
         flipped[bit / 8] ^= 1 << (bit % 8);
         let error = decode(log.identity, &flipped).unwrap_err();
-        assert!(
-            matches!(error, LogBlockError::Damaged { mixed: false, .. }),
-            "bit {bit}: {error}"
-        );
+        assert!(matches!(error, LogBlockError::Damaged { mixed: false, .. }), "bit {bit}: {error}");
     }
 }
 
@@ -387,12 +325,7 @@ fn transaction(log_extents: u32) -> impl Strategy<Value = LogTransaction> {
     (any::<u64>(), updates, any::<u32>(), window).prop_map(
         move |(number, updates, start, window)| {
             let room = log_extents - u32::try_from(window.len()).unwrap();
-            LogTransaction {
-                number,
-                updates,
-                window_start: start % (room + 1),
-                window,
-            }
+            LogTransaction { number, updates, window_start: start % (room + 1), window }
         },
     )
 }

@@ -6,10 +6,7 @@ use super::*;
 
 fn hello() -> Hello {
     Hello {
-        versions: Versions {
-            oldest: 1,
-            newest: 3,
-        },
+        versions: Versions { oldest: 1, newest: 3 },
         channel: Channel::Control,
         from: NodeId(1),
         to: NodeId(2),
@@ -20,25 +17,12 @@ fn hello() -> Hello {
 }
 
 fn every_kind() -> Vec<Message> {
-    let versions = Versions {
-        oldest: 4,
-        newest: 9,
-    };
+    let versions = Versions { oldest: 4, newest: 9 };
     let mut all = vec![
         Message::Hello(hello()),
-        Message::Challenge(Challenge {
-            version: 3,
-            nonce: [6; 32],
-            proof: [7; 32],
-        }),
-        Message::Proof(Proof {
-            live: Session(8),
-            proof: [9; 32],
-        }),
-        Message::Welcome(Welcome {
-            session: Session(10),
-            proof: [11; 32],
-        }),
+        Message::Challenge(Challenge { version: 3, nonce: [6; 32], proof: [7; 32] }),
+        Message::Proof(Proof { live: Session(8), proof: [9; 32] }),
+        Message::Welcome(Welcome { session: Session(10), proof: [11; 32] }),
     ];
     all.extend(
         [
@@ -70,10 +54,7 @@ fn no_flipped_bit_and_no_cut_passes() {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                Message::decode(&flipped).is_err(),
-                "bit {bit} of {message:?}"
-            );
+            assert!(Message::decode(&flipped).is_err(), "bit {bit} of {message:?}");
         }
         for cut in 0..bytes.len() {
             assert!(Message::decode(&bytes[..cut]).is_err());
@@ -123,52 +104,24 @@ fn values_of_no_version_are_refused() {
     let (hello, challenge, refusal) = (&all[0], &all[1], &all[4]);
     assert_eq!(change(hello, 0, 4), Err(Flaw::Value), "oldest above newest");
     assert_eq!(change(hello, 4, 0), Err(Flaw::Value), "no such channel");
-    assert_eq!(
-        change(hello, 4, 1),
-        Err(Flaw::Value),
-        "data, and a session to join"
-    );
+    assert_eq!(change(hello, 4, 1), Err(Flaw::Value), "data, and a session to join");
     assert_eq!(change(hello, 7, 0), Err(Flaw::Value), "no name");
-    assert_eq!(
-        change(hello, 48, b'/'),
-        Err(Flaw::Value),
-        "a name that is none"
-    );
-    assert_eq!(
-        change(hello, 48, 0xC3),
-        Err(Flaw::Value),
-        "a name that is none"
-    );
+    assert_eq!(change(hello, 48, b'/'), Err(Flaw::Value), "a name that is none");
+    assert_eq!(change(hello, 48, 0xC3), Err(Flaw::Value), "a name that is none");
     assert_eq!(change(challenge, 2, 1), Err(Flaw::Value), "reserved");
     assert_eq!(change(refusal, 0, 9), Err(Flaw::Value), "no such reason");
-    assert_eq!(
-        change(refusal, 2, 1),
-        Err(Flaw::Value),
-        "a node without need"
-    );
+    assert_eq!(change(refusal, 2, 1), Err(Flaw::Value), "a node without need");
     assert_eq!(change(refusal, 3, 1), Err(Flaw::Value), "reserved");
-    assert_eq!(
-        change(refusal, 4, 1),
-        Err(Flaw::Value),
-        "versions without need"
-    );
+    assert_eq!(change(refusal, 4, 1), Err(Flaw::Value), "versions without need");
     assert!(change(hello, 48, b'_').is_ok(), "the forger itself works");
 }
 
 #[test]
 fn names_are_short_and_plain() {
     let longest = "r".repeat(RESOURCE_BYTES_MAX);
-    assert!(
-        ["r0", "a.b-c_D", "0", &longest]
-            .into_iter()
-            .all(is_resource_name)
-    );
+    assert!(["r0", "a.b-c_D", "0", &longest].into_iter().all(is_resource_name));
     let longer = format!("{longest}r");
-    assert!(
-        !["", "a b", "a/b", "é", "a\n", &longer]
-            .into_iter()
-            .any(is_resource_name)
-    );
+    assert!(!["", "a b", "a/b", "é", "a\n", &longer].into_iter().any(is_resource_name));
 }
 
 #[test]
@@ -193,10 +146,7 @@ fn versions_meet_at_the_newest_common_one() {
     assert_eq!(run(4, 4).common(run(1, 4)), Some(4));
     assert_eq!(run(1, 2).common(run(3, 5)), None);
     assert_eq!(run(3, 5).common(run(1, 2)), None);
-    assert_eq!(
-        Versions::SPOKEN.common(Versions::SPOKEN),
-        Some(LINK_VERSION)
-    );
+    assert_eq!(Versions::SPOKEN.common(Versions::SPOKEN), Some(LINK_VERSION));
 }
 
 #[test]
@@ -211,11 +161,7 @@ fn proofs_depend_on_secret_nonces_and_place() {
         proofs.push(transcript.welcome(Session(0)));
     }
     for (at, proof) in proofs.iter().enumerate() {
-        assert!(
-            proofs[..at]
-                .iter()
-                .all(|other| !proofs_match(*other, *proof))
-        );
+        assert!(proofs[..at].iter().all(|other| !proofs_match(*other, *proof)));
     }
 }
 
@@ -224,11 +170,7 @@ fn conversation(secret: &[u8], hello: &Hello, version: u16, nonce: Nonce) -> [[u
     let bytes = Message::Hello(hello.clone()).encode();
     let mut transcript = Transcript::new(secret, &bytes);
     let challenge = transcript.challenge(version, &nonce);
-    [
-        challenge,
-        transcript.answer(Session(4)),
-        transcript.welcome(transcript.session()),
-    ]
+    [challenge, transcript.answer(Session(4)), transcript.welcome(transcript.session())]
 }
 
 /// Whatever differs, nothing said in one conversation proves anything in the other, not even in
@@ -237,60 +179,20 @@ fn conversation(secret: &[u8], hello: &Hello, version: u16, nonce: Nonce) -> [[u
 fn a_proof_is_worth_nothing_elsewhere() {
     let ours = hello();
     let mut all = conversation(b"secret", &ours, 1, [1; 32]).to_vec();
-    let data = Hello {
-        channel: Channel::Data,
-        session: Session(0),
-        ..ours.clone()
-    };
+    let data = Hello { channel: Channel::Data, session: Session(0), ..ours.clone() };
     let others = [
         conversation(b"Secret", &ours, 1, [1; 32]),
         conversation(b"secret", &ours, 2, [1; 32]),
         conversation(b"secret", &ours, 1, [2; 32]),
         conversation(b"secret", &data, 1, [1; 32]),
-        conversation(
-            b"secret",
-            &Hello {
-                nonce: [6; 32],
-                ..ours.clone()
-            },
-            1,
-            [1; 32],
-        ),
-        conversation(
-            b"secret",
-            &Hello {
-                session: Session(78),
-                ..ours.clone()
-            },
-            1,
-            [1; 32],
-        ),
-        conversation(
-            b"secret",
-            &Hello {
-                resource: "r1".into(),
-                ..ours.clone()
-            },
-            1,
-            [1; 32],
-        ),
-        conversation(
-            b"secret",
-            &Hello {
-                from: ours.to,
-                to: ours.from,
-                ..ours
-            },
-            1,
-            [1; 32],
-        ),
+        conversation(b"secret", &Hello { nonce: [6; 32], ..ours.clone() }, 1, [1; 32]),
+        conversation(b"secret", &Hello { session: Session(78), ..ours.clone() }, 1, [1; 32]),
+        conversation(b"secret", &Hello { resource: "r1".into(), ..ours.clone() }, 1, [1; 32]),
+        conversation(b"secret", &Hello { from: ours.to, to: ours.from, ..ours }, 1, [1; 32]),
     ];
     all.extend(others.as_flattened());
     for (at, proof) in all.iter().enumerate() {
-        assert!(
-            all[..at].iter().all(|other| !proofs_match(*other, *proof)),
-            "proof {at}"
-        );
+        assert!(all[..at].iter().all(|other| !proofs_match(*other, *proof)), "proof {at}");
     }
     assert!(proofs_match(all[0], all[0]));
 }

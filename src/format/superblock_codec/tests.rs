@@ -10,11 +10,7 @@ use crate::format::superblock::{Bond, DataState, PeerSlot, SyncTarget};
 const SUM_AT: usize = 12;
 
 fn generation(id: u64) -> Generation {
-    Generation {
-        epoch: Epoch(id + 1),
-        id,
-        node: NodeId(2),
-    }
+    Generation { epoch: Epoch(id + 1), id, node: NodeId(2) }
 }
 
 fn superblock(serial: u64) -> Superblock {
@@ -26,34 +22,24 @@ fn superblock(serial: u64) -> Superblock {
         sync_token: 99,
         all_marked: true,
         withdrawn: false,
-        bond: Bond {
-            confirmed: 5,
-            tentative: serial,
-        },
+        bond: Bond { confirmed: 5, tentative: serial },
     };
     Superblock {
         serial,
         resource: ResourceId(0x1234_5678_9ABC_DEF0),
         node: NodeId(1),
         area: AreaId(77),
-        geometry: Geometry {
-            device_blocks: 1 << 20,
-            peer_slots: 2,
-            log_extents: 1237,
-        },
+        geometry: Geometry { device_blocks: 1 << 20, peer_slots: 2, log_extents: 1237 },
         data: DataState::Consistent,
         primary: true,
-        log_live: false,
-        crashed_primary: true,
+        log_live: true,
+        crashed_primary: false,
         rebooted: false,
         epoch: Epoch(serial),
         run: RunId(3),
         boot: BootId(4),
         lineage: Lineage::new((1..=32).map(|id| generation(id * serial)).collect()),
-        sync_target: Some(SyncTarget {
-            token: 6,
-            generation: generation(8),
-        }),
+        sync_target: Some(SyncTarget { token: 6, generation: generation(8) }),
         slots,
     }
 }
@@ -74,11 +60,7 @@ fn every_flipped_bit_is_detected() {
         let mut flipped = bytes;
         flipped[bit / 8] ^= 1 << (bit % 8);
         let magic = bit < 64;
-        let expected = if magic {
-            SuperblockError::NotOurs
-        } else {
-            SuperblockError::Checksum
-        };
+        let expected = if magic { SuperblockError::NotOurs } else { SuperblockError::Checksum };
         assert_eq!(decode(&flipped), Err(expected), "bit {bit}");
     }
 }
@@ -140,10 +122,7 @@ fn a_field_out_of_bounds_is_named() {
     assert_eq!(forged(912 + 5, &[1]), invalid("slots"));
     assert_eq!(forged(912 + 2 * 56, &[1]), invalid("slots"));
     assert_eq!(forged(4095, &[1]), invalid("reserved"));
-    let other = Superblock {
-        node: NodeId(9),
-        ..superblock(1)
-    };
+    let other = Superblock { node: NodeId(9), ..superblock(1) };
     assert_eq!(forged(69, &[9]), Ok(other), "the forger itself works");
 }
 
@@ -154,10 +133,7 @@ fn a_newer_version_is_told_from_rot() {
     assert_eq!(forged(8, &2u32.to_le_bytes()), Err(newer));
     let refused = choose(Ok(superblock(9)), Err(newer)).unwrap_err();
     assert_eq!(refused, ChooseError::NewerVersion { found: 2 });
-    assert_eq!(
-        choose(Err(newer), Err(SuperblockError::Checksum)),
-        Err(refused)
-    );
+    assert_eq!(choose(Err(newer), Err(SuperblockError::Checksum)), Err(refused));
     assert!(refused.to_string().contains("version 2"));
 }
 
@@ -167,20 +143,15 @@ fn the_newer_valid_copy_wins() {
     assert_eq!(choose(Ok(old.clone()), Ok(new.clone())), Ok(new.clone()));
     assert_eq!(choose(Ok(new.clone()), Ok(old.clone())), Ok(new.clone()));
     assert_eq!(choose(Ok(new.clone()), Ok(new.clone())), Ok(new));
-    for error in [
-        SuperblockError::Checksum,
-        SuperblockError::NotOurs,
-        SuperblockError::Unreadable,
-    ] {
+    for error in [SuperblockError::Checksum, SuperblockError::NotOurs, SuperblockError::Unreadable]
+    {
         assert_eq!(choose(Err(error), Ok(old.clone())), Ok(old.clone()));
         assert_eq!(choose(Ok(old.clone()), Err(error)), Ok(old.clone()));
         let found = [error, SuperblockError::Checksum];
         let both = choose(Err(error), Err(SuperblockError::Checksum));
         assert_eq!(both, Err(ChooseError::NoneValid { found }));
     }
-    let nothing = ChooseError::NoneValid {
-        found: [SuperblockError::NotOurs; 2],
-    };
+    let nothing = ChooseError::NoneValid { found: [SuperblockError::NotOurs; 2] };
     assert!(nothing.to_string().contains("create"));
 }
 
@@ -189,30 +160,18 @@ fn copies_that_contradict_each_other_are_refused() {
     let first = superblock(1);
     let second = superblock(2);
     let area = AreaId(78);
-    let geometry = Geometry {
-        peer_slots: 3,
-        ..first.geometry
-    };
+    let geometry = Geometry { peer_slots: 3, ..first.geometry };
     let others = [
-        (
-            "area",
-            Superblock {
-                area,
-                ..second.clone()
-            },
-        ),
-        (
-            "node",
-            Superblock {
-                node: NodeId(3),
-                ..second.clone()
-            },
-        ),
+        ("area", Superblock { area, ..second.clone() }),
+        ("node", Superblock { node: NodeId(3), ..second.clone() }),
         ("geometry", Superblock { geometry, ..second }),
         (
             "serial",
             Superblock {
                 primary: false,
+                log_live: false,
+                crashed_primary: false,
+                rebooted: false,
                 ..first.clone()
             },
         ),
@@ -228,10 +187,7 @@ fn copies_that_contradict_each_other_are_refused() {
 fn zeroes_and_nothing_are_not_a_superblock() {
     assert_eq!(decode(&[]), Err(SuperblockError::NotOurs));
     assert_eq!(decode(&[0; RECORD_BYTES]), Err(SuperblockError::NotOurs));
-    assert_eq!(
-        decode(&encode(&superblock(1))[..4095]),
-        Err(SuperblockError::NotOurs)
-    );
+    assert_eq!(decode(&encode(&superblock(1))[..4095]), Err(SuperblockError::NotOurs));
 }
 
 proptest! {

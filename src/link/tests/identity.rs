@@ -35,17 +35,11 @@ fn a_wrong_secret_is_never_up_and_said_on_both_nodes() {
     for node in &pair.nodes {
         assert!(node.judge.sessions.is_empty());
         let words = node.link.last_error();
-        assert!(
-            words.starts_with("authentication failed: the secrets of"),
-            "{words}"
-        );
+        assert!(words.starts_with("authentication failed: the secrets of"), "{words}");
         assert!(words.contains("/etc/twinblk/r0.secret"), "{words}");
     }
     let attempts = pair.net.borrow().made();
-    assert!(
-        (30..300).contains(&attempts),
-        "retries must go on, at a pace: {attempts}"
-    );
+    assert!((30..300).contains(&attempts), "retries must go on, at a pace: {attempts}");
     pair.assert_nothing_left();
 }
 
@@ -59,11 +53,7 @@ fn a_secret_is_never_printed() {
 
 #[test]
 fn neighbouring_versions_speak_the_newest_common_one() {
-    for (a, b, common) in [
-        ((1, 2), (1, 1), 1),
-        ((1, 2), (2, 3), 2),
-        ((2, 2), (1, 4), 2),
-    ] {
+    for (a, b, common) in [((1, 2), (1, 1), 1), ((1, 2), (2, 3), 2), ((2, 2), (1, 4), 2)] {
         let mut pair = Pair::with(2, |index, options| {
             let (oldest, newest) = if index == 0 { a } else { b };
             options.versions = versions(oldest, newest);
@@ -78,20 +68,13 @@ fn neighbouring_versions_speak_the_newest_common_one() {
 #[test]
 fn versions_without_a_common_one_are_refused_in_words() {
     let mut pair = Pair::with(3, |index, options| {
-        options.versions = if index == 0 {
-            versions(1, 2)
-        } else {
-            versions(3, 4)
-        };
+        options.versions = if index == 0 { versions(1, 2) } else { versions(3, 4) };
     });
     pair.pass(seconds(60));
     for node in &pair.nodes {
         assert!(node.judge.sessions.is_empty());
         let words = node.link.last_error();
-        assert!(
-            words.contains("link version") && words.contains("upgrade"),
-            "{words}"
-        );
+        assert!(words.contains("link version") && words.contains("upgrade"), "{words}");
     }
     pair.assert_nothing_left();
 }
@@ -105,10 +88,7 @@ fn an_unknown_resource_is_refused_in_words() {
     });
     pair.pass(seconds(20));
     let words = pair.nodes[0].link.last_error();
-    assert!(
-        words.contains("beta does not know resource other"),
-        "{words}"
-    );
+    assert!(words.contains("beta does not know resource other"), "{words}");
     pair.assert_nothing_left();
 }
 
@@ -121,10 +101,7 @@ fn a_third_node_at_the_address_is_named() {
     });
     pair.pass(seconds(20));
     let words = pair.nodes[0].link.last_error();
-    assert!(
-        words.contains("node 7 answers at the address of beta"),
-        "{words}"
-    );
+    assert!(words.contains("node 7 answers at the address of beta"), "{words}");
     assert!(pair.nodes.iter().all(|node| node.judge.sessions.is_empty()));
 }
 
@@ -136,10 +113,7 @@ fn nobody_listening_is_said_and_retried_for_ever() {
     }
     pair.pass(seconds(300));
     let words = pair.nodes[0].link.last_error();
-    assert!(
-        words.contains("beta cannot be reached at 10.0.0.2:7790: "),
-        "{words}"
-    );
+    assert!(words.contains("beta cannot be reached at 10.0.0.2:7790: "), "{words}");
     pair.net.borrow_mut().listen(1, address(1));
     assert!(pair.run(seconds(6), Pair::is_done));
     assert_eq!(pair.nodes[0].link.last_error(), "");
@@ -158,10 +132,7 @@ fn a_standalone_node_refuses_in_words_until_wanted() {
     );
     let node = &mut pair.nodes[1];
     node.link.dial(&mut node.ring, &mut node.pool, true);
-    assert!(
-        pair.run(seconds(2), Pair::is_done),
-        "at once, for an operator asked"
-    );
+    assert!(pair.run(seconds(2), Pair::is_done), "at once, for an operator asked");
 }
 
 #[test]
@@ -227,20 +198,11 @@ fn slow_strangers_and_garbage_cost_little_and_delay_nobody() {
     }
     pair.pass_with(seconds(1), &mut strangers);
     let fixed = pair.nodes[0].pool.used_bytes(Purpose::Fixed);
-    assert!(
-        fixed <= 128 * 4096 + 32 * 65_536,
-        "{fixed} bytes for strangers"
-    );
+    assert!(fixed <= 128 * 4096 + 32 * 65_536, "{fixed} bytes for strangers");
     pair.net.borrow_mut().listen(1, address(1));
-    assert!(
-        pair.run(seconds(10), Pair::is_done),
-        "strangers kept the nodes apart"
-    );
+    assert!(pair.run(seconds(10), Pair::is_done), "strangers kept the nodes apart");
     pair.pass_with(seconds(20), &mut strangers);
-    assert!(
-        strangers.iter().all(|stranger| stranger.closed),
-        "all are sent away in time"
-    );
+    assert!(strangers.iter().all(|stranger| stranger.closed), "all are sent away in time");
     assert_eq!(pair.nodes[0].doorman.connections(), 0);
     assert!(pair.is_up());
     pair.assert_nothing_left();
@@ -261,11 +223,7 @@ fn an_impostor_at_the_address_is_refused() {
     let mut pair = Pair::new(12);
     let node = &mut pair.nodes[1];
     node.link.dial(&mut node.ring, &mut node.pool, false);
-    let challenge = Challenge {
-        version: 1,
-        nonce: [2; 32],
-        proof: [3; 32],
-    };
+    let challenge = Challenge { version: 1, nonce: [2; 32], proof: [3; 32] };
     let mut stranger = Stranger::new(&pair.net, address(0), &hello("r0").encode());
     pair.pass_with(seconds(1), std::slice::from_mut(&mut stranger));
     stranger.say(&Message::Challenge(challenge).encode());

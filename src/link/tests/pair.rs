@@ -24,9 +24,7 @@ pub(super) const fn seconds(count: u64) -> Nanos {
 }
 
 pub(super) fn address(node: usize) -> SocketAddr {
-    format!("10.0.0.{}:7790", node + 1)
-        .parse()
-        .expect("an address")
+    format!("10.0.0.{}:7790", node + 1).parse().expect("an address")
 }
 
 /// What the node does with its link.
@@ -46,13 +44,7 @@ pub(super) struct Habit {
 
 impl Default for Habit {
     fn default() -> Self {
-        Self {
-            writes: 20,
-            blocks: 20,
-            ahead: 4,
-            answers: true,
-            hoards: false,
-        }
+        Self { writes: 20, blocks: 20, ahead: 4, answers: true, hoards: false }
     }
 }
 
@@ -68,7 +60,6 @@ pub(super) struct Judge {
     /// Writes of this node the peer acknowledged in this session.
     pub(super) written: u64,
     pub(super) byes: u64,
-    pub(super) drained: Vec<u64>,
 }
 
 impl Judge {
@@ -90,14 +81,7 @@ impl Judge {
             Input::LinkDown { session, .. } => {
                 assert_eq!(self.session.take(), Some(session), "down, but never up");
             }
-            Input::Drained { queued_bytes, .. } => self.drained.push(queued_bytes),
-            Input::Frame {
-                session,
-                epoch,
-                frame,
-                payload,
-                ..
-            } => {
+            Input::Frame { session, epoch, frame, payload, .. } => {
                 assert_eq!(self.session, Some(session), "a frame of another session");
                 return self.see_frame(from, pool, (epoch, frame), payload);
             }
@@ -114,32 +98,19 @@ impl Judge {
         payload: Option<Payload>,
     ) -> Option<(Sequence, Payload)> {
         match frame {
-            Frame::Write {
-                sequence, blocks, ..
-            } => {
+            Frame::Write { sequence, blocks, .. } => {
                 self.writes += 1;
                 self.all_writes += 1;
                 assert_eq!(sequence.0, self.writes, "a write out of its place");
                 let session = self.session.expect("checked");
                 let (expected, pattern) = write(from, session, sequence.0, blocks.count);
                 assert_eq!(frame, expected, "not the write that was sent");
-                assert_eq!(
-                    epoch,
-                    Epoch(sequence.0 + 7),
-                    "another epoch than the sender's"
-                );
+                assert_eq!(epoch, Epoch(sequence.0 + 7), "another epoch than the sender's");
                 let payload = payload.expect("a write has a payload");
                 let length = u32::try_from(blocks.length_bytes()).expect("a piece");
-                let span = Span {
-                    slot: payload.share(),
-                    offset: 0,
-                    length,
-                };
+                let span = Span { slot: payload.share(), offset: 0, length };
                 let bytes = pool.bytes(span);
-                assert!(
-                    bytes.iter().zip(pattern).all(|(is, was)| *is == was),
-                    "other bytes"
-                );
+                assert!(bytes.iter().zip(pattern).all(|(is, was)| *is == was), "other bytes");
                 return Some((sequence, payload));
             }
             Frame::Written { first, last } => {
@@ -163,10 +134,8 @@ fn write(
 ) -> (Frame, impl Iterator<Item = u8>) {
     let mut state = session.0 ^ number ^ ((from as u64) << 40);
     let bytes = std::iter::repeat_with(move || {
-        state = state
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(0x1405_7b7e_f767_814f);
-        (state >> 33) as u8
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        state.to_le_bytes()[4]
     });
     let frame = Frame::Write {
         sequence: Sequence(number),
@@ -207,12 +176,8 @@ pub(super) fn options(index: usize) -> LinkOptions {
             secret_path: "/etc/twinblk/r0.secret".into(),
         },
         secret: Secret::new(b"swordfish"),
-        paths: vec![Path {
-            local: None,
-            peer: address(other),
-        }],
+        paths: vec![Path { local: None, peer: address(other) }],
         timing: Timing::default(),
-        congestion_bytes: 1 << 20,
         versions: Versions::SPOKEN,
     }
 }
@@ -253,20 +218,16 @@ impl Node {
         for completion in completions {
             match completion.token.split().0 {
                 3 => self.link.on_completion(ring, pool, completion, &mut inputs),
-                _ => self
-                    .doorman
-                    .on_completion(ring, pool, completion, &mut arrivals),
+                _ => self.doorman.on_completion(ring, pool, completion, &mut arrivals),
             }
         }
         for arrival in arrivals {
             self.welcome(arrival);
         }
-        self.link
-            .resume(&mut self.ring, &mut self.pool, &mut inputs);
+        self.link.resume(&mut self.ring, &mut self.pool, &mut inputs);
         let now = self.ring.now();
         if self.link.deadline() <= now {
-            self.link
-                .on_time(&mut self.ring, &mut self.pool, &mut inputs);
+            self.link.on_time(&mut self.ring, &mut self.pool, &mut inputs);
         }
         if self.doorman.deadline() <= now {
             self.doorman.on_time(&mut self.ring, &mut self.pool);
@@ -279,11 +240,7 @@ impl Node {
         self.link.flush(&mut self.ring, &mut self.pool);
         let due = self.deadline() <= now;
         self.spins = if due && !busy { self.spins + 1 } else { 0 };
-        assert!(
-            self.spins < 3,
-            "a deadline that never ends: {:#?}",
-            self.link
-        );
+        assert!(self.spins < 3, "a deadline that never ends: {:#?}", self.link);
         busy | due | self.ring.fresh
     }
 
@@ -296,8 +253,7 @@ impl Node {
             self.link.accept(&mut self.ring, &mut self.pool, arrival);
         } else {
             let refusal = Refusal::UnknownResource;
-            self.doorman
-                .refuse(&mut self.ring, &mut self.pool, arrival, refusal);
+            self.doorman.refuse(&mut self.ring, &mut self.pool, &arrival, refusal);
         }
     }
 
@@ -317,14 +273,7 @@ impl Node {
             self.pool.release(payload);
         }
         if self.habit.answers {
-            self.send(
-                &Frame::Written {
-                    first: sequence,
-                    last: sequence,
-                },
-                None,
-                Epoch(1),
-            );
+            self.send(&Frame::Written { first: sequence, last: sequence }, None, Epoch(1));
         }
     }
 
@@ -338,12 +287,7 @@ impl Node {
         let Some(session) = self.judge.session else {
             return;
         };
-        let outgoing = Outgoing {
-            session,
-            epoch,
-            frame,
-            part,
-        };
+        let outgoing = Outgoing { session, epoch, frame, part };
         self.link.send(self.ring.now(), &mut self.pool, outgoing);
     }
 
@@ -365,21 +309,14 @@ impl Node {
             let (frame, pattern) = write(self.index, session, self.sent, blocks);
             let offset = u32::from(first) * 4096;
             let length = u32::try_from(blocks * BLOCK_BYTES).expect("small");
-            let span = Span {
-                slot: payload.share(),
-                offset,
-                length,
-            };
+            let span = Span { slot: payload.share(), offset, length };
             for (byte, value) in self.pool.bytes_mut(span).iter_mut().zip(pattern) {
                 *byte = value;
             }
             if self.forge {
                 self.pool.bytes_mut(span)[17] ^= 1;
             }
-            let part = Part {
-                payload: payload.share(),
-                first,
-            };
+            let part = Part { payload: payload.share(), first };
             self.send(&frame, Some(part), Epoch(self.sent + 7));
             // The link holds the slot for itself.
             self.pool.release(payload);
@@ -393,16 +330,8 @@ impl Node {
 
     /// Bytes in use for all purposes.
     pub(super) fn used_bytes(&self) -> usize {
-        let purposes = [
-            Purpose::Client,
-            Purpose::Peer,
-            Purpose::Background,
-            Purpose::Fixed,
-        ];
-        purposes
-            .iter()
-            .map(|purpose| self.pool.used_bytes(*purpose))
-            .sum()
+        let purposes = [Purpose::Client, Purpose::Peer, Purpose::Background, Purpose::Fixed];
+        purposes.iter().map(|purpose| self.pool.used_bytes(*purpose)).sum()
     }
 }
 
@@ -433,12 +362,7 @@ impl Pair {
 
     /// Lets everything happen that happens at this moment.
     pub(super) fn settle(&mut self) {
-        while self
-            .nodes
-            .iter_mut()
-            .map(Node::turn)
-            .fold(false, |any, busy| any | busy)
-        {}
+        while self.nodes.iter_mut().map(Node::turn).fold(false, |any, busy| any | busy) {}
     }
 
     /// Lets time pass until `done`, at most `limit`. Whether it came to that.
@@ -467,11 +391,7 @@ impl Pair {
         let end = self.now() + time;
         loop {
             self.settle();
-            if strangers
-                .iter_mut()
-                .map(Stranger::turn)
-                .fold(false, |any, busy| any | busy)
-            {
+            if strangers.iter_mut().map(Stranger::turn).fold(false, |any, busy| any | busy) {
                 continue;
             }
             if self.now() >= end {
@@ -484,14 +404,9 @@ impl Pair {
     }
 
     fn next_event(&self) -> Nanos {
-        let deadlines = self
-            .nodes
-            .iter()
-            .map(|node| node.deadline().min(node.ring.next_event()));
+        let deadlines = self.nodes.iter().map(|node| node.deadline().min(node.ring.next_event()));
         let arrival = self.net.borrow().next_event();
-        deadlines
-            .min()
-            .map_or(arrival, |deadline| deadline.min(arrival))
+        deadlines.min().map_or(arrival, |deadline| deadline.min(arrival))
     }
 
     /// Whether both are in one and the same session.
@@ -517,8 +432,7 @@ impl Pair {
         for node in &mut self.nodes {
             node.link.dial(&mut node.ring, &mut node.pool, false);
             if let Some(session) = node.judge.session {
-                node.link
-                    .disconnect(node.ring.now(), session, "the test ends");
+                node.link.disconnect(node.ring.now(), session, "the test ends");
             }
         }
         self.pass(seconds(10));

@@ -26,31 +26,12 @@ impl Stranger {
     /// Connects and says these bytes.
     pub(super) fn new(net: &Rc<RefCell<Net>>, address: SocketAddr, words: &[u8]) -> Self {
         let mut ring = FakeRing::new(net, NODE);
-        let budgets = Budgets {
-            client_bytes: 1 << 20,
-            peer_bytes: 1,
-            background_bytes: 1,
-        };
+        let budgets = Budgets { client_bytes: 1 << 20, peer_bytes: 1, background_bytes: 1 };
         let mut pool = Pool::new(budgets);
         let buffer = pool.take(Purpose::Fixed, 4096).expect("unlimited");
-        ring.submit(
-            &pool,
-            Token(0),
-            Op::Connect {
-                address,
-                from: None,
-            },
-        );
+        ring.submit(&pool, Token(0), Op::Connect { address, from: None });
         let (unsaid, heard) = (words.to_vec(), Vec::new());
-        Self {
-            ring,
-            pool,
-            buffer,
-            socket: None,
-            unsaid,
-            heard,
-            closed: false,
-        }
+        Self { ring, pool, buffer, socket: None, unsaid, heard, closed: false }
     }
 
     /// What is still to be said, after what has been said.
@@ -66,19 +47,13 @@ impl Stranger {
         }
         let mut gather = Box::new(Gather::default());
         gather.push_bytes(&std::mem::take(&mut self.unsaid));
-        self.ring
-            .submit(&self.pool, Token(2), Op::Send { socket, gather });
+        self.ring.submit(&self.pool, Token(2), Op::Send { socket, gather });
     }
 
     fn listen(&mut self) {
         let Some(socket) = self.socket else { return };
-        let into = Span {
-            slot: self.buffer.share(),
-            offset: 0,
-            length: 4096,
-        };
-        self.ring
-            .submit(&self.pool, Token(1), Op::Recv { socket, into });
+        let into = Span { slot: self.buffer.share(), offset: 0, length: 4096 };
+        self.ring.submit(&self.pool, Token(1), Op::Recv { socket, into });
     }
 
     /// Whether anything happened.
@@ -94,11 +69,7 @@ impl Stranger {
                     self.listen();
                 }
                 (1, Ok(length)) if length > 0 => {
-                    let span = Span {
-                        slot: self.buffer.share(),
-                        offset: 0,
-                        length,
-                    };
+                    let span = Span { slot: self.buffer.share(), offset: 0, length };
                     self.heard.extend_from_slice(self.pool.bytes(span));
                     self.listen();
                 }
@@ -107,11 +78,12 @@ impl Stranger {
             }
         }
         // Only the listening may be left by then.
-        if self.closed && self.ring.pending() == 0 {
-            if let Some(socket) = self.socket.take() {
-                self.ring.submit(&self.pool, Token(3), Op::Close { socket });
-                return true;
-            }
+        if self.closed
+            && self.ring.pending() == 0
+            && let Some(socket) = self.socket.take()
+        {
+            self.ring.submit(&self.pool, Token(3), Op::Close { socket });
+            return true;
         }
         any || self.ring.fresh
     }

@@ -26,6 +26,10 @@ impl Dice {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
+
+    pub(super) fn byte(&mut self) -> u8 {
+        self.roll().to_le_bytes()[3]
+    }
 }
 
 /// What the network does to the bytes of one direction of one connection, counted from 0.
@@ -57,12 +61,7 @@ pub(super) struct Weather {
 impl Default for Weather {
     fn default() -> Self {
         let (delay, jitter) = (Nanos(50_000), Nanos(10_000));
-        Self {
-            crumb: usize::MAX,
-            delay,
-            jitter,
-            window: 256 << 10,
-        }
+        Self { crumb: usize::MAX, delay, jitter, window: 256 << 10 }
     }
 }
 
@@ -105,10 +104,7 @@ pub(super) struct Net {
 
 impl Net {
     pub(super) fn new(seed: u64) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self {
-            dice: Some(Dice(seed)),
-            ..Self::default()
-        }))
+        Rc::new(RefCell::new(Self { dice: Some(Dice(seed)), ..Self::default() }))
     }
 
     pub(super) fn roll(&mut self) -> u64 {
@@ -130,10 +126,7 @@ impl Net {
 
     /// What the dialler and the acceptor of the n-th connection sent.
     pub(super) fn sent(&self, connection: usize) -> (&[u8], &[u8]) {
-        (
-            &self.ends[2 * connection].sent,
-            &self.ends[2 * connection + 1].sent,
-        )
+        (&self.ends[2 * connection].sent, &self.ends[2 * connection + 1].sent)
     }
 
     /// Ends that nobody closed.
@@ -251,11 +244,7 @@ impl Net {
         let at = self.now + self.weather.delay + self.weather.jitter;
         let unread = !self.ends[end].inbound.is_empty();
         let peer = &mut self.ends[peer];
-        let sign = if unread {
-            &mut peer.reset
-        } else {
-            &mut peer.finished
-        };
+        let sign = if unread { &mut peer.reset } else { &mut peer.finished };
         sign.get_or_insert(at);
     }
 
@@ -304,26 +293,11 @@ fn harmed(harm: &[Harm], first: u64, bytes: &[u8]) -> (Vec<u8>, bool) {
 
 #[derive(Debug)]
 enum Pending {
-    Connect {
-        until: Nanos,
-        address: SocketAddr,
-    },
-    Accept {
-        listener: ListenerId,
-    },
-    Recv {
-        socket: SocketId,
-        into: crate::buffer::Span,
-    },
-    Send {
-        socket: SocketId,
-        gather: Box<Gather>,
-        all: Vec<u8>,
-        done: usize,
-    },
-    Close {
-        socket: SocketId,
-    },
+    Connect { until: Nanos, address: SocketAddr },
+    Accept { listener: ListenerId },
+    Recv { socket: SocketId, into: crate::buffer::Span },
+    Send { socket: SocketId, gather: Box<Gather>, all: Vec<u8>, done: usize },
+    Close { socket: SocketId },
 }
 
 /// The ring of one node.
@@ -343,14 +317,7 @@ impl FakeRing {
     pub(super) fn new(net: &Rc<RefCell<Net>>, node: usize) -> Self {
         let net = Rc::clone(net);
         let (sockets, listeners, pending) = (Vec::new(), Vec::new(), VecDeque::new());
-        Self {
-            net,
-            node,
-            sockets,
-            listeners,
-            pending,
-            fresh: false,
-        }
+        Self { net, node, sockets, listeners, pending, fresh: false }
     }
 
     pub(super) fn listen(&mut self, address: SocketAddr) -> ListenerId {
@@ -409,17 +376,11 @@ impl FakeRing {
                 let got = self.net.borrow_mut().receive(end, into.length as usize)?;
                 Some(got.map(|bytes| {
                     let length = count(bytes.len());
-                    pool.bytes_mut(crate::buffer::Span { length, ..*into })
-                        .copy_from_slice(&bytes);
+                    pool.bytes_mut(crate::buffer::Span { length, ..*into }).copy_from_slice(&bytes);
                     length
                 }))
             }
-            Pending::Send {
-                socket,
-                gather,
-                all,
-                done,
-            } => {
+            Pending::Send { socket, gather, all, done } => {
                 let end = self.end(*socket);
                 let mut net = self.net.borrow_mut();
                 let now = net.now;
@@ -494,12 +455,7 @@ impl Ring for FakeRing {
             Op::Recv { socket, into } => Pending::Recv { socket, into },
             Op::Send { socket, gather } => {
                 let all = gathered(pool, &gather);
-                Pending::Send {
-                    socket,
-                    gather,
-                    all,
-                    done: 0,
-                }
+                Pending::Send { socket, gather, all, done: 0 }
             }
             Op::Accept { listener } => Pending::Accept { listener },
             Op::Close { socket } => {
@@ -518,15 +474,8 @@ impl Ring for FakeRing {
                 let dark = there.is_some_and(|there| {
                     net.is_dark(self.node, there) || net.is_dark(there, self.node)
                 });
-                let wait = if dark {
-                    Nanos::from_millis(5_000)
-                } else {
-                    net.weather.delay
-                };
-                Pending::Connect {
-                    until: net.now + wait + wait,
-                    address,
-                }
+                let wait = if dark { Nanos::from_millis(5_000) } else { net.weather.delay };
+                Pending::Connect { until: net.now + wait + wait, address }
             }
             other => panic!("a link does not do {other:?}"),
         };
@@ -554,11 +503,7 @@ impl Ring for FakeRing {
                         Pending::Send { gather, .. } => Some(gather),
                         _ => None,
                     };
-                    completions.push(Completion {
-                        token,
-                        result,
-                        gather,
-                    });
+                    completions.push(Completion { token, result, gather });
                 }
             }
         }

@@ -14,12 +14,7 @@ fn files(world: &mut World, bytes: u64) -> Vec<FileId> {
 }
 
 fn write(file: FileId, offset: u64, from: Span, durable: bool) -> Op {
-    Op::Write {
-        file,
-        offset,
-        from,
-        durable,
-    }
+    Op::Write { file, offset, from, durable }
 }
 
 on_both! {

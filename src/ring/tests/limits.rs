@@ -62,35 +62,22 @@ fn where_io_uring_is_refused_the_portable_engine_serves() {
     let ring = SystemRing::made_by(RingChoice::Auto, &mut refuse).expect("portable");
     assert_eq!(ring.name(), "portable");
     let refused = SystemRing::made_by(RingChoice::Uring, &mut refuse).err();
-    let text = refused
-        .map(|refused| refused.to_string())
-        .unwrap_or_default();
+    let text = refused.map(|refused| refused.to_string()).unwrap_or_default();
     assert!(text.contains("kernel.io_uring_disabled"), "{text}");
-    assert_eq!(
-        SystemRing::new(RingChoice::Auto)
-            .map(|ring| ring.name())
-            .ok(),
-        Some("uring")
-    );
+    assert_eq!(SystemRing::new(RingChoice::Auto).map(|ring| ring.name()).ok(), Some("uring"));
 }
 
 /// Runs one test of this file in a process of its own, marked by a variable.
 fn in_child(name: &str) {
     let program = std::env::current_exe().expect("this program");
-    let name = format!(
-        "{}::{name}",
-        module_path!().split_once("::").expect("a crate").1
-    );
+    let name = format!("{}::{name}", module_path!().split_once("::").expect("a crate").1);
     let child = Command::new(program)
         .args([name.as_str(), "--exact", "--nocapture", "--test-threads=1"])
         .env("IN_CHILD", "1")
         .output()
         .expect("started");
     let output = String::from_utf8_lossy(&child.stdout);
-    assert!(
-        child.status.success() && output.contains("1 passed"),
-        "{output}"
-    );
+    assert!(child.status.success() && output.contains("1 passed"), "{output}");
 }
 
 /// Without privilege and with almost no memory to lock, a ring is still had, and works.
@@ -110,16 +97,10 @@ fn little_lockable_memory_is_enough() {
     let file = world.ring.register_file(file, FileEngine::Uring);
     let (payload, into) = world.take(4096);
     for _ in 0..1000 {
-        world.start(Op::Read {
-            file,
-            offset: 0,
-            into,
-        });
+        world.start(Op::Read { file, offset: 0, into });
     }
     while world.completions.len() < 1000 {
-        world
-            .ring
-            .turn(&mut world.pool, Nanos::NEVER, &mut world.completions);
+        world.ring.turn(&mut world.pool, Nanos::NEVER, &mut world.completions);
     }
     assert!(world.completions.iter().all(|done| done.result == Ok(4096)));
     world.pool.release(payload);

@@ -56,17 +56,10 @@ impl World {
     }
 
     fn take(&mut self, bytes: usize) -> (Payload, Span) {
-        let payload = self
-            .pool
-            .take(Purpose::Client, bytes)
-            .expect("a large budget");
+        let payload = self.pool.take(Purpose::Client, bytes).expect("a large budget");
         let length = u32::try_from(bytes).expect("small");
         let slot = payload.share();
-        let span = Span {
-            slot,
-            offset: 0,
-            length,
-        };
+        let span = Span { slot, offset: 0, length };
         (payload, span)
     }
 
@@ -89,15 +82,10 @@ impl World {
     /// Turns until an operation has completed; other completions are kept.
     fn wait(&mut self, token: Token) -> Completion {
         loop {
-            if let Some(at) = self
-                .completions
-                .iter()
-                .position(|found| found.token == token)
-            {
+            if let Some(at) = self.completions.iter().position(|found| found.token == token) {
                 return self.completions.remove(at);
             }
-            self.ring
-                .turn(&mut self.pool, Nanos::NEVER, &mut self.completions);
+            self.ring.turn(&mut self.pool, Nanos::NEVER, &mut self.completions);
         }
     }
 
@@ -108,17 +96,12 @@ impl World {
 
     /// Turns once, without waiting.
     fn peek(&mut self) {
-        self.ring
-            .turn(&mut self.pool, Nanos(0), &mut self.completions);
+        self.ring.turn(&mut self.pool, Nanos(0), &mut self.completions);
     }
 }
 
 fn pool() -> Pool {
-    Pool::new(Budgets {
-        client_bytes: 1 << 30,
-        peer_bytes: 0,
-        background_bytes: 0,
-    })
+    Pool::new(Budgets { client_bytes: 1 << 30, peer_bytes: 0, background_bytes: 0 })
 }
 
 /// An empty file of `bytes` bytes on the disk that holds this program, opened past the cache

@@ -15,10 +15,7 @@ fn tight_pair(world: &mut World) -> (SocketId, SocketId) {
         socket.set_send_buffer_size(1).expect("raised to the least");
         socket.set_recv_buffer_size(1).expect("raised to the least");
     }
-    (
-        world.ring.adopt_socket(one.into()),
-        world.ring.adopt_socket(other.into()),
-    )
+    (world.ring.adopt_socket(one.into()), world.ring.adopt_socket(other.into()))
 }
 
 fn listener(world: &mut World, address: &str) -> (ListenerId, SocketAddr) {
@@ -28,10 +25,7 @@ fn listener(world: &mut World, address: &str) -> (ListenerId, SocketAddr) {
 }
 
 fn connect(address: SocketAddr) -> Op {
-    Op::Connect {
-        address,
-        from: None,
-    }
+    Op::Connect { address, from: None }
 }
 
 /// Receives `bytes` bytes in whatever portions they come.

@@ -77,16 +77,12 @@ impl Identity {
 impl Host {
     /// The one we run on.
     pub(super) fn this() -> Self {
-        Self {
-            root: PathBuf::from("/"),
-        }
+        Self { root: PathBuf::from("/") }
     }
 
     #[cfg(test)]
     pub(super) fn at(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 
     /// Whether the kernel refuses writes to a device.
@@ -147,15 +143,11 @@ impl Host {
             let number = fields.nth(2)?;
             let place = unescaped(fields.nth(1)?);
             // File systems over several devices mount under a number of their own.
-            let source = line
-                .split_once(" - ")
-                .and_then(|(_, rest)| rest.split(' ').nth(1));
+            let source = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').nth(1));
             let listed = |number: &str| numbers.iter().any(|own| own == number);
             let by_source = || {
                 let source = source.and_then(|source| Identity::at(&unescaped(source)));
-                source
-                    .and_then(Identity::number)
-                    .is_some_and(|number| listed(&number))
+                source.and_then(Identity::number).is_some_and(|number| listed(&number))
             };
             (listed(number) || by_source()).then_some(place)
         })?;
@@ -170,9 +162,7 @@ impl Host {
         let swap = swaps.lines().skip(1).find_map(|line| {
             let path = unescaped(line.split_whitespace().next()?);
             let swap = Identity::at(&path)?;
-            let related = swap
-                .number()
-                .is_some_and(|number| numbers.contains(&number));
+            let related = swap.number().is_some_and(|number| numbers.contains(&number));
             (swap == disk || related).then_some(path)
         })?;
         Some(Claim {
@@ -182,30 +172,24 @@ impl Host {
     }
 
     fn loop_device(&self, disk: Identity) -> Option<Claim> {
-        entries(&self.path("sys/block"))
-            .into_iter()
-            .find_map(|directory| {
-                let backing = read(&directory.join("loop/backing_file"));
-                if Identity::at(backing.trim_end_matches('\n'))? != disk {
-                    return None;
-                }
-                let name = directory.file_name()?.to_string_lossy().into_owned();
-                Some(Claim {
-                    used: format!("/dev/{name} is made of it"),
-                    remedy: "detach that with losetup -d, or name the loop device instead",
-                })
+        entries(&self.path("sys/block")).into_iter().find_map(|directory| {
+            let backing = read(&directory.join("loop/backing_file"));
+            if Identity::at(backing.trim_end_matches('\n'))? != disk {
+                return None;
+            }
+            let name = directory.file_name()?.to_string_lossy().into_owned();
+            Some(Claim {
+                used: format!("/dev/{name} is made of it"),
+                remedy: "detach that with losetup -d, or name the loop device instead",
             })
+        })
     }
 
     /// Who holds the lock on a file or device node, as far as the kernel tells.
     pub(super) fn lock_holder(&self, found: &Metadata) -> Option<Holder> {
         let locks = read(&self.path("proc/locks"));
-        let place = format!(
-            "{:02x}:{:02x}:{}",
-            major(found.dev()),
-            minor(found.dev()),
-            found.ino()
-        );
+        let place =
+            format!("{:02x}:{:02x}:{}", major(found.dev()), minor(found.dev()), found.ino());
         let pid: u32 = locks.lines().find_map(|line| {
             // "1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF"; those who wait have an arrow.
             let fields: Vec<_> = line.split_whitespace().collect();
@@ -220,10 +204,7 @@ impl Host {
         let name = read(&self.path("proc").join(pid.to_string()).join("comm"));
         Some(match name.trim() {
             "" => Holder::Ended { pid },
-            name => Holder::Running {
-                pid,
-                name: name.to_owned(),
-            },
+            name => Holder::Running { pid, name: name.to_owned() },
         })
     }
 }

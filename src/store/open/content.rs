@@ -33,11 +33,7 @@ const FIXED: [(&str, usize, &[u8]); 20] = [
     ("a qcow2 disk image", 0, b"QFI\xfb"),
     ("a VMDK disk image", 0, b"KDMV"),
     ("a Ceph OSD", 0, b"bluestore block device"),
-    (
-        "a bcache device",
-        4096 + 24,
-        b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca",
-    ),
+    ("a bcache device", 4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca"),
 ];
 
 /// `MD_SB_MAGIC` of Linux RAID.
@@ -61,12 +57,7 @@ pub fn probe_content(path: &Path) -> io::Result<Option<String>> {
     let image = Image::read(&file)?;
     let mut found: Vec<&str> = Vec::new();
     found.extend(ext(&image));
-    found.extend(
-        FIXED
-            .iter()
-            .filter(|(_, at, magic)| image.is_at(*at as u64, magic))
-            .map(name),
-    );
+    found.extend(FIXED.iter().filter(|(_, at, magic)| image.is_at(*at as u64, magic)).map(name));
     found.extend(lvm(&image));
     found.extend(md(&image));
     found.extend(zfs(&image));
@@ -181,10 +172,7 @@ fn zfs(image: &Image) -> Option<&'static str> {
             found.is_some_and(|found| magics.iter().any(|magic| magic == found))
         })
     };
-    labels
-        .into_iter()
-        .any(marked)
-        .then_some("a ZFS pool member")
+    labels.into_iter().any(marked).then_some("a ZFS pool member")
 }
 
 /// DRBD: in the last whole block, or the first of an external metadata device.
@@ -216,9 +204,7 @@ fn mbr(image: &Image) -> Option<&'static str> {
     let entries: Option<Vec<_>> = (0..4).map(entry).collect();
     let entries = entries?;
     let sane = entries.iter().all(|entry| entry[0] & 0x7f == 0);
-    let used = entries
-        .iter()
-        .any(|entry| entry[4] != 0 && entry[12..16] != [0; 4]);
+    let used = entries.iter().any(|entry| entry[4] != 0 && entry[12..16] != [0; 4]);
     (sane && used).then_some("an MBR partition table")
 }
 
@@ -231,9 +217,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         file.as_file().set_len(size_bytes).expect("space");
         for (offset, bytes) in parts {
-            file.as_file()
-                .write_all_at(bytes, *offset)
-                .expect("written");
+            file.as_file().write_all_at(bytes, *offset).expect("written");
         }
         probe_content(file.path()).expect("readable")
     }
@@ -252,10 +236,7 @@ mod tests {
     #[test]
     fn each_magic_at_a_fixed_place_is_known() {
         for (name, offset, magic) in FIXED {
-            assert_eq!(
-                probe(SIZE, &[(offset as u64, magic)]).as_deref(),
-                Some(name)
-            );
+            assert_eq!(probe(SIZE, &[(offset as u64, magic)]).as_deref(), Some(name));
             let moved = probe(SIZE, &[(offset as u64 + 1, magic)]);
             assert_eq!(moved, None, "{name} one byte further is something else");
         }
@@ -296,11 +277,7 @@ mod tests {
             (SIZE - 4096, b"EFI PART", "a GPT partition table"),
         ];
         for (offset, bytes, name) in cases {
-            assert_eq!(
-                probe(SIZE, &[(offset, bytes)]).as_deref(),
-                Some(name),
-                "at {offset}"
-            );
+            assert_eq!(probe(SIZE, &[(offset, bytes)]).as_deref(), Some(name), "at {offset}");
         }
     }
 
@@ -319,16 +296,10 @@ mod tests {
         let mark: (u64, &[u8]) = (510, b"\x55\xaa");
         let entry: (u64, &[u8]) = (446, b"\x80\0\0\0\x83\0\0\0\0\x08\0\0\0\0\x10\0");
         let insane: (u64, &[u8]) = (446 + 16, b"\x17");
-        assert_eq!(
-            probe(SIZE, &[mark, entry]).as_deref(),
-            Some("an MBR partition table")
-        );
+        assert_eq!(probe(SIZE, &[mark, entry]).as_deref(), Some("an MBR partition table"));
         assert_eq!(probe(SIZE, &[entry]), None);
         assert_eq!(probe(SIZE, &[mark, entry, insane]), None);
         let fat: (u64, &[u8]) = (0x52, b"FAT32   ");
-        assert_eq!(
-            probe(SIZE, &[mark, entry, fat]).as_deref(),
-            Some("a FAT file system")
-        );
+        assert_eq!(probe(SIZE, &[mark, entry, fat]).as_deref(), Some("a FAT file system"));
     }
 }

@@ -5,10 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-const OPTIONS: OpenOptions = OpenOptions {
-    wait: Duration::ZERO,
-    minimum_bytes: 8192,
-};
+const OPTIONS: OpenOptions = OpenOptions { wait: Duration::ZERO, minimum_bytes: 8192 };
 
 /// A directory on a disk (where this program lies), and a file of `bytes` bytes in it.
 fn file(bytes: u64) -> (tempfile::TempDir, PathBuf) {
@@ -16,17 +13,12 @@ fn file(bytes: u64) -> (tempfile::TempDir, PathBuf) {
     let directory = program.parent().expect("a directory");
     let directory = tempfile::tempdir_in(directory).expect("a directory");
     let path = directory.path().join("disk");
-    File::create(&path)
-        .and_then(|file| file.set_len(bytes))
-        .expect("a file");
+    File::create(&path).and_then(|file| file.set_len(bytes)).expect("a file");
     (directory, path)
 }
 
 fn refusal(path: &Path) -> String {
-    open(path, OPTIONS)
-        .err()
-        .map(|error| error.to_string())
-        .expect("refused")
+    open(path, OPTIONS).err().map(|error| error.to_string()).expect("refused")
 }
 
 /// A made-up host, described by files.
@@ -81,10 +73,7 @@ fn sizes_that_cannot_be_used_are_refused_with_a_way_out() {
     let text = refusal(&path);
     assert!(text.contains("truncate -s 8192"), "{text}");
     let (_directory, path) = file(0);
-    let any = OpenOptions {
-        minimum_bytes: 0,
-        ..OPTIONS
-    };
+    let any = OpenOptions { minimum_bytes: 0, ..OPTIONS };
     assert!(matches!(open(&path, any), Err(OpenError::TooSmall { .. })));
 }
 
@@ -92,10 +81,7 @@ fn sizes_that_cannot_be_used_are_refused_with_a_way_out() {
 fn a_disk_taken_twice_by_one_process_is_refused_at_once() {
     let (_directory, path) = file(1 << 20);
     let first = open(&path, OPTIONS).expect("free");
-    let patient = OpenOptions {
-        wait: Duration::from_secs(3600),
-        ..OPTIONS
-    };
+    let patient = OpenOptions { wait: Duration::from_secs(3600), ..OPTIONS };
     assert!(matches!(open(&path, patient), Err(OpenError::Twice { .. })));
     drop(first);
     assert!(open(&path, OPTIONS).is_ok());
@@ -121,14 +107,8 @@ fn a_stranger_is_named_and_waited_for() {
     let (_directory, path) = file(1 << 20);
     let mut child = stranger(&path);
     let text = refusal(&path);
-    assert!(
-        text.contains(&format!("held by process {} (flock)", child.id())),
-        "{text}"
-    );
-    let patient = OpenOptions {
-        wait: Duration::from_secs(3600),
-        ..OPTIONS
-    };
+    assert!(text.contains(&format!("held by process {} (flock)", child.id())), "{text}");
+    let patient = OpenOptions { wait: Duration::from_secs(3600), ..OPTIONS };
     let waiting = path.clone();
     let successor = std::thread::spawn(move || open(&waiting, patient).map(|_| ()));
     drop(child.stdin.take());
@@ -152,10 +132,7 @@ fn a_lock_of_an_ended_process_is_recognised() {
     let comm = ("proc/4711/comm", "qemu\n".to_owned());
     let (_root, alive) = host(&[("proc/locks", locks), comm]);
     let name = "qemu".to_owned();
-    assert_eq!(
-        alive.lock_holder(&found),
-        Some(Holder::Running { pid: 4711, name })
-    );
+    assert_eq!(alive.lock_holder(&found), Some(Holder::Running { pid: 4711, name }));
     let text = describe(Some(Holder::Ended { pid: 4711 }), &Busy::Locked);
     assert!(text.contains("still landing"), "{text}");
 }
@@ -164,10 +141,7 @@ fn a_lock_of_an_ended_process_is_recognised() {
 fn swap_files_and_files_behind_loop_devices_are_claimed() {
     let (_directory, path) = file(1 << 20);
     let found = fs::metadata(&path).expect("a file");
-    let swaps = format!(
-        "Filename Type Size Used Priority\n{} file 1 0 -2\n",
-        path.display()
-    );
+    let swaps = format!("Filename Type Size Used Priority\n{} file 1 0 -2\n", path.display());
     let (_root, swapping) = host(&[("proc/swaps", swaps)]);
     let claim = swapping.claim(Identity::of(&found)).expect("in use");
     assert!(claim.used.starts_with("swap space "), "{claim:?}");
@@ -188,10 +162,7 @@ fn devices_mounted_or_built_upon_are_claimed_with_their_relatives() {
     let part_dev = (format!("{own}/disk1/dev"), "999:7".to_owned());
     let with = |more: (&str, String)| {
         let files = [dev.clone(), part.clone(), part_dev.clone()];
-        let mut files: Vec<_> = files
-            .iter()
-            .map(|(path, text)| (&**path, text.clone()))
-            .collect();
+        let mut files: Vec<_> = files.iter().map(|(path, text)| (&**path, text.clone())).collect();
         files.push(more);
         let (_root, host) = host(&files);
         host.claim(Identity::Device(device)).map(|claim| claim.used)
@@ -200,25 +171,13 @@ fn devices_mounted_or_built_upon_are_claimed_with_their_relatives() {
         format!("22 1 8:99 / / rw - ext4 none rw\n29 1 {number} / /mnt/a\\040b rw - ext4 none rw\n")
     };
     let info = "proc/self/mountinfo";
-    assert_eq!(
-        with((info, mounts(&number))).as_deref(),
-        Some("mounted on /mnt/a b")
-    );
-    assert_eq!(
-        with((info, mounts("999:7"))).as_deref(),
-        Some("mounted on /mnt/a b")
-    );
+    assert_eq!(with((info, mounts(&number))).as_deref(), Some("mounted on /mnt/a b"));
+    assert_eq!(with((info, mounts("999:7"))).as_deref(), Some("mounted on /mnt/a b"));
     assert_eq!(with((info, mounts("999:8"))), None);
     let held = format!("{own}/holders/dm-4");
-    assert_eq!(
-        with((&held, String::new())).as_deref(),
-        Some("/dev/dm-4 is built upon it")
-    );
+    assert_eq!(with((&held, String::new())).as_deref(), Some("/dev/dm-4 is built upon it"));
     let held = format!("{own}/disk1/holders/md0");
-    assert_eq!(
-        with((&held, String::new())).as_deref(),
-        Some("/dev/md0 is built upon it")
-    );
+    assert_eq!(with((&held, String::new())).as_deref(), Some("/dev/md0 is built upon it"));
     let (_root, read_only) = host(&[(&format!("{own}/ro"), "1\n".to_owned())]);
     assert!(read_only.is_read_only(device));
 }
