@@ -53,10 +53,12 @@ impl Outbox {
 
     fn last(&mut self) -> &mut Batch {
         let full = self.waiting.back().is_none_or(|last| {
-            last.gather.chunks.len() >= CLIENT_SEND_CHUNKS || last.freight.bytes >= CLIENT_SEND_BYTES
+            last.gather.chunks.len() >= CLIENT_SEND_CHUNKS
+                || last.freight.bytes >= CLIENT_SEND_BYTES
         });
         if full {
-            self.waiting.push_back(self.spare.take().unwrap_or_default());
+            self.waiting
+                .push_back(self.spare.take().unwrap_or_default());
         }
         self.waiting.back_mut().expect("just made sure of one")
     }
@@ -73,8 +75,16 @@ impl Outbox {
 
     /// The send has ended. Returns the bytes of slots it gave back.
     pub(super) fn sent(&mut self, pool: &mut Pool, gather: Option<Box<Gather>>) -> u64 {
-        let Some(freight) = self.flying.take() else { return 0 };
-        self.empty(pool, Batch { gather: gather.unwrap_or_default(), freight })
+        let Some(freight) = self.flying.take() else {
+            return 0;
+        };
+        self.empty(
+            pool,
+            Batch {
+                gather: gather.unwrap_or_default(),
+                freight,
+            },
+        )
     }
 
     /// Forgets what is not being sent.

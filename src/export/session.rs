@@ -9,6 +9,8 @@
 //! The receive buffer is empty whenever a receive is under way: a session that cannot go on leaves
 //! the rest of its client's bytes where they are.
 
+mod admission;
+
 use slab::Slab;
 use twinblk_nbd::{
     Checked, Errno, Event, MAX_REPLY_HEADER_BYTES, Operation, Refusal, ReplyEncoder, Terms,
@@ -21,10 +23,10 @@ use super::spread;
 use super::tally::Tally;
 use crate::buffer::{Payload, Pool, Purpose, Span, Ticket};
 use crate::limits::{
-    CLIENT_BYTES_MAX, CLIENT_DIRECT_BYTES, CLIENT_PAYLOAD_RATE, CLIENT_RECEIVE_BYTES,
-    CLIENT_REPLIES_BYTES_MAX, CLIENT_REQUESTS_MAX, CLIENT_STALL, EXPORT_REQUESTS_MAX,
+    CLIENT_DIRECT_BYTES, CLIENT_PAYLOAD_RATE, CLIENT_RECEIVE_BYTES, CLIENT_REPLIES_BYTES_MAX,
+    CLIENT_STALL,
 };
-use crate::replica::event::{Input, Pieces, Reply, Request, RequestError};
+use crate::replica::event::{Input, Pieces, Reply, RequestError};
 use crate::ring::{Gather, Ring, SocketId};
 use crate::units::{Bytes, Nanos};
 
@@ -129,9 +131,15 @@ impl Session {
         terms: Terms,
         leftover: &[u8],
     ) -> Option<Self> {
-        let length = u32::try_from(leftover.len()).ok().filter(|n| *n <= CLIENT_RECEIVE_BYTES)?;
+        let length = u32::try_from(leftover.len())
+            .ok()
+            .filter(|n| *n <= CLIENT_RECEIVE_BYTES)?;
         let buffer = pool.take(Purpose::Fixed, CLIENT_RECEIVE_BYTES as usize)?;
-        let span = Span { slot: buffer.share(), offset: 0, length };
+        let span = Span {
+            slot: buffer.share(),
+            offset: 0,
+            length,
+        };
         pool.bytes_mut(span).copy_from_slice(leftover);
         Some(Self {
             socket,
@@ -175,7 +183,11 @@ impl Session {
 
     fn decode(&mut self, desk: &mut Desk<'_>) -> Option<Next> {
         let length = self.unread.end - self.unread.start;
-        let span = Span { slot: self.buffer.share(), offset: self.unread.start, length };
+        let span = Span {
+            slot: self.buffer.share(),
+            offset: self.unread.start,
+            length,
+        };
         let (taken, event) = self.decoder.feed(desk.pool.bytes(span));
         self.unread.start += u32::try_from(taken).expect("no more than was there");
         match event {
@@ -192,108 +204,37 @@ impl Session {
         }
     }
 
-    /// Lets a request in, or puts it aside and says what it waits for.
-    fn admit(&mut self, request: Checked, desk: &mut Desk<'_>) -> Option<Next> {
-        let empty = request.length == 0 && request.operation != Operation::Flush;
-        if empty || request.operation == Operation::Cache {
-            // A hint that is not taken; the specification lets the server ignore it.
-            self.succeed(&request);
-            return None;
-        }
-        let (pieces, charge) = match self.claim(&request, desk) {
-            Ok(claimed) => claimed,
-            Err(next) => {
-                self.stalled = Some(request);
-                return Some(next);
-            }
-        };
-        self.charged += charge;
-        match (request.operation, pieces) {
-            (Operation::Write { .. }, Some(pieces)) => {
-                let since = desk.now;
-                self.incoming = Some(Incoming { request, pieces, charge, have: 0, since });
-            }
-            (_, pieces) => self.begin(request, pieces, charge, desk),
-        }
-        None
-    }
-
-    /// Everything a request needs before it begins: its slots, if it needs any, and their size.
-    fn claim(
-        &mut self,
-        request: &Checked,
-        desk: &mut Desk<'_>,
-    ) -> Result<(Option<Pieces>, u64), Next> {
-        let range = range_of(request);
-        let slots = matches!(request.operation, Operation::Read { .. } | Operation::Write { .. });
-        let bytes = if slots { range.blocks().length_bytes() } else { 0 };
-        let holds = self.charged > 0 && self.charged + bytes > CLIENT_BYTES_MAX;
-        if self.pending.len() >= CLIENT_REQUESTS_MAX || (slots && holds) {
-            self.leave_line(desk.pool);
-            return Err(Next::Hold);
-        }
-        if desk.tally.in_core >= EXPORT_REQUESTS_MAX {
-            self.leave_line(desk.pool);
-            return Err(Next::Crowded);
-        }
-        if !slots {
-            return Ok((None, 0));
-        }
-        let turn = match &self.ticket {
-            Some(ticket) => desk.pool.is_first(Purpose::Client, ticket),
-            None => !desk.pool.has_line(Purpose::Client),
-        };
-        let pieces = if turn { spread::take(desk.pool, range) } else { None };
-        let Some(pieces) = pieces else {
-            self.ticket.get_or_insert_with(|| desk.pool.join_line(Purpose::Client));
-            return Err(Next::Line);
-        };
-        self.leave_line(desk.pool);
-        let charge = spread::capacity_bytes(desk.pool, &pieces);
-        Ok((Some(pieces), charge))
-    }
-
-    /// Hands a request to the core.
-    fn begin(
-        &mut self,
-        request: Checked,
-        pieces: Option<Pieces>,
-        charge: u64,
-        desk: &mut Desk<'_>,
-    ) {
-        let range = range_of(&request);
-        let asked = match (request.operation, pieces) {
-            (Operation::Read { .. }, Some(pieces)) => Request::Read { range, pieces },
-            (Operation::Write { fua }, Some(pieces)) => Request::Write { range, pieces, fua },
-            (Operation::Trim { fua }, _) => Request::Zero { range, discard: true, fua },
-            // A fast zero is not offered, so none is asked for: the slower of two replicas decides.
-            (Operation::WriteZeroes { fua, no_hole, .. }, _) => {
-                Request::Zero { range, discard: !no_hole, fua }
-            }
-            _ => Request::Flush,
-        };
-        let key = self.pending.insert(Pending { request, charge });
-        let key = u16::try_from(key).expect("keys are below CLIENT_REQUESTS_MAX");
-        desk.tally.began(&request);
-        desk.out.push(Input::Request { id: desk.id.request(key), request: asked });
-    }
-
     /// Moves what was received into the payload; whether that is whole, and in the core.
     fn fill(&mut self, desk: &mut Desk<'_>) -> bool {
-        let Some(incoming) = &mut self.incoming else { return true };
+        let Some(incoming) = &mut self.incoming else {
+            return true;
+        };
         let range = range_of(&incoming.request);
         while incoming.have < range.length && !self.unread.is_empty() {
             let mut to = spread::run(&incoming.pieces, range, incoming.have);
             to.length = to.length.min(self.unread.end - self.unread.start);
             let (slot, length) = (self.buffer.share(), to.length);
-            desk.pool.copy(Span { slot, offset: self.unread.start, length }, to);
+            desk.pool.copy(
+                Span {
+                    slot,
+                    offset: self.unread.start,
+                    length,
+                },
+                to,
+            );
             self.unread.start += length;
             incoming.have += u64::from(length);
         }
         if incoming.have < range.length {
             return false;
         }
-        if let Some(Incoming { request, pieces, charge, .. }) = self.incoming.take() {
+        if let Some(Incoming {
+            request,
+            pieces,
+            charge,
+            ..
+        }) = self.incoming.take()
+        {
             self.decoder.payload_done();
             self.begin(request, Some(pieces), charge, desk);
         }
@@ -304,15 +245,18 @@ impl Session {
     pub(super) fn target(&mut self) -> Span {
         debug_assert!(self.unread.is_empty(), "what was received is decoded first");
         if let Some(incoming) = &self.incoming {
-            let span =
-                spread::run(&incoming.pieces, range_of(&incoming.request), incoming.have);
+            let span = spread::run(&incoming.pieces, range_of(&incoming.request), incoming.have);
             if u64::from(span.length) >= CLIENT_DIRECT_BYTES {
                 self.direct = true;
                 return span;
             }
         }
         self.direct = false;
-        Span { slot: self.buffer.share(), offset: 0, length: CLIENT_RECEIVE_BYTES }
+        Span {
+            slot: self.buffer.share(),
+            offset: 0,
+            length: CLIENT_RECEIVE_BYTES,
+        }
     }
 
     /// So many bytes came to the last target.
@@ -409,7 +353,11 @@ impl Session {
             incoming.since + CLIENT_STALL + Nanos::from_millis(earned)
         });
         let reads = self.outbox.is_sending() && self.charged > 0;
-        let replies = if reads { self.sending_since + CLIENT_STALL } else { Nanos::NEVER };
+        let replies = if reads {
+            self.sending_since + CLIENT_STALL
+        } else {
+            Nanos::NEVER
+        };
         payload.min(replies)
     }
 
@@ -425,7 +373,9 @@ impl Session {
 
     /// Whether it waits for memory, longer than anybody else.
     pub(super) fn is_first(&self, pool: &Pool) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
+        self.ticket
+            .as_ref()
+            .is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
     }
 
     /// Gives up what no operation uses and nobody will ask for.
