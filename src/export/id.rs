@@ -46,10 +46,7 @@ impl SessionId {
 }
 
 /// Place and operation of a token of this part, if it is one.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the shifts leave just the bits wanted"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the shifts leave just the bits wanted")]
 pub(super) const fn split_token(token: Token) -> Option<(u8, Operation)> {
     let (_, _, local) = token.split();
     let operation = match local >> (TOKEN_GENERATION_BITS + 8) {
@@ -62,15 +59,9 @@ pub(super) const fn split_token(token: Token) -> Option<(u8, Operation)> {
 }
 
 /// The session and its own number of a request.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the shifts leave just the bits wanted"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the shifts leave just the bits wanted")]
 pub(super) const fn split_request(id: RequestId) -> (SessionId, u16) {
-    let session = SessionId {
-        place: (id.0 >> 48) as u8,
-        generation: (id.0 >> 16) as u32,
-    };
+    let session = SessionId { place: (id.0 >> 48) as u8, generation: (id.0 >> 16) as u32 };
     (session, id.0 as u16)
 }
 
@@ -81,18 +72,12 @@ mod tests {
     #[test]
     fn numbers_lead_back_to_their_session() {
         let lane = Lane::new(3, 9);
-        let id = SessionId {
-            place: 255,
-            generation: u32::MAX - 1,
-        };
+        let id = SessionId { place: 255, generation: u32::MAX - 1 };
         let token = id.token(lane, Operation::Close);
         assert_eq!((token.split().0, token.split().1), (3, 9));
         assert_eq!(split_token(token), Some((255, Operation::Close)));
         assert!(id.owns(lane, token, Operation::Close));
-        let later = SessionId {
-            generation: u32::MAX,
-            ..id
-        };
+        let later = SessionId { generation: u32::MAX, ..id };
         assert!(!later.owns(lane, token, Operation::Close));
         assert_eq!(split_request(id.request(127)), (id, 127));
         assert_ne!(later.request(127), id.request(127));

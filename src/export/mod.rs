@@ -39,16 +39,10 @@ use tally::Tally;
 /// Places for sessions: those of connected clients, and as many that are on their way out.
 const PLACES_MAX: usize = 2 * CLIENTS_MAX;
 
-const _: () = assert!(
-    PLACES_MAX < u8::MAX as usize,
-    "a place is a byte, and one is nobody's"
-);
+const _: () = assert!(PLACES_MAX < u8::MAX as usize, "a place is a byte, and one is nobody's");
 
 /// A place that no session ever has: for sockets that are closed without one.
-const NOBODY: SessionId = SessionId {
-    place: u8::MAX,
-    generation: 0,
-};
+const NOBODY: SessionId = SessionId { place: u8::MAX, generation: 0 };
 
 /// Where a session lives.
 #[derive(Debug, Default)]
@@ -130,11 +124,7 @@ impl Export {
         pool: &mut Pool,
         newcomer: Newcomer,
     ) -> Result<(), TurnedAway> {
-        let Newcomer {
-            socket,
-            terms,
-            leftover,
-        } = newcomer;
+        let Newcomer { socket, terms, leftover } = newcomer;
         if !self.open {
             return Err(TurnedAway::NotServed);
         }
@@ -147,11 +137,7 @@ impl Export {
         session.noted = true;
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        self.places[place] = Place {
-            generation,
-            session: Some(session),
-            closing: false,
-        };
+        self.places[place] = Place { generation, session: Some(session), closing: false };
         self.ready.push_back(self.id_at(place));
         self.tally.counters.connections += 1;
         Ok(())
@@ -192,11 +178,7 @@ impl Export {
         completion: Completion,
         out: &mut Vec<Input>,
     ) {
-        let Completion {
-            token,
-            result,
-            gather,
-        } = completion;
+        let Completion { token, result, gather } = completion;
         let Some((id, operation)) = self.owner(token) else {
             return gather.into_iter().for_each(|gather| ring.recycle(gather));
         };
@@ -293,10 +275,7 @@ impl Export {
 
     fn first_in_line(&self, pool: &Pool) -> Option<SessionId> {
         let first = |place: &Place| place.session.as_ref().is_some_and(|it| it.is_first(pool));
-        self.places
-            .iter()
-            .position(first)
-            .map(|place| self.id_at(place))
+        self.places.iter().position(first).map(|place| self.id_at(place))
     }
 
     /// Sends what waits: one send per client is under way at a time.
@@ -321,10 +300,7 @@ impl Export {
         if !pool.has_line(Purpose::Client) {
             return Nanos::NEVER;
         }
-        let sessions = self
-            .places
-            .iter()
-            .filter_map(|place| place.session.as_ref());
+        let sessions = self.places.iter().filter_map(|place| place.session.as_ref());
         let live = sessions.filter(|session| session.phase != Phase::Ending);
         live.map(Session::patience).min().unwrap_or(Nanos::NEVER)
     }
@@ -345,10 +321,7 @@ impl Export {
     /// Clients connected, those that are being disconnected included.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.places
-            .iter()
-            .filter(|place| place.session.is_some() || place.closing)
-            .count()
+        self.places.iter().filter(|place| place.session.is_some() || place.closing).count()
     }
 
     /// Requests that the core has not answered yet.
@@ -387,21 +360,12 @@ impl Export {
         let Some(place) = self.places.get_mut(usize::from(id.place)) else {
             return false;
         };
-        let session = place
-            .session
-            .as_mut()
-            .filter(|_| place.generation == id.generation);
+        let session = place.session.as_mut().filter(|_| place.generation == id.generation);
         let ready = |it: &&mut Session| it.phase == Phase::Open && !it.receiving;
         let Some(session) = session.filter(ready) else {
             return false;
         };
-        let mut desk = Desk {
-            pool,
-            out,
-            tally: &mut self.tally,
-            id,
-            now: ring.now(),
-        };
+        let mut desk = Desk { pool, out, tally: &mut self.tally, id, now: ring.now() };
         match session.advance(&mut desk) {
             Next::Receive => {
                 let (socket, into) = (session.socket, session.target());
@@ -459,19 +423,12 @@ impl Export {
     /// The session that a place has or had.
     fn id_at(&self, place: usize) -> SessionId {
         let generation = self.places[place].generation;
-        SessionId {
-            place: u8::try_from(place).expect("few places"),
-            generation,
-        }
+        SessionId { place: u8::try_from(place).expect("few places"), generation }
     }
 
     fn find(&mut self, id: SessionId) -> Option<&mut Session> {
         let place = self.places.get_mut(usize::from(id.place))?;
-        if place.generation == id.generation {
-            place.session.as_mut()
-        } else {
-            None
-        }
+        if place.generation == id.generation { place.session.as_mut() } else { None }
     }
 
     /// Whose operation a token is. A closed socket has no session any more, but still a place.
@@ -479,7 +436,6 @@ impl Export {
         let (place, operation) = id::split_token(token)?;
         let generation = self.places.get(usize::from(place))?.generation;
         let id = SessionId { place, generation };
-        id.owns(self.lane, token, operation)
-            .then_some((id, operation))
+        id.owns(self.lane, token, operation).then_some((id, operation))
     }
 }

@@ -18,10 +18,8 @@ use crate::limits::{
 /// Bytes received at once: a usual negotiation is a few hundred.
 const INPUT_BYTES: usize = 4096;
 
-const _: () = assert!(
-    INPUT_BYTES <= CLIENT_RECEIVE_BYTES as usize,
-    "a session takes over the rest"
-);
+const _: () =
+    assert!(INPUT_BYTES <= CLIENT_RECEIVE_BYTES as usize, "a session takes over the rest");
 
 /// What negotiations may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +96,7 @@ struct Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        let mut running = self
-            .all
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.all.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.places.retain(|(number, _)| *number != self.number);
     }
 }
@@ -111,10 +105,7 @@ impl Negotiations {
     /// None yet.
     #[must_use]
     pub fn new(limits: NegotiationLimits) -> Self {
-        Self {
-            limits,
-            running: Mutex::default(),
-        }
+        Self { limits, running: Mutex::default() }
     }
 
     /// Negotiates with one client until it has opened an export or must be closed.
@@ -187,10 +178,7 @@ impl Negotiations {
                     unused = 0..bytes;
                 }
                 Step::Negotiated(negotiated) => {
-                    return Ok(Agreed {
-                        negotiated,
-                        leftover: input[unused].to_vec(),
-                    });
+                    return Ok(Agreed { negotiated, leftover: input[unused].to_vec() });
                 }
                 Step::Closed(reason) => return Err(NegotiationError::Closed(reason)),
             }
@@ -200,10 +188,6 @@ impl Negotiations {
     /// Negotiations that run now.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .places
-            .len()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).places.len()
     }
 }

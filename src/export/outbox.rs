@@ -57,8 +57,7 @@ impl Outbox {
                 || last.freight.bytes >= CLIENT_SEND_BYTES
         });
         if full {
-            self.waiting
-                .push_back(self.spare.take().unwrap_or_default());
+            self.waiting.push_back(self.spare.take().unwrap_or_default());
         }
         self.waiting.back_mut().expect("just made sure of one")
     }
@@ -78,13 +77,7 @@ impl Outbox {
         let Some(freight) = self.flying.take() else {
             return 0;
         };
-        self.empty(
-            pool,
-            Batch {
-                gather: gather.unwrap_or_default(),
-                freight,
-            },
-        )
+        self.empty(pool, Batch { gather: gather.unwrap_or_default(), freight })
     }
 
     /// Forgets what is not being sent.

@@ -131,15 +131,9 @@ impl Session {
         terms: Terms,
         leftover: &[u8],
     ) -> Option<Self> {
-        let length = u32::try_from(leftover.len())
-            .ok()
-            .filter(|n| *n <= CLIENT_RECEIVE_BYTES)?;
+        let length = u32::try_from(leftover.len()).ok().filter(|n| *n <= CLIENT_RECEIVE_BYTES)?;
         let buffer = pool.take(Purpose::Fixed, CLIENT_RECEIVE_BYTES as usize)?;
-        let span = Span {
-            slot: buffer.share(),
-            offset: 0,
-            length,
-        };
+        let span = Span { slot: buffer.share(), offset: 0, length };
         pool.bytes_mut(span).copy_from_slice(leftover);
         Some(Self {
             socket,
@@ -183,11 +177,7 @@ impl Session {
 
     fn decode(&mut self, desk: &mut Desk<'_>) -> Option<Next> {
         let length = self.unread.end - self.unread.start;
-        let span = Span {
-            slot: self.buffer.share(),
-            offset: self.unread.start,
-            length,
-        };
+        let span = Span { slot: self.buffer.share(), offset: self.unread.start, length };
         let (taken, event) = self.decoder.feed(desk.pool.bytes(span));
         self.unread.start += u32::try_from(taken).expect("no more than was there");
         match event {
@@ -214,27 +204,14 @@ impl Session {
             let mut to = spread::run(&incoming.pieces, range, incoming.have);
             to.length = to.length.min(self.unread.end - self.unread.start);
             let (slot, length) = (self.buffer.share(), to.length);
-            desk.pool.copy(
-                Span {
-                    slot,
-                    offset: self.unread.start,
-                    length,
-                },
-                to,
-            );
+            desk.pool.copy(Span { slot, offset: self.unread.start, length }, to);
             self.unread.start += length;
             incoming.have += u64::from(length);
         }
         if incoming.have < range.length {
             return false;
         }
-        if let Some(Incoming {
-            request,
-            pieces,
-            charge,
-            ..
-        }) = self.incoming.take()
-        {
+        if let Some(Incoming { request, pieces, charge, .. }) = self.incoming.take() {
             self.decoder.payload_done();
             self.begin(request, Some(pieces), charge, desk);
         }
@@ -252,11 +229,7 @@ impl Session {
             }
         }
         self.direct = false;
-        Span {
-            slot: self.buffer.share(),
-            offset: 0,
-            length: CLIENT_RECEIVE_BYTES,
-        }
+        Span { slot: self.buffer.share(), offset: 0, length: CLIENT_RECEIVE_BYTES }
     }
 
     /// So many bytes came to the last target.
@@ -353,11 +326,7 @@ impl Session {
             incoming.since + CLIENT_STALL + Nanos::from_millis(earned)
         });
         let reads = self.outbox.is_sending() && self.charged > 0;
-        let replies = if reads {
-            self.sending_since + CLIENT_STALL
-        } else {
-            Nanos::NEVER
-        };
+        let replies = if reads { self.sending_since + CLIENT_STALL } else { Nanos::NEVER };
         payload.min(replies)
     }
 
@@ -373,9 +342,7 @@ impl Session {
 
     /// Whether it waits for memory, longer than anybody else.
     pub(super) fn is_first(&self, pool: &Pool) -> bool {
-        self.ticket
-            .as_ref()
-            .is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
+        self.ticket.as_ref().is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
     }
 
     /// Gives up what no operation uses and nobody will ask for.

@@ -14,9 +14,7 @@ pub(super) fn take(pool: &mut Pool, range: Bytes) -> Option<Pieces> {
     let blocks = range.blocks();
     let bytes = |length: u64| usize::try_from(length).expect("at most a piece");
     if blocks.count <= PIECE_BLOCKS {
-        return pool
-            .take(Purpose::Client, bytes(blocks.length_bytes()))
-            .map(Pieces::One);
+        return pool.take(Purpose::Client, bytes(blocks.length_bytes())).map(Pieces::One);
     }
     let sizes = (0..blocks.count.div_ceil(PIECE_BLOCKS))
         .map(|i| bytes(PIECE_BYTES.min(blocks.length_bytes() - i * PIECE_BYTES)));
@@ -27,25 +25,14 @@ pub(super) fn take(pool: &mut Pool, range: Bytes) -> Option<Pieces> {
 /// end.
 pub(super) fn run(pieces: &Pieces, range: Bytes, done: u64) -> Span {
     let index = (range.head_pad() + done) / PIECE_BYTES;
-    span(
-        slot(
-            pieces,
-            usize::try_from(index).expect("a request is bounded"),
-        ),
-        range,
-        done,
-    )
+    span(slot(pieces, usize::try_from(index).expect("a request is bounded")), range, done)
 }
 
 fn span(slot: PayloadRef, range: Bytes, done: u64) -> Span {
     let offset = (range.head_pad() + done) % PIECE_BYTES;
     let length = (PIECE_BYTES - offset).min(range.length - done);
     let small = |n: u64| u32::try_from(n).expect("at most a piece");
-    Span {
-        slot,
-        offset: small(offset),
-        length: small(length),
-    }
+    Span { slot, offset: small(offset), length: small(length) }
 }
 
 /// The slots in ascending order, each with the bytes of the range that lie in it.
@@ -71,10 +58,7 @@ pub(super) fn capacity_bytes(pool: &Pool, pieces: &Pieces) -> u64 {
         Pieces::One(payload) => std::slice::from_ref(payload),
         Pieces::Many(payloads) => payloads,
     };
-    payloads
-        .iter()
-        .map(|payload| pool.capacity_bytes(payload.share()) as u64)
-        .sum()
+    payloads.iter().map(|payload| pool.capacity_bytes(payload.share()) as u64).sum()
 }
 
 fn each(pieces: Pieces) -> impl Iterator<Item = Payload> {
@@ -97,11 +81,8 @@ mod tests {
 
     fn layout(range: Bytes) -> Vec<(u32, u32)> {
         let budget = 80 << 20;
-        let budgets = Budgets {
-            client_bytes: budget,
-            peer_bytes: budget,
-            background_bytes: budget,
-        };
+        let budgets =
+            Budgets { client_bytes: budget, peer_bytes: budget, background_bytes: budget };
         let mut pool = Pool::new(budgets);
         let pieces = take(&mut pool, range).expect("room");
         let (mut done, mut found) = (0, Vec::new());
@@ -111,19 +92,13 @@ mod tests {
             found.push(span);
             done += u64::from(span.length);
         }
-        assert_eq!(
-            capacity_bytes(&pool, &pieces),
-            pool.used_bytes(Purpose::Client) as u64
-        );
+        assert_eq!(capacity_bytes(&pool, &pieces), pool.used_bytes(Purpose::Client) as u64);
         for ((payload, span), expected) in runs(pieces, range).zip(&found) {
             assert_eq!(span, *expected);
             pool.release(payload);
         }
         assert_eq!(pool.used_bytes(Purpose::Client), 0);
-        found
-            .iter()
-            .map(|span| (span.offset, span.length))
-            .collect()
+        found.iter().map(|span| (span.offset, span.length)).collect()
     }
 
     #[test]

@@ -33,13 +33,7 @@ impl Session {
         match (request.operation, pieces) {
             (Operation::Write { .. }, Some(pieces)) => {
                 let since = desk.now;
-                self.incoming = Some(Incoming {
-                    request,
-                    pieces,
-                    charge,
-                    have: 0,
-                    since,
-                });
+                self.incoming = Some(Incoming { request, pieces, charge, have: 0, since });
             }
             (_, pieces) => self.begin(request, pieces, charge, desk),
         }
@@ -48,10 +42,7 @@ impl Session {
 
     /// Everything a request needs before it begins.
     fn claim(&mut self, request: &Checked, desk: &mut Desk<'_>) -> Result<Claimed, Next> {
-        let slots = matches!(
-            request.operation,
-            Operation::Read { .. } | Operation::Write { .. }
-        );
+        let slots = matches!(request.operation, Operation::Read { .. } | Operation::Write { .. });
         let range = range_of(request);
         let wanted = self.charged + range.blocks().length_bytes();
         let greedy = slots && self.charged > 0 && wanted > CLIENT_BYTES_MAX;
@@ -82,11 +73,7 @@ impl Session {
             Some(ticket) => pool.is_first(Purpose::Client, ticket),
             None => !pool.has_line(Purpose::Client),
         };
-        if turn {
-            spread::take(pool, range)
-        } else {
-            None
-        }
+        if turn { spread::take(pool, range) } else { None }
     }
 
     /// Hands a request to the core.
@@ -101,25 +88,16 @@ impl Session {
         let asked = match (request.operation, pieces) {
             (Operation::Read { .. }, Some(pieces)) => Request::Read { range, pieces },
             (Operation::Write { fua }, Some(pieces)) => Request::Write { range, pieces, fua },
-            (Operation::Trim { fua }, _) => Request::Zero {
-                range,
-                discard: true,
-                fua,
-            },
+            (Operation::Trim { fua }, _) => Request::Zero { range, discard: true, fua },
             // A fast zero is not offered, so none is asked for: the slower of two replicas decides.
-            (Operation::WriteZeroes { fua, no_hole, .. }, _) => Request::Zero {
-                range,
-                discard: !no_hole,
-                fua,
-            },
+            (Operation::WriteZeroes { fua, no_hole, .. }, _) => {
+                Request::Zero { range, discard: !no_hole, fua }
+            }
             _ => Request::Flush,
         };
         let key = self.pending.insert(Pending { request, charge });
         let key = u16::try_from(key).expect("keys are below CLIENT_REQUESTS_MAX");
         desk.tally.began(&request);
-        desk.out.push(Input::Request {
-            id: desk.id.request(key),
-            request: asked,
-        });
+        desk.out.push(Input::Request { id: desk.id.request(key), request: asked });
     }
 }

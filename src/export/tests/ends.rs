@@ -6,12 +6,7 @@ use crate::replica::event::RequestId;
 
 #[test]
 fn hanging_up_in_the_middle_of_a_payload_gives_back_its_slots() {
-    for (length, sent) in [
-        (MIB, 5000),
-        (4 * MIB + 1, 2 * MIB),
-        (4096, 0),
-        (20_000, 19_999),
-    ] {
+    for (length, sent) in [(MIB, 5000), (4 * MIB + 1, 2 * MIB), (4096, 0), (20_000, 19_999)] {
         for fragment in [0, 1000] {
             for gone in [false, true] {
                 let mut world = World::new(8 * MIB, 64 * MIB);
@@ -129,14 +124,8 @@ fn closing_the_export_ends_all_sessions_and_fails_nothing() {
     world.device.pace = usize::MAX;
     world.rest();
     world.assert_idle();
-    assert_eq!(
-        world.device.log,
-        ["write 0+4096 fua=false", "read 0+2097152"]
-    );
-    assert!(
-        world.visitors.iter().all(|it| it.answers.is_empty()),
-        "none failed, none answered"
-    );
+    assert_eq!(world.device.log, ["write 0+4096 fua=false", "read 0+2097152"]);
+    assert!(world.visitors.iter().all(|it| it.answers.is_empty()), "none failed, none answered");
     // And it opens again.
     world.export.serve(&mut world.ring, &mut world.pool, true);
     let it = world.join(true);
@@ -168,18 +157,12 @@ fn late_answers_reach_no_later_session_in_the_same_place() {
     world.rest();
     world.wire(first).gone = true;
     world.rest();
-    assert_eq!(
-        (world.export.sessions(), world.export.requests_in_core()),
-        (0, 3)
-    );
+    assert_eq!((world.export.sessions(), world.export.requests_in_core()), (0, 3));
     // The place is taken again, and a request of the same number is under way.
     let second = world.join(true);
     let read = world.read(second, 4096, 4096);
     world.rest();
-    assert_eq!(
-        (world.export.sessions(), world.export.requests_in_core()),
-        (1, 4)
-    );
+    assert_eq!((world.export.sessions(), world.export.requests_in_core()), (1, 4));
     world.device.pace = 1;
     for left in (1..4).rev() {
         world.turn();
@@ -200,9 +183,7 @@ fn answers_to_requests_nobody_made_are_dropped() {
     for id in [0, u64::MAX, 1 << 16, (1 << 16) | 5] {
         let pieces = spread::take(&mut world.pool, Bytes::new(0, 4096)).unwrap();
         let reply = Reply::Data(pieces);
-        world
-            .export
-            .reply(&mut world.ring, &mut world.pool, RequestId(id), reply);
+        world.export.reply(&mut world.ring, &mut world.pool, RequestId(id), reply);
     }
     world.rest();
     assert_eq!(world.pool.used_bytes(Purpose::Client), 0);
@@ -218,11 +199,7 @@ fn places_are_bounded_and_come_back() {
             world.join(true);
         }
         world.rest();
-        assert_eq!(
-            world.try_join(true, Vec::new()).unwrap_err(),
-            TurnedAway::Full,
-            "{round}"
-        );
+        assert_eq!(world.try_join(true, Vec::new()).unwrap_err(), TurnedAway::Full, "{round}");
         for it in from..from + CLIENTS_MAX {
             world.wire(it).hung_up = true;
         }
@@ -253,14 +230,8 @@ fn a_device_of_another_size_is_not_served_on_old_terms() {
     let mut world = World::new(MIB, MIB);
     let socket = world.ring.open();
     let terms = terms(&options(2 << 20), true);
-    let newcomer = Newcomer {
-        socket,
-        terms,
-        leftover: Vec::new(),
-    };
-    let outcome = world
-        .export
-        .adopt(&mut world.ring, &mut world.pool, newcomer);
+    let newcomer = Newcomer { socket, terms, leftover: Vec::new() };
+    let outcome = world.export.adopt(&mut world.ring, &mut world.pool, newcomer);
     assert_eq!(outcome, Err(TurnedAway::OtherSize));
     world.rest();
     world.assert_idle();

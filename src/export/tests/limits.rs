@@ -27,10 +27,7 @@ fn a_session_holds_so_many_bytes_and_no_more() {
         world.read(it, 0, MIB);
     }
     world.rest();
-    assert_eq!(
-        world.pool.used_bytes(Purpose::Client) as u64,
-        CLIENT_BYTES_MAX
-    );
+    assert_eq!(world.pool.used_bytes(Purpose::Client) as u64, CLIENT_BYTES_MAX);
     world.device.pace = 1;
     world.rest();
     assert_eq!(world.visitors[it].answers.len(), 60);
@@ -68,11 +65,7 @@ fn answers_without_data_do_not_pile_up_either() {
     }
     world.rest();
     let left = world.wire(it).to_server.len() / hint.len();
-    assert!(
-        asked - left < 600_000,
-        "{} were answered into the void",
-        asked - left
-    );
+    assert!(asked - left < 600_000, "{} were answered into the void", asked - left);
 }
 
 #[test]
@@ -111,10 +104,7 @@ fn waiting_clients_take_turns() {
         world.turn();
     }
     let passed = world.visitors[flood].answers.len() - before;
-    assert!(
-        (8..=13).contains(&passed),
-        "{passed} of the flood while 10 of the trickle"
-    );
+    assert!((8..=13).contains(&passed), "{passed} of the flood while 10 of the trickle");
 }
 
 #[test]
@@ -132,10 +122,7 @@ fn a_large_request_is_not_starved_by_small_ones() {
         world.turn();
     }
     let before = world.visitors[small].answers.len();
-    assert!(
-        before < 60,
-        "{before} small ones went first, more than were in the core already"
-    );
+    assert!(before < 60, "{before} small ones went first, more than were in the core already");
 }
 
 #[test]
@@ -152,12 +139,7 @@ fn a_session_that_ends_in_line_lets_the_next_one_on() {
     world.rest();
     assert!(world.pool.has_line(Purpose::Client));
     let id = world.export.first_in_line(&world.pool).expect("the waiter");
-    world.export.end(
-        &mut world.ring,
-        &mut world.pool,
-        id,
-        super::super::End::BrokeOff,
-    );
+    world.export.end(&mut world.ring, &mut world.pool, id, super::super::End::BrokeOff);
     world.device.pace = 1;
     world.rest();
     assert_eq!(world.answer(next, read), Some(Ok(())));
@@ -204,11 +186,7 @@ fn hoarder(reading: bool) -> (World, usize, usize) {
         world.wire(hoarder).to_server.truncate(MIB / 2);
     }
     world.rest();
-    assert_eq!(
-        world.export.deadline(&world.pool),
-        Nanos::NEVER,
-        "nobody is harmed"
-    );
+    assert_eq!(world.export.deadline(&world.pool), Nanos::NEVER, "nobody is harmed");
     world.ring.now = world.ring.now + CLIENT_STALL + CLIENT_STALL;
     world.rest();
     assert!(!world.wire(hoarder).closed);

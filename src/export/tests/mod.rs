@@ -44,35 +44,22 @@ impl Device {
         }
         match request {
             Request::Read { range, pieces } => {
-                self.log
-                    .push(format!("read {}+{}", range.offset, range.length));
+                self.log.push(format!("read {}+{}", range.offset, range.length));
                 // As the core does: whole blocks.
                 let start = range.blocks().offset_bytes();
-                self.copy(
-                    pool,
-                    &pieces,
-                    Bytes::new(start, range.blocks().length_bytes()),
-                    true,
-                );
+                self.copy(pool, &pieces, Bytes::new(start, range.blocks().length_bytes()), true);
                 return Reply::Data(pieces);
             }
             Request::Write { range, pieces, fua } => {
-                self.log
-                    .push(format!("write {}+{} fua={fua}", range.offset, range.length));
+                self.log.push(format!("write {}+{} fua={fua}", range.offset, range.length));
                 self.copy(pool, &pieces, range, false);
                 let last = index(range.offset + range.length - 1);
                 self.bytes[last] ^= u8::from(self.spoils);
                 spread::release(pool, pieces);
             }
-            Request::Zero {
-                range,
-                discard,
-                fua,
-            } => {
+            Request::Zero { range, discard, fua } => {
                 let (offset, length) = (range.offset, range.length);
-                self.log.push(format!(
-                    "zero {offset}+{length} discard={discard} fua={fua}"
-                ));
+                self.log.push(format!("zero {offset}+{length} discard={discard} fua={fua}"));
                 self.bytes[index(range.offset)..][..index(range.length)].fill(0);
             }
             Request::Flush => self.log.push("flush".into()),
@@ -123,11 +110,8 @@ const MIB: usize = 1 << 20;
 
 impl World {
     fn new(device_bytes: usize, client_budget_bytes: usize) -> Self {
-        let budgets = Budgets {
-            client_bytes: client_budget_bytes,
-            peer_bytes: 0,
-            background_bytes: 0,
-        };
+        let budgets =
+            Budgets { client_bytes: client_budget_bytes, peer_bytes: 0, background_bytes: 0 };
         let (mut ring, mut pool) = (TestRing::default(), Pool::new(budgets));
         let mut export = Export::new(Lane::new(7, 1), options(device_bytes as u64));
         export.serve(&mut ring, &mut pool, true);
@@ -139,13 +123,7 @@ impl World {
             spoils: false,
             log: Vec::new(),
         };
-        Self {
-            ring,
-            pool,
-            export,
-            device,
-            visitors: Vec::new(),
-        }
+        Self { ring, pool, export, device, visitors: Vec::new() }
     }
 
     /// A client that has negotiated; its index.
@@ -156,23 +134,11 @@ impl World {
     fn try_join(&mut self, structured: bool, leftover: Vec<u8>) -> Result<usize, TurnedAway> {
         let terms = terms(self.export.options(), structured);
         let socket = self.ring.open();
-        let newcomer = Newcomer {
-            socket,
-            terms,
-            leftover,
-        };
-        self.export
-            .adopt(&mut self.ring, &mut self.pool, newcomer)?;
+        let newcomer = Newcomer { socket, terms, leftover };
+        self.export.adopt(&mut self.ring, &mut self.pool, newcomer)?;
         let client = Client::new(terms);
         let (answers, data) = (Vec::new(), BTreeMap::new());
-        self.visitors.push(Visitor {
-            socket,
-            client,
-            next: 1,
-            answers,
-            data,
-            data_due: None,
-        });
+        self.visitors.push(Visitor { socket, client, next: 1, answers, data, data_due: None });
         Ok(self.visitors.len() - 1)
     }
 
@@ -186,10 +152,7 @@ impl World {
         let it = &mut self.visitors[visitor];
         let cookie = it.next;
         it.next += 1;
-        let header = it
-            .client
-            .submit(Ask { cookie, ..ask })
-            .expect("a free place");
+        let header = it.client.submit(Ask { cookie, ..ask }).expect("a free place");
         self.say(visitor, &header);
         self.say(visitor, payload);
         cookie
@@ -202,11 +165,7 @@ impl World {
 
     fn write(&mut self, visitor: usize, offset: u64, payload: &[u8]) -> u64 {
         let length = u32::try_from(payload.len()).unwrap();
-        self.ask(
-            visitor,
-            Ask::new(Command::WRITE, 0, offset, length),
-            payload,
-        )
+        self.ask(visitor, Ask::new(Command::WRITE, 0, offset, length), payload)
     }
 
     fn say(&mut self, visitor: usize, bytes: &[u8]) {
@@ -216,11 +175,9 @@ impl World {
     /// One turn of a shard, as the module says.
     fn turn(&mut self) {
         let (mut completions, mut inputs) = (Vec::new(), Vec::new());
-        self.ring
-            .turn(&mut self.pool, Nanos::NEVER, &mut completions);
+        self.ring.turn(&mut self.pool, Nanos::NEVER, &mut completions);
         for completion in completions {
-            self.export
-                .on_completion(&mut self.ring, &mut self.pool, completion, &mut inputs);
+            self.export.on_completion(&mut self.ring, &mut self.pool, completion, &mut inputs);
         }
         if self.export.deadline(&self.pool) <= self.ring.now {
             self.export.on_time(&mut self.ring, &mut self.pool);
@@ -232,16 +189,11 @@ impl World {
                 && let Some(input) = self.device.queue.pop_front()
             {
                 pace -= 1;
-                let Input::Request { id, request } = input else {
-                    panic!("{input:?}")
-                };
+                let Input::Request { id, request } = input else { panic!("{input:?}") };
                 let reply = self.device.carry_out(&mut self.pool, request);
                 self.export.reply(&mut self.ring, &mut self.pool, id, reply);
             }
-            if !self
-                .export
-                .resume(&mut self.ring, &mut self.pool, &mut inputs)
-                && inputs.is_empty()
+            if !self.export.resume(&mut self.ring, &mut self.pool, &mut inputs) && inputs.is_empty()
             {
                 break;
             }
@@ -259,15 +211,10 @@ impl World {
             self.turn();
             let figures = |world: &mut Self| {
                 let wires = world.ring.wires.values();
-                let moved: Vec<_> = wires
-                    .map(|w| (w.to_server.len(), w.sends, w.closed))
-                    .collect();
+                let moved: Vec<_> = wires.map(|w| (w.to_server.len(), w.sends, w.closed)).collect();
                 let used = world.pool.used_bytes(Purpose::Client);
                 let asked = (world.device.queue.len(), world.device.log.len());
-                format!(
-                    "{moved:?} {used} {asked:?} {}",
-                    world.export.requests_in_core()
-                )
+                format!("{moved:?} {used} {asked:?} {}", world.export.requests_in_core())
             };
             let now = figures(self);
             still = if now == before { still + 1 } else { 0 };
@@ -304,8 +251,7 @@ impl World {
                     it.data_due = Some((cookie, length as usize));
                 }
                 ClientEvent::Completed { cookie, result } => {
-                    it.answers
-                        .push((cookie, result.map_err(|failure| failure.errno)));
+                    it.answers.push((cookie, result.map_err(|failure| failure.errno)));
                 }
                 event => panic!("the export does not speak NBD: {event:?}"),
             }
@@ -314,9 +260,7 @@ impl World {
 
     fn answer(&self, visitor: usize, cookie: u64) -> Option<Result<(), Errno>> {
         let mut answers = self.visitors[visitor].answers.iter();
-        answers
-            .find(|(of, _)| *of == cookie)
-            .map(|(_, result)| *result)
+        answers.find(|(of, _)| *of == cookie).map(|(_, result)| *result)
     }
 
     fn data(&self, visitor: usize, cookie: u64) -> &[u8] {
@@ -335,21 +279,12 @@ impl World {
 }
 
 fn options(device_bytes: u64) -> ExportOptions {
-    ExportOptions {
-        name: "r0".into(),
-        description: "a test".into(),
-        device_bytes,
-    }
+    ExportOptions { name: "r0".into(), description: "a test".into(), device_bytes }
 }
 
 fn terms(options: &ExportOptions, structured_replies: bool) -> Terms {
     let export = options.info(None);
-    Negotiated {
-        export,
-        structured_replies,
-        no_zeroes: true,
-    }
-    .terms()
+    Negotiated { export, structured_replies, no_zeroes: true }.terms()
 }
 
 /// Bytes in which every misplaced one shows.

@@ -36,14 +36,7 @@ enum Step {
 }
 
 fn range() -> impl Strategy<Value = (usize, usize)> {
-    let edge = prop_oneof![
-        Just(0_usize),
-        Just(1),
-        Just(4095),
-        Just(4096),
-        Just(4097),
-        0..DEVICE
-    ];
+    let edge = prop_oneof![Just(0_usize), Just(1), Just(4095), Just(4096), Just(4097), 0..DEVICE];
     let base = prop_oneof![Just(0_usize), Just(MIB), Just(2 * MIB), 0..DEVICE];
     let length = prop_oneof![
         6 => 0..10_000_usize,
@@ -82,26 +75,14 @@ fn perform(world: &mut World, model: &mut [u8], step: &Step) -> Option<(u64, Opt
             let data = model[offset..][..length].to_vec();
             Some((world.read(0, offset as u64, length), Some(data)))
         }
-        Step::Write {
-            offset,
-            length,
-            seed,
-        } => {
+        Step::Write { offset, length, seed } => {
             let bytes = pattern(length, seed);
             model[offset..][..length].copy_from_slice(&bytes);
             Some((world.write(0, offset as u64, &bytes), None))
         }
-        Step::Zero {
-            offset,
-            length,
-            trim,
-        } => {
+        Step::Zero { offset, length, trim } => {
             model[offset..][..length].fill(0);
-            let command = if trim {
-                Command::TRIM
-            } else {
-                Command::WRITE_ZEROES
-            };
+            let command = if trim { Command::TRIM } else { Command::WRITE_ZEROES };
             let ask = Ask::new(command, 0, offset as u64, small(length));
             Some((world.ask(0, ask, &[]), None))
         }
@@ -137,11 +118,7 @@ fn run(steps: &[Step], structured: bool, mut world: World) -> Result<(), String>
         if world.answer(0, *cookie) != Some(Ok(())) {
             return Err(format!("{cookie}: {:?}", world.answer(0, *cookie)));
         }
-        let read = world.visitors[0]
-            .data
-            .get(cookie)
-            .cloned()
-            .unwrap_or_default();
+        let read = world.visitors[0].data.get(cookie).cloned().unwrap_or_default();
         if data.as_ref().is_some_and(|data| *data != read) {
             return Err(format!("{cookie} read something else"));
         }
@@ -174,15 +151,8 @@ proptest! {
 
 #[test]
 fn the_comparison_notices_one_wrong_byte_read_or_written() {
-    let write = Step::Write {
-        offset: 4095,
-        length: MIB,
-        seed: 3,
-    };
-    let read = Step::Read {
-        offset: 0,
-        length: 2 * MIB,
-    };
+    let write = Step::Write { offset: 4095, length: MIB, seed: 3 };
+    let read = Step::Read { offset: 0, length: 2 * MIB };
     for (steps, found) in [
         (vec![write.clone()], "the device holds something else"),
         (vec![write, read], "2 read something else"),

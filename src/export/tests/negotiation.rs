@@ -55,10 +55,7 @@ fn a_client_gets_through_with_what_it_sent_ahead() {
                 negotiations.run(&mut server, &exports),
                 open(&mut client, "r0", b"x"),
             );
-            let Agreed {
-                negotiated,
-                leftover,
-            } = both.0.unwrap();
+            let Agreed { negotiated, leftover } = both.0.unwrap();
             assert_eq!(negotiated.terms(), both.1.unwrap());
             let mut rest = leftover;
             if rest.is_empty() {
@@ -76,17 +73,10 @@ fn what_is_offered_is_what_is_kept() {
     let offered = options(1 << 20).info(None);
     offered.validate().unwrap();
     let has = |flag| offered.offered(true).contains(flag);
-    assert!(has(
-        TransmissionFlags::SEND_FLUSH | TransmissionFlags::CAN_MULTI_CONN
-    ));
-    assert!(has(
-        TransmissionFlags::SEND_FUA | TransmissionFlags::SEND_CACHE
-    ));
+    assert!(has(TransmissionFlags::SEND_FLUSH | TransmissionFlags::CAN_MULTI_CONN));
+    assert!(has(TransmissionFlags::SEND_FUA | TransmissionFlags::SEND_CACHE));
     assert!(!has(TransmissionFlags::SEND_FAST_ZERO) && !has(TransmissionFlags::READ_ONLY));
-    assert_eq!(
-        (offered.min_block_bytes, offered.preferred_block_bytes),
-        (1, 4096)
-    );
+    assert_eq!((offered.min_block_bytes, offered.preferred_block_bytes), (1, 4096));
 }
 
 #[test]
@@ -101,13 +91,8 @@ fn a_node_that_does_not_serve_says_so_in_words() {
             outcome
         };
         let (outcome, told) = tokio::join!(negotiations.run(&mut server, &exports), told);
-        assert!(
-            matches!(outcome, Err(NegotiationError::HungUp)),
-            "{outcome:?}"
-        );
-        let Err(OpenError::Refused { message, .. }) = told else {
-            panic!("{told:?}")
-        };
+        assert!(matches!(outcome, Err(NegotiationError::HungUp)), "{outcome:?}");
+        let Err(OpenError::Refused { message, .. }) = told else { panic!("{told:?}") };
         assert!(message.contains("ask node beta"));
     });
 }
@@ -121,64 +106,38 @@ fn garbage_silence_and_floods_are_closed() {
         let (mut client, mut server) = duplex(1 << 16);
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let outcome = Negotiations::new(limits).run(&mut server, &exports).await;
-        let closed = matches!(
-            &outcome,
-            Err(NegotiationError::Closed(CloseReason::UnknownClientFlags(_)))
-        );
+        let closed =
+            matches!(&outcome, Err(NegotiationError::Closed(CloseReason::UnknownClientFlags(_))));
         assert!(closed, "{outcome:?}");
 
         let (_client, mut server) = duplex(1 << 16);
-        let none = NegotiationLimits {
-            time: Duration::ZERO,
-            ..limits
-        };
+        let none = NegotiationLimits { time: Duration::ZERO, ..limits };
         let outcome = Negotiations::new(none).run(&mut server, &exports).await;
-        assert!(
-            matches!(outcome, Err(NegotiationError::TooSlow(_))),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(NegotiationError::TooSlow(_))), "{outcome:?}");
 
         let (mut client, mut server) = duplex(1 << 16);
-        let few = NegotiationLimits {
-            bytes: 100,
-            ..limits
-        };
+        let few = NegotiationLimits { bytes: 100, ..limits };
         client.write_all(&[0; 4]).await.unwrap();
-        client
-            .write_all(b"IHAVEOPT\0\0\0\x01\0\0\x0f\xff")
-            .await
-            .unwrap();
+        client.write_all(b"IHAVEOPT\0\0\0\x01\0\0\x0f\xff").await.unwrap();
         client.write_all(&[b'a'; 4000]).await.unwrap();
         let outcome = Negotiations::new(few).run(&mut server, &exports).await;
-        assert!(
-            matches!(outcome, Err(NegotiationError::TooMuch(100))),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(NegotiationError::TooMuch(100))), "{outcome:?}");
     });
 }
 
 #[test]
 fn the_oldest_gives_way_to_a_newcomer() {
     block_on(async {
-        let limits = NegotiationLimits {
-            at_once: 1,
-            ..NegotiationLimits::default()
-        };
+        let limits = NegotiationLimits { at_once: 1, ..NegotiationLimits::default() };
         let negotiations = Negotiations::new(limits);
         let exports = exports(None);
         let (_silent, mut first) = duplex(64);
         let (mut client, mut second) = duplex(64);
         let (silent, (agreed, terms)) =
             tokio::join!(negotiations.run(&mut first, &exports), async {
-                tokio::join!(
-                    negotiations.run(&mut second, &exports),
-                    open(&mut client, "", &[]),
-                )
+                tokio::join!(negotiations.run(&mut second, &exports), open(&mut client, "", &[]),)
             },);
-        assert!(
-            matches!(silent, Err(NegotiationError::GaveWay)),
-            "{silent:?}"
-        );
+        assert!(matches!(silent, Err(NegotiationError::GaveWay)), "{silent:?}");
         assert_eq!(agreed.unwrap().negotiated.terms(), terms.unwrap());
         assert_eq!(negotiations.running(), 0);
     });

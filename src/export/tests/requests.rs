@@ -32,31 +32,13 @@ fn each_command_reaches_the_core_as_what_it_means() {
             "flush",
         ];
         assert_eq!(world.device.log, log);
-        assert_eq!(
-            world.data(it, read),
-            [&before[..2], b"safe", &before[6..]].concat()
-        );
+        assert_eq!(world.data(it, read), [&before[..2], b"safe", &before[6..]].concat());
         assert_eq!(world.answer(it, hint), Some(Ok(())));
         assert_eq!(world.visitors[it].answers.len(), 8);
-        assert!(
-            world.visitors[it]
-                .answers
-                .iter()
-                .all(|(_, result)| result.is_ok())
-        );
+        assert!(world.visitors[it].answers.iter().all(|(_, result)| result.is_ok()));
         let counters = world.export.counters();
-        assert_eq!(
-            (counters.reads, counters.writes, counters.zeroes),
-            (1, 2, 3)
-        );
-        assert_eq!(
-            (
-                counters.flushes,
-                counters.read_bytes,
-                counters.written_bytes
-            ),
-            (1, 8, 4100)
-        );
+        assert_eq!((counters.reads, counters.writes, counters.zeroes), (1, 2, 3));
+        assert_eq!((counters.flushes, counters.read_bytes, counters.written_bytes), (1, 8, 4100));
         assert_eq!(world.pool.used_bytes(Purpose::Client), 0);
     }
 }
@@ -73,12 +55,7 @@ fn requests_of_no_length_succeed_and_reach_nobody() {
         world.rest();
         assert!(world.device.log.is_empty());
         assert_eq!(world.visitors[it].answers.len(), 5);
-        assert!(
-            world.visitors[it]
-                .answers
-                .iter()
-                .all(|(_, result)| result.is_ok())
-        );
+        assert!(world.visitors[it].answers.iter().all(|(_, result)| result.is_ok()));
     }
 }
 
@@ -92,11 +69,7 @@ fn requests_in_pieces_of_one_byte_are_the_same_requests() {
     let read = world.read(it, 4000, 20_500);
     world.write(it, 1, b"x");
     world.rest();
-    let expected = [
-        &pattern(MIB, 1)[4000..4095],
-        &written,
-        &pattern(MIB, 1)[24_095..24_500],
-    ];
+    let expected = [&pattern(MIB, 1)[4000..4095], &written, &pattern(MIB, 1)[24_095..24_500]];
     assert_eq!(world.data(it, read), expected.concat());
     assert_eq!(world.device.bytes[1], b'x');
 }
@@ -104,27 +77,8 @@ fn requests_in_pieces_of_one_byte_are_the_same_requests() {
 #[test]
 fn ranges_around_the_edges_of_pieces_and_blocks() {
     let size = 6 * MIB;
-    let offsets = [
-        0,
-        1,
-        4095,
-        4096,
-        4097,
-        MIB as u64 - 1,
-        MIB as u64,
-        MIB as u64 + 1,
-    ];
-    let lengths = [
-        1,
-        4095,
-        4096,
-        4097,
-        MIB - 1,
-        MIB,
-        MIB + 1,
-        2 * MIB,
-        2 * MIB + 3,
-    ];
+    let offsets = [0, 1, 4095, 4096, 4097, MIB as u64 - 1, MIB as u64, MIB as u64 + 1];
+    let lengths = [1, 4095, 4096, 4097, MIB - 1, MIB, MIB + 1, 2 * MIB, 2 * MIB + 3];
     for structured in [false, true] {
         let mut world = World::new(size, 64 * MIB);
         let it = world.join(structured);
@@ -181,9 +135,7 @@ fn what_the_negotiation_received_already_is_served() {
     let mut client = Client::new(terms(world.export.options(), false));
     let ask = Ask::new(Command::WRITE, 1, 0, 8);
     let header = client.submit(ask).unwrap();
-    let it = world
-        .try_join(false, [&header[..], b"half"].concat())
-        .unwrap();
+    let it = world.try_join(false, [&header[..], b"half"].concat()).unwrap();
     world.visitors[it].client = client;
     world.say(it, b"half");
     world.rest();
@@ -202,10 +154,7 @@ fn more_left_over_than_a_session_holds_is_turned_away() {
 
 #[test]
 fn errors_of_the_core_become_those_of_nbd() {
-    let pairs = [
-        (RequestError::Io, Errno::IO),
-        (RequestError::NoSpace, Errno::NOSPC),
-    ];
+    let pairs = [(RequestError::Io, Errno::IO), (RequestError::NoSpace, Errno::NOSPC)];
     for (error, errno) in pairs {
         for structured in [false, true] {
             let mut world = World::new(MIB, MIB);
@@ -237,10 +186,7 @@ fn requests_that_break_a_rule_are_refused_with_its_errno_and_the_session_goes_on
         (zeroes(end, 1, CommandFlags::NONE), Errno::NOSPC),
         (zeroes(0, 1, CommandFlags::FAST_ZERO), Errno::INVAL),
         (Ask::new(Command::FLUSH, 0, 1, 0), Errno::INVAL),
-        (
-            Ask::new(Command::WRITE, 0, 0, 1).flags(CommandFlags::DF),
-            Errno::INVAL,
-        ),
+        (Ask::new(Command::WRITE, 0, 0, 1).flags(CommandFlags::DF), Errno::INVAL),
         (Ask::new(Command::WRITE, 0, u64::MAX, 2), Errno::INVAL),
     ];
     for structured in [false, true] {
@@ -259,11 +205,7 @@ fn requests_that_break_a_rule_are_refused_with_its_errno_and_the_session_goes_on
         let ask = Ask::new(Command::READ, 0, 0, 65 << 20);
         // The client refuses to send these; the server must all the same be ready for them.
         world.say(it, &Ask { cookie: 900, ..ask }.encode());
-        let write = Ask {
-            command: Command::WRITE,
-            cookie: 901,
-            ..ask
-        };
+        let write = Ask { command: Command::WRITE, cookie: 901, ..ask };
         world.wire(it).fragment = 0;
         world.say(it, &write.encode());
         world.say(it, &long);
@@ -279,11 +221,7 @@ fn requests_that_break_a_rule_are_refused_with_its_errno_and_the_session_goes_on
         world.rest();
         assert_eq!(world.answer(it, read), Some(Ok(())));
         assert_eq!(world.export.counters().refused, 2 * table.len() as u64 + 2);
-        assert_eq!(
-            world.device.log.len(),
-            1,
-            "nothing refused reached the core"
-        );
+        assert_eq!(world.device.log.len(), 1, "nothing refused reached the core");
     }
 }
 

@@ -42,13 +42,7 @@ pub(super) struct TestRing {
 impl TestRing {
     pub(super) fn open(&mut self) -> SocketId {
         let id = u32::try_from(self.wires.len()).unwrap();
-        self.wires.insert(
-            id,
-            Wire {
-                reads: true,
-                ..Wire::default()
-            },
-        );
+        self.wires.insert(id, Wire { reads: true, ..Wire::default() });
         SocketId(id)
     }
 
@@ -59,11 +53,7 @@ impl TestRing {
 
 impl Wire {
     fn end(token: Token, result: Result<u32, Errno>) -> Completion {
-        Completion {
-            token,
-            result,
-            gather: None,
-        }
+        Completion { token, result, gather: None }
     }
 
     fn move_in(&mut self, pool: &mut Pool) -> Option<Completion> {
@@ -73,21 +63,10 @@ impl Wire {
         } else if self.gone {
             Err(Errno(libc::ECONNRESET))
         } else if !self.to_server.is_empty() {
-            let most = if self.fragment == 0 {
-                usize::MAX
-            } else {
-                self.fragment
-            };
+            let most = if self.fragment == 0 { usize::MAX } else { self.fragment };
             let length = self.to_server.len().min(most).min(span.length as usize);
-            let span = Span {
-                length: u32::try_from(length).unwrap(),
-                ..span
-            };
-            for (to, from) in pool
-                .bytes_mut(span)
-                .iter_mut()
-                .zip(self.to_server.drain(..length))
-            {
+            let span = Span { length: u32::try_from(length).unwrap(), ..span };
+            for (to, from) in pool.bytes_mut(span).iter_mut().zip(self.to_server.drain(..length)) {
                 *to = from;
             }
             self.received_at.push(span.offset);
@@ -110,11 +89,7 @@ impl Wire {
         self.sends += 1;
         if broken {
             let result = Err(Errno(libc::EPIPE));
-            return Some(Completion {
-                token,
-                result,
-                gather: Some(gather),
-            });
+            return Some(Completion { token, result, gather: Some(gather) });
         }
         for chunk in &gather.chunks {
             match chunk {
@@ -126,11 +101,7 @@ impl Wire {
             }
         }
         let result = Ok(u32::try_from(gather.len_bytes()).unwrap());
-        Some(Completion {
-            token,
-            result,
-            gather: Some(gather),
-        })
+        Some(Completion { token, result, gather: Some(gather) })
     }
 }
 
@@ -149,10 +120,7 @@ impl Ring for TestRing {
                 let _ = pool.address(into);
                 assert!(into.length > 0, "a receive into nothing looks like the end");
                 let wire = self.wire(socket);
-                assert!(
-                    !wire.closed && wire.receive.is_none(),
-                    "one receive at a time"
-                );
+                assert!(!wire.closed && wire.receive.is_none(), "one receive at a time");
                 wire.receive = Some((token, into));
             }
             Op::Send { socket, gather } => {
@@ -173,10 +141,7 @@ impl Ring for TestRing {
     fn turn(&mut self, pool: &mut Pool, _: Nanos, completions: &mut Vec<Completion>) {
         for (token, socket) in std::mem::take(&mut self.closes) {
             let wire = self.wire(socket);
-            assert!(
-                wire.receive.is_none() && wire.send.is_none(),
-                "closed while in use"
-            );
+            assert!(wire.receive.is_none() && wire.send.is_none(), "closed while in use");
             assert!(!wire.closed, "closed twice");
             wire.closed = true;
             completions.push(Wire::end(token, Ok(0)));
