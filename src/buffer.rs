@@ -227,13 +227,19 @@ impl Pool {
 
     fn slot(&self, slot: PayloadRef) -> &Slot {
         let found = &self.slots[slot.index as usize];
-        assert!(found.generation == slot.generation && found.holders > 0, "slot used after release");
+        assert!(
+            found.generation == slot.generation && found.holders > 0,
+            "slot used after release"
+        );
         found
     }
 
     fn slot_mut(&mut self, slot: PayloadRef) -> &mut Slot {
         let found = &mut self.slots[slot.index as usize];
-        assert!(found.generation == slot.generation && found.holders > 0, "slot used after release");
+        assert!(
+            found.generation == slot.generation && found.holders > 0,
+            "slot used after release"
+        );
         found
     }
 }

@@ -32,6 +32,10 @@ pub const PEER_SLOTS_MAX: usize = 4;
 /// Default number of bitmap slots laid out by `create`: room for one more peer than today's.
 pub const PEER_SLOTS_DEFAULT: usize = 2;
 
+/// Blocks in the largest device (1 PiB): as DRBD; keeps every sum of block numbers far from
+/// overflow and extent numbers within 32 bits.
+pub const DEVICE_BLOCKS_MAX: u64 = (1 << 50) / BLOCK_BYTES;
+
 /// Default number of hot extents (4.8 GiB): as DRBD.
 pub const LOG_EXTENTS_DEFAULT: u32 = 1237;
 
@@ -56,7 +60,17 @@ pub const BARRIER_IDLE: Nanos = Nanos::from_millis(500);
 
 /// How long two connected nodes may take to agree before the session is dropped; client writes
 /// that would need a new generation wait meanwhile.
-pub const HANDSHAKE_TIME: Nanos = Nanos::from_millis(10_000);
+pub const HANDSHAKE_TIME: Nanos = Nanos::from_millis(5_000);
+
+/// How long a peer that did not get through the negotiation is left alone before the next try.
+pub const HANDSHAKE_REST: Nanos = Nanos::from_millis(10_000);
+
+/// How long a congested link must have been empty before the peer is resynced.
+pub const CONGESTION_REST: Nanos = Nanos::from_millis(1_000);
+
+/// How often bitmap pages that lost marks are written while a resync runs: what is lost with them
+/// is only progress.
+pub const PROGRESS_SAVE: Nanos = Nanos::from_millis(2_000);
 
 /// How often the resync controller looks at client latency.
 pub const RESYNC_TICK: Nanos = Nanos::from_millis(100);
@@ -70,3 +84,6 @@ pub const RESYNC_WINDOW_MAX: usize = 128;
 
 /// Fewest resync pieces in flight: resync always advances.
 pub const RESYNC_WINDOW_MIN: usize = 1;
+
+/// Pieces of a verify in flight: two per disk keep both busy, and few ranges are locked.
+pub const VERIFY_PIECES: usize = 4;

@@ -202,6 +202,11 @@ pub struct BootId(pub u128);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResourceId(pub u128);
 
+/// One metadata area, random at `create`: every bitmap page and log block in it carries it, so
+/// that records of another disk, or of an earlier life of this one, are recognised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AreaId(pub u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,23 +96,12 @@ fn print_figures(tree: &Tree) {
     let functions = all_functions(tree);
     if let Some((source, longest)) = functions.iter().max_by_key(|(_, function)| function.lines) {
         let place = format!("{}:{} {}", source.path, longest.line, longest.name);
-        let lines = functions
-            .iter()
-            .map(|(_, function)| function.lines)
-            .collect();
-        row(
-            "functions",
-            lines,
-            FUNCTION_LINES_P95,
-            format!("{} ({place})", longest.lines),
-        );
+        let lines = functions.iter().map(|(_, function)| function.lines).collect();
+        row("functions", lines, FUNCTION_LINES_P95, format!("{} ({place})", longest.lines));
     }
     let files: Vec<&Source> = tree.production_sources().collect();
     if let Some(longest) = files.iter().max_by_key(|source| source.production_lines()) {
-        let lines = files
-            .iter()
-            .map(|source| source.production_lines())
-            .collect();
+        let lines = files.iter().map(|source| source.production_lines()).collect();
         let longest = format!("{} ({})", longest.production_lines(), longest.path);
         row("files", lines, FILE_LINES_P95, longest);
     }
@@ -121,18 +110,10 @@ fn print_figures(tree: &Tree) {
 #[test]
 fn the_repository_is_tidy() {
     let tree = Tree::of_repository();
-    assert!(
-        !tree.production.is_empty(),
-        "no production file was found: the walk is broken"
-    );
+    assert!(!tree.production.is_empty(), "no production file was found: the walk is broken");
     print_figures(&tree);
     let left = excuse(findings(&tree), SIZE_EXCEPTIONS, SIZE_RULES);
     let left = excuse(left, LEFTOVER_EXCEPTIONS, LEFTOVER_RULES);
     let report: Vec<String> = left.iter().map(Finding::to_string).collect();
-    assert!(
-        left.is_empty(),
-        "{} findings\n{}\n",
-        left.len(),
-        report.join("\n")
-    );
+    assert!(left.is_empty(), "{} findings\n{}\n", left.len(), report.join("\n"));
 }

@@ -46,10 +46,7 @@ fn main() -> io::Result<()> {
 
 fn arguments() -> (String, ExportInfo) {
     let all = Flags(0x0dfe).without(Flags::READ_ONLY | Flags::ROTATIONAL);
-    let mut export = ExportInfo {
-        flags: all,
-        ..ExportInfo::new("memory", 64 << 20)
-    };
+    let mut export = ExportInfo { flags: all, ..ExportInfo::new("memory", 64 << 20) };
     export.description = "lost when the server ends".into();
     let (mut address, mut arguments) = (None, env::args().skip(1));
     while let Some(argument) = arguments.next() {
@@ -93,11 +90,8 @@ impl Connection {
 
 fn session(socket: TcpStream, export: &ExportInfo, memory: &Memory) -> io::Result<String> {
     socket.set_nodelay(true)?;
-    let mut connection = Connection {
-        socket,
-        input: vec![0; INPUT_BYTES].into_boxed_slice(),
-        unused: 0..0,
-    };
+    let mut connection =
+        Connection { socket, input: vec![0; INPUT_BYTES].into_boxed_slice(), unused: 0..0 };
     match negotiate(&mut connection, export)? {
         Ok(negotiated) => transmit(&mut connection, &negotiated, memory),
         Err(why) => Ok(why),
@@ -119,9 +113,7 @@ fn negotiate(
             Step::Send => {}
             Step::NeedMore => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                connection
-                    .socket
-                    .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+                connection.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
                 if left.is_zero() || !connection.read_more()? {
                     return Ok(Err("left during the negotiation".into()));
                 }

@@ -127,11 +127,7 @@ impl ClientHandshake {
         Ok(Self {
             state: State::Greeting,
             name,
-            asked: if structured_replies {
-                OptionCode::STRUCTURED_REPLY
-            } else {
-                OptionCode::GO
-            },
+            asked: if structured_replies { OptionCode::STRUCTURED_REPLY } else { OptionCode::GO },
             replies: 0,
             partial: Vec::new(),
             output: Vec::new(),
@@ -205,8 +201,7 @@ impl ClientHandshake {
             return Err(OpenError::TooOld(offered));
         }
         // Without NO_ZEROES: the zeroes only ever follow EXPORT_NAME, which is never sent.
-        self.output
-            .extend_from_slice(&ClientFlags::FIXED_NEWSTYLE.0.to_be_bytes());
+        self.output.extend_from_slice(&ClientFlags::FIXED_NEWSTYLE.0.to_be_bytes());
         self.ask();
         Ok(())
     }

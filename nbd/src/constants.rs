@@ -399,10 +399,7 @@ mod tests {
     #[test]
     fn flags_print_their_names_and_keep_strangers() {
         assert_eq!(CommandFlags::NONE.to_string(), "0");
-        assert_eq!(
-            (CommandFlags::FUA | CommandFlags(0x8000)).to_string(),
-            "FUA|0x8000"
-        );
+        assert_eq!((CommandFlags::FUA | CommandFlags(0x8000)).to_string(), "FUA|0x8000");
         assert_eq!(CommandFlags(0x8000).to_string(), "0x8000");
     }
 

@@ -57,11 +57,8 @@ impl ExportInfo {
     pub fn validate(&self) -> Result<(), InvalidExport> {
         parse_name(self.name.as_bytes()).map_err(InvalidExport::Name)?;
         parse_name(self.description.as_bytes()).map_err(InvalidExport::Description)?;
-        let (min, preferred, max) = (
-            self.min_block_bytes,
-            self.preferred_block_bytes,
-            self.max_payload_bytes,
-        );
+        let (min, preferred, max) =
+            (self.min_block_bytes, self.preferred_block_bytes, self.max_payload_bytes);
         if self.size_bytes > MAX_EXPORT_BYTES {
             return Err(InvalidExport::TooLarge(self.size_bytes));
         }
@@ -196,10 +193,7 @@ mod tests {
         exports.push(ExportInfo::new("b", 1));
         assert_eq!(exports.find(""), None);
         exports.push(ExportInfo::new("", 1));
-        assert_eq!(
-            exports.find("").map(|export| export.name),
-            Some(String::new())
-        );
+        assert_eq!(exports.find("").map(|export| export.name), Some(String::new()));
     }
 
     #[test]
@@ -210,34 +204,16 @@ mod tests {
             change(&mut export);
             export.validate().expect_err("a broken rule")
         };
-        assert_eq!(
-            broken(|e| e.size_bytes = 1 << 63),
-            InvalidExport::TooLarge(1 << 63)
-        );
-        assert_eq!(
-            broken(|e| e.min_block_bytes = 0),
-            InvalidExport::MinBlock(0)
-        );
-        assert_eq!(
-            broken(|e| e.min_block_bytes = 1 << 17),
-            InvalidExport::MinBlock(1 << 17)
-        );
-        assert_eq!(
-            broken(|e| e.preferred_block_bytes = 256),
-            InvalidExport::PreferredBlock(256)
-        );
-        assert_eq!(
-            broken(|e| e.max_payload_bytes = 512),
-            InvalidExport::MaxPayload(512)
-        );
+        assert_eq!(broken(|e| e.size_bytes = 1 << 63), InvalidExport::TooLarge(1 << 63));
+        assert_eq!(broken(|e| e.min_block_bytes = 0), InvalidExport::MinBlock(0));
+        assert_eq!(broken(|e| e.min_block_bytes = 1 << 17), InvalidExport::MinBlock(1 << 17));
+        assert_eq!(broken(|e| e.preferred_block_bytes = 256), InvalidExport::PreferredBlock(256));
+        assert_eq!(broken(|e| e.max_payload_bytes = 512), InvalidExport::MaxPayload(512));
         assert_eq!(
             broken(|e| e.max_payload_bytes += 1),
             InvalidExport::MaxPayload(MAX_REQUEST_BYTES + 1)
         );
-        assert!(matches!(
-            broken(|e| e.name = "a\0".into()),
-            InvalidExport::Name(_)
-        ));
+        assert!(matches!(broken(|e| e.name = "a\0".into()), InvalidExport::Name(_)));
         assert!(matches!(
             broken(|e| e.description = "x".repeat(4097)),
             InvalidExport::Description(_)
@@ -248,18 +224,13 @@ mod tests {
     fn flags_that_make_no_sense_are_not_offered() {
         use TransmissionFlags as F;
         let all = F(0x0dff).without(F::READ_ONLY);
-        let mut export = ExportInfo {
-            flags: all,
-            ..ExportInfo::new("a", 1)
-        };
+        let mut export = ExportInfo { flags: all, ..ExportInfo::new("a", 1) };
         assert_eq!(export.offered(true), all);
         assert_eq!(export.offered(false), all.without(F::SEND_DF));
         export.flags = all | F::READ_ONLY;
         assert_eq!(
             export.offered(true),
-            export
-                .flags
-                .without(F::SEND_TRIM | F::SEND_WRITE_ZEROES | F::SEND_FAST_ZERO)
+            export.flags.without(F::SEND_TRIM | F::SEND_WRITE_ZEROES | F::SEND_FAST_ZERO)
         );
         export.flags = F::SEND_FAST_ZERO;
         assert_eq!(export.offered(true), F::HAS_FLAGS);

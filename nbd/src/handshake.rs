@@ -191,10 +191,7 @@ impl Handshake {
         }
         let no_answer = code == OptionCode::EXPORT_NAME && length > MAX_STRING_BYTES;
         if no_answer || length > MAX_OPTION_DRAIN_BYTES {
-            return Err(CloseReason::OptionTooLong {
-                option: code,
-                length,
-            });
+            return Err(CloseReason::OptionTooLong { option: code, length });
         }
         self.state = if length > MAX_OPTION_BYTES {
             State::Drain(header, length)
@@ -221,19 +218,13 @@ impl Handshake {
     /// decline them. There is no way to report an error but to close.
     fn on_export_name(&mut self, payload: &[u8], exports: &dyn Exports) -> Outcome {
         let name = parse_name(payload)?;
-        let export = exports
-            .find(name)
-            .ok_or_else(|| CloseReason::UnknownExport(name.to_owned()))?;
+        let export =
+            exports.find(name).ok_or_else(|| CloseReason::UnknownExport(name.to_owned()))?;
         if let Some(message) = refusal(&export) {
-            return Err(CloseReason::Refused {
-                name: export.name,
-                message,
-            });
+            return Err(CloseReason::Refused { name: export.name, message });
         }
-        self.output
-            .extend_from_slice(&export.size_bytes.to_be_bytes());
-        self.output
-            .extend_from_slice(&export.offered(self.structured_replies).0.to_be_bytes());
+        self.output.extend_from_slice(&export.size_bytes.to_be_bytes());
+        self.output.extend_from_slice(&export.offered(self.structured_replies).0.to_be_bytes());
         if !self.client_flags.contains(ClientFlags::NO_ZEROES) {
             self.output.extend_from_slice(&[0; EXPORT_NAME_ZEROES]);
         }
@@ -256,11 +247,7 @@ impl Handshake {
                 "NBD_OPT_LIST takes no data",
             );
         }
-        for export in exports
-            .list()
-            .iter()
-            .filter(|export| export.validate().is_ok())
-        {
+        for export in exports.list().iter().filter(|export| export.validate().is_ok()) {
             push_server(&mut self.output, export);
         }
         push_reply(&mut self.output, OptionCode::LIST, OptionReply::ACK, &[]);
@@ -299,11 +286,7 @@ impl Handshake {
     }
 
     fn on_unsupported(&mut self, code: OptionCode) -> Outcome {
-        self.error(
-            code,
-            OptionReply::ERR_UNSUP,
-            &format!("{code} is not supported"),
-        )
+        self.error(code, OptionReply::ERR_UNSUP, &format!("{code} is not supported"))
     }
 
     /// An option longer than is kept, now read past.
@@ -333,21 +316,12 @@ impl Handshake {
             Err(error) => return self.error(code, OptionReply::ERR_UNKNOWN, &error.to_string()),
         };
         let Some(export) = exports.find(name) else {
-            return self.error(
-                code,
-                OptionReply::ERR_UNKNOWN,
-                &format!("no export \"{name}\""),
-            );
+            return self.error(code, OptionReply::ERR_UNKNOWN, &format!("no export \"{name}\""));
         };
         if let Some(text) = refusal(&export) {
             return self.error(code, OptionReply::ERR_POLICY, &text);
         }
-        push_infos(
-            &mut self.output,
-            code,
-            &export,
-            (&request, self.structured_replies),
-        );
+        push_infos(&mut self.output, code, &export, (&request, self.structured_replies));
         push_reply(&mut self.output, code, OptionReply::ACK, &[]);
         Ok(Some(self.negotiated(export)))
     }
@@ -359,11 +333,7 @@ impl Handshake {
 
     fn negotiated(&self, export: ExportInfo) -> Negotiated {
         let no_zeroes = self.client_flags.contains(ClientFlags::NO_ZEROES);
-        Negotiated {
-            export,
-            structured_replies: self.structured_replies,
-            no_zeroes,
-        }
+        Negotiated { export, structured_replies: self.structured_replies, no_zeroes }
     }
 }
 
@@ -371,10 +341,7 @@ impl Handshake {
 /// send.
 fn refusal(export: &ExportInfo) -> Option<String> {
     let invalid = || {
-        export
-            .validate()
-            .err()
-            .map(|error| format!("the server's own settings are wrong: {error}"))
+        export.validate().err().map(|error| format!("the server's own settings are wrong: {error}"))
     };
     export.refusal.clone().or_else(invalid)
 }
@@ -390,17 +357,9 @@ mod tests {
         handshake.take_output();
         let exports = [ExportInfo::new("disk", 1)];
         let mut stream = ClientFlags::FIXED_NEWSTYLE.0.to_be_bytes().to_vec();
-        push_option(
-            &mut stream,
-            OptionCode::GO,
-            &[&[0; MAX_OPTION_BYTES as usize]],
-        );
+        push_option(&mut stream, OptionCode::GO, &[&[0; MAX_OPTION_BYTES as usize]]);
         handshake.feed(&stream[..40], &exports);
-        assert!(
-            handshake.partial.capacity() <= 64,
-            "{}",
-            handshake.partial.capacity()
-        );
+        assert!(handshake.partial.capacity() <= 64, "{}", handshake.partial.capacity());
         handshake.feed(&stream[40..stream.len() - 1], &exports);
         assert!(handshake.partial.capacity() <= 2 * MAX_OPTION_BYTES as usize);
         let (_, step) = handshake.feed(&stream[stream.len() - 1..], &exports);

@@ -119,12 +119,8 @@ impl<'a> InfoRequest<'a> {
         if fields.0.len() != 2 * count {
             return None;
         }
-        let wants = |info: InfoType| {
-            fields
-                .0
-                .chunks_exact(2)
-                .any(|pair| pair == info.0.to_be_bytes())
-        };
+        let wants =
+            |info: InfoType| fields.0.chunks_exact(2).any(|pair| pair == info.0.to_be_bytes());
         Some(Self {
             name,
             wants_name: wants(InfoType::NAME),
@@ -135,13 +131,7 @@ impl<'a> InfoRequest<'a> {
 
 /// Appends an option, as a client sends it.
 pub(crate) fn push_option(out: &mut Vec<u8>, code: OptionCode, parts: &[&[u8]]) {
-    out.extend_from_slice(
-        &OptionHeader {
-            code,
-            length: total(parts),
-        }
-        .encode(),
-    );
+    out.extend_from_slice(&OptionHeader { code, length: total(parts) }.encode());
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
@@ -149,11 +139,7 @@ pub(crate) fn push_option(out: &mut Vec<u8>, code: OptionCode, parts: &[&[u8]]) 
 pub(crate) fn push_go(out: &mut Vec<u8>, name: &str) {
     let length = total(&[name.as_bytes()]).to_be_bytes();
     let wants = InfoType::BLOCK_SIZE.0.to_be_bytes();
-    push_option(
-        out,
-        OptionCode::GO,
-        &[&length, name.as_bytes(), &1_u16.to_be_bytes(), &wants],
-    );
+    push_option(out, OptionCode::GO, &[&length, name.as_bytes(), &1_u16.to_be_bytes(), &wants]);
 }
 
 /// Appends one reply to `option`.
@@ -163,14 +149,7 @@ pub(crate) fn push_reply(
     reply: OptionReply,
     parts: &[&[u8]],
 ) {
-    out.extend_from_slice(
-        &ReplyHeader {
-            option,
-            reply,
-            length: total(parts),
-        }
-        .encode(),
-    );
+    out.extend_from_slice(&ReplyHeader { option, reply, length: total(parts) }.encode());
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
@@ -178,12 +157,7 @@ pub(crate) fn push_reply(
 pub(crate) fn push_server(out: &mut Vec<u8>, export: &ExportInfo) {
     let (name, description) = (export.name.as_bytes(), export.description.as_bytes());
     let length = total(&[name]).to_be_bytes();
-    push_reply(
-        out,
-        OptionCode::LIST,
-        OptionReply::SERVER,
-        &[&length, name, description],
-    );
+    push_reply(out, OptionCode::LIST, OptionReply::SERVER, &[&length, name, description]);
 }
 
 /// Appends `NBD_REP_INFO` in all the kinds the client is to have: type u16, then by type.
@@ -203,25 +177,15 @@ pub(crate) fn push_infos(
         );
     };
     let flags = export.offered(structured_replies).0.to_be_bytes();
-    push(
-        InfoType::EXPORT,
-        [&export.size_bytes.to_be_bytes(), &flags, &[]],
-    );
+    push(InfoType::EXPORT, [&export.size_bytes.to_be_bytes(), &flags, &[]]);
     if request.wants_name {
         push(InfoType::NAME, [export.name.as_bytes(), &[], &[]]);
     }
     if request.wants_description {
-        push(
-            InfoType::DESCRIPTION,
-            [export.description.as_bytes(), &[], &[]],
-        );
+        push(InfoType::DESCRIPTION, [export.description.as_bytes(), &[], &[]]);
     }
-    let sizes = [
-        export.min_block_bytes,
-        export.preferred_block_bytes,
-        export.max_payload_bytes,
-    ]
-    .map(u32::to_be_bytes);
+    let sizes = [export.min_block_bytes, export.preferred_block_bytes, export.max_payload_bytes]
+        .map(u32::to_be_bytes);
     push(InfoType::BLOCK_SIZE, [&sizes[0], &sizes[1], &sizes[2]]);
 }
 
@@ -238,10 +202,7 @@ mod tests {
     #[test]
     fn inner_lengths_must_agree_with_the_outer_one() {
         let good = [0, 0, 0, 1, b'a', 0, 1, 0, 3];
-        assert_eq!(
-            InfoRequest::parse(&good).map(|request| request.name),
-            Some(&b"a"[..])
-        );
+        assert_eq!(InfoRequest::parse(&good).map(|request| request.name), Some(&b"a"[..]));
         let bad: [&[u8]; 6] = [
             &[],
             &[0, 0, 0, 1, b'a', 0],

@@ -109,20 +109,13 @@ pub fn error_chunk(
         Some(offset) => (ChunkType::ERROR_OFFSET, &offset.to_be_bytes()[..]),
         None => (ChunkType::ERROR, &[][..]),
     };
-    let room = out
-        .len()
-        .checked_sub(CHUNK_HEADER_BYTES + 6 + offset.len())?;
+    let room = out.len().checked_sub(CHUNK_HEADER_BYTES + 6 + offset.len())?;
     let message = cut(detail.message, room.min(MAX_STRING_BYTES as usize)).as_bytes();
     let message_bytes = u16::try_from(message.len()).ok()?;
     let length = 6 + u32::from(message_bytes) + u32::try_from(offset.len()).ok()?;
     let header = chunk_header(cookie, kind, flags, length);
-    let parts = [
-        &header[..],
-        &detail.errno.0.to_be_bytes(),
-        &message_bytes.to_be_bytes(),
-        message,
-        offset,
-    ];
+    let parts =
+        [&header[..], &detail.errno.0.to_be_bytes(), &message_bytes.to_be_bytes(), message, offset];
     let mut at = 0;
     for part in parts {
         out[at..at + part.len()].copy_from_slice(part);
@@ -153,19 +146,12 @@ impl ReplyEncoder {
     /// For a session with or without structured replies.
     #[must_use]
     pub const fn new(structured_replies: bool) -> Self {
-        Self {
-            structured: structured_replies,
-        }
+        Self { structured: structured_replies }
     }
 
     /// Success. Returns how much of `out` to send; a READ's data goes right behind it.
     pub fn success(self, request: &Checked, out: &mut [u8; MAX_REPLY_HEADER_BYTES]) -> usize {
-        let Checked {
-            cookie,
-            operation,
-            offset,
-            length,
-        } = *request;
+        let Checked { cookie, operation, offset, length } = *request;
         match operation {
             Operation::Read { .. } if self.structured && length > 0 => {
                 fill(out, &data_header(cookie, ChunkFlags::DONE, offset, length))
@@ -215,11 +201,7 @@ impl ReplyEncoder {
         out: &mut [u8; MAX_REPLY_HEADER_BYTES],
     ) -> usize {
         if self.structured && command == Command::READ {
-            let detail = ErrorDetail {
-                errno,
-                offset: None,
-                message: "",
-            };
+            let detail = ErrorDetail { errno, offset: None, message: "" };
             if let Some(length) = error_chunk(cookie, ChunkFlags::DONE, &detail, out) {
                 return length;
             }

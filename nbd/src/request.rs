@@ -38,13 +38,7 @@ impl Request {
     /// A request without flags.
     #[must_use]
     pub const fn new(command: Command, cookie: u64, offset: u64, length: u32) -> Self {
-        Self {
-            command,
-            flags: CommandFlags::NONE,
-            cookie,
-            offset,
-            length,
-        }
+        Self { command, flags: CommandFlags::NONE, cookie, offset, length }
     }
 
     /// The same request with these flags and no others.
@@ -87,11 +81,7 @@ impl Request {
     /// Bytes that follow the header: the length of a WRITE, nothing for any other command.
     #[must_use]
     pub const fn payload_bytes(&self) -> u32 {
-        if self.command.0 == Command::WRITE.0 {
-            self.length
-        } else {
-            0
-        }
+        if self.command.0 == Command::WRITE.0 { self.length } else { 0 }
     }
 }
 
@@ -166,11 +156,7 @@ impl Checked {
     /// Bytes of payload that follow in the stream, for the caller to take.
     #[must_use]
     pub const fn payload_bytes(&self) -> u32 {
-        if matches!(self.operation, Operation::Write { .. }) {
-            self.length
-        } else {
-            0
-        }
+        if matches!(self.operation, Operation::Write { .. }) { self.length } else { 0 }
     }
 }
 
@@ -227,30 +213,14 @@ pub fn check(request: &Request, terms: &Terms) -> Result<Checked, Rejection> {
     if drain > MAX_DRAIN_BYTES {
         return Err(Rejection::Close(TransmissionError::PayloadTooLong(drain)));
     }
-    let Request {
-        command,
-        cookie,
-        offset,
-        length,
-        ..
-    } = *request;
+    let Request { command, cookie, offset, length, .. } = *request;
     let judged = operation(request, terms).and_then(|operation| {
         in_range(request, terms)?;
         Ok(operation)
     });
     match judged {
-        Ok(operation) => Ok(Checked {
-            cookie,
-            operation,
-            offset,
-            length,
-        }),
-        Err(errno) => Err(Rejection::Refuse(Refusal {
-            cookie,
-            command,
-            errno,
-            drain,
-        })),
+        Ok(operation) => Ok(Checked { cookie, operation, offset, length }),
+        Err(errno) => Err(Rejection::Refuse(Refusal { cookie, command, errno, drain })),
     }
 }
 
@@ -260,22 +230,14 @@ fn operation(request: &Request, terms: &Terms) -> Result<Operation, Errno> {
     let has = |flag| request.flags.contains(flag);
     let fua = has(CommandFlags::FUA);
     let (operation, needs) = match request.command {
-        Command::READ => (
-            Operation::Read {
-                unfragmented: has(CommandFlags::DF),
-            },
-            Offered::NONE,
-        ),
+        Command::READ => (Operation::Read { unfragmented: has(CommandFlags::DF) }, Offered::NONE),
         Command::WRITE => (Operation::Write { fua }, Offered::NONE),
         Command::FLUSH => (Operation::Flush, Offered::SEND_FLUSH),
         Command::TRIM => (Operation::Trim { fua }, Offered::SEND_TRIM),
         Command::CACHE => (Operation::Cache, Offered::SEND_CACHE),
         Command::WRITE_ZEROES => {
             let (no_hole, fast) = (has(CommandFlags::NO_HOLE), has(CommandFlags::FAST_ZERO));
-            (
-                Operation::WriteZeroes { fua, no_hole, fast },
-                Offered::SEND_WRITE_ZEROES,
-            )
+            (Operation::WriteZeroes { fua, no_hole, fast }, Offered::SEND_WRITE_ZEROES)
         }
         _ => return Err(Errno::INVAL),
     };
@@ -288,10 +250,7 @@ fn permitted(request: &Request, terms: &Terms, needs: TransmissionFlags) -> Resu
     if !flags.without(known_flags(command)).is_empty() {
         return Err(Errno::INVAL);
     }
-    let writes = matches!(
-        command,
-        Command::WRITE | Command::TRIM | Command::WRITE_ZEROES
-    );
+    let writes = matches!(command, Command::WRITE | Command::TRIM | Command::WRITE_ZEROES);
     if writes && terms.flags.contains(TransmissionFlags::READ_ONLY) {
         return Err(Errno::PERM);
     }
@@ -305,9 +264,9 @@ fn permitted(request: &Request, terms: &Terms, needs: TransmissionFlags) -> Resu
 const fn known_flags(command: Command) -> CommandFlags {
     match command {
         Command::READ => CommandFlags::FUA.with(CommandFlags::DF),
-        Command::WRITE_ZEROES => CommandFlags::FUA
-            .with(CommandFlags::NO_HOLE)
-            .with(CommandFlags::FAST_ZERO),
+        Command::WRITE_ZEROES => {
+            CommandFlags::FUA.with(CommandFlags::NO_HOLE).with(CommandFlags::FAST_ZERO)
+        }
         _ => CommandFlags::FUA,
     }
 }
@@ -320,26 +279,15 @@ fn offered_flags(terms: &Terms) -> CommandFlags {
         (TransmissionFlags::SEND_WRITE_ZEROES, CommandFlags::NO_HOLE),
         (TransmissionFlags::SEND_FAST_ZERO, CommandFlags::FAST_ZERO),
     ];
-    let offered = pairs
-        .iter()
-        .filter(|(offer, _)| terms.flags.contains(*offer));
+    let offered = pairs.iter().filter(|(offer, _)| terms.flags.contains(*offer));
     offered.fold(CommandFlags::NONE, |flags, (_, flag)| flags | *flag)
 }
 
 /// The rules about offset and length. Section "Size constraints" and section "Error values".
 fn in_range(request: &Request, terms: &Terms) -> Result<(), Errno> {
-    let Request {
-        command,
-        offset,
-        length,
-        ..
-    } = *request;
+    let Request { command, offset, length, .. } = *request;
     if command == Command::FLUSH {
-        return if offset == 0 && length == 0 {
-            Ok(())
-        } else {
-            Err(Errno::INVAL)
-        };
+        return if offset == 0 && length == 0 { Ok(()) } else { Err(Errno::INVAL) };
     }
     let end = offset.checked_add(u64::from(length)).ok_or(Errno::INVAL)?;
     if end > terms.size_bytes {

@@ -62,11 +62,7 @@ impl Transmission {
     /// A decoder for a session that begins now, with the input that the handshake left.
     #[must_use]
     pub const fn new(terms: Terms) -> Self {
-        Self {
-            terms,
-            header: [0; REQUEST_BYTES],
-            state: State::Header(0),
-        }
+        Self { terms, header: [0; REQUEST_BYTES], state: State::Header(0) }
     }
 
     /// What the session is bound to.

@@ -53,13 +53,7 @@ fn pump(stream: &[u8], seeded: &mut Seeded, mut feed: impl FnMut(&[u8]) -> (usiz
 
 #[test]
 fn a_server_in_negotiation_survives_anything() {
-    let exports = [
-        export("disk"),
-        ExportInfo {
-            refusal: Some("no".into()),
-            ..export("tape")
-        },
-    ];
+    let exports = [export("disk"), ExportInfo { refusal: Some("no".into()), ..export("tape") }];
     let good = [
         &FLAGS[..],
         &option(8, b""),
@@ -77,10 +71,7 @@ fn a_server_in_negotiation_survives_anything() {
         pump(&stream, &mut seeded, |input| {
             let (taken, step) = handshake.feed(input, &exports);
             let output = handshake.take_output().len();
-            assert!(
-                output < 3 * 4096,
-                "seed {seed}: an answer of {output} bytes"
-            );
+            assert!(output < 3 * 4096, "seed {seed}: an answer of {output} bytes");
             (taken, matches!(step, Step::Negotiated(_) | Step::Closed(_)))
         });
     }
@@ -115,10 +106,7 @@ fn a_server_in_transmission_survives_anything() {
             }
             let (taken, event) = transmission.feed(input);
             if let Event::Request(request) = event {
-                assert!(
-                    request.offset + u64::from(request.length) <= 1 << 30,
-                    "seed {seed}"
-                );
+                assert!(request.offset + u64::from(request.length) <= 1 << 30, "seed {seed}");
                 due = request.payload_bytes() as usize;
             }
             (taken, matches!(event, Event::Disconnect | Event::Fatal(_)))
@@ -131,13 +119,7 @@ fn a_client_opening_an_export_survives_anything() {
     let mut server = Handshake::new();
     let mut good = server.take_output();
     let exports = [export("disk")];
-    good.extend(
-        talk(
-            &exports,
-            &[&FLAGS[..], &option(8, b""), &go(b"disk")].concat(),
-        )
-        .said,
-    );
+    good.extend(talk(&exports, &[&FLAGS[..], &option(8, b""), &go(b"disk")].concat()).said);
     for seed in seeds() {
         let mut seeded = Seeded(seed);
         let stream = spoil(&good, &mut seeded);
@@ -145,10 +127,7 @@ fn a_client_opening_an_export_survives_anything() {
         pump(&stream, &mut seeded, |input| {
             let (taken, step) = client.feed(input);
             client.take_output();
-            (
-                taken,
-                matches!(step, OpenStep::Open(_) | OpenStep::Failed(_)),
-            )
+            (taken, matches!(step, OpenStep::Open(_) | OpenStep::Failed(_)))
         });
     }
 }
@@ -156,11 +135,7 @@ fn a_client_opening_an_export_survives_anything() {
 #[test]
 fn a_client_in_transmission_survives_anything_and_believes_no_short_read() {
     let mut error = [0; 64];
-    let detail = ErrorDetail {
-        errno: Errno::IO,
-        offset: Some(9000),
-        message: "torn",
-    };
+    let detail = ErrorDetail { errno: Errno::IO, offset: Some(9000), message: "torn" };
     let length = error_chunk(3, ChunkFlags::DONE, &detail, &mut error).expect("room");
     let good = [
         &data_header(1, ChunkFlags::NONE, 4096, 50)[..],
@@ -175,15 +150,9 @@ fn a_client_in_transmission_survives_anything_and_believes_no_short_read() {
         let mut seeded = Seeded(seed);
         let stream = spoil(&good, &mut seeded);
         let mut client = Client::new(terms(ALL));
-        client
-            .submit(Request::new(Command::READ, 1, 4096, 100))
-            .expect("room");
-        client
-            .submit(Request::new(Command::WRITE, 2, 0, 10))
-            .expect("room");
-        client
-            .submit(Request::new(Command::READ, 3, 9000, 10))
-            .expect("room");
+        client.submit(Request::new(Command::READ, 1, 4096, 100)).expect("room");
+        client.submit(Request::new(Command::WRITE, 2, 0, 10)).expect("room");
+        client.submit(Request::new(Command::READ, 3, 9000, 10)).expect("room");
         let (mut due, mut content) = (0, 0);
         pump(&stream, &mut seeded, |input| {
             if due > 0 {
@@ -200,13 +169,10 @@ fn a_client_in_transmission_survives_anything_and_believes_no_short_read() {
                     due = length as usize;
                     content += if cookie == 1 { length } else { 0 };
                 }
-                ClientEvent::Zeroes {
-                    cookie: 1, length, ..
-                } => content += length,
-                ClientEvent::Completed {
-                    cookie: 1,
-                    result: Ok(()),
-                } => assert_eq!(content, 100, "seed {seed}"),
+                ClientEvent::Zeroes { cookie: 1, length, .. } => content += length,
+                ClientEvent::Completed { cookie: 1, result: Ok(()) } => {
+                    assert_eq!(content, 100, "seed {seed}")
+                }
                 _ => {}
             }
             (taken, matches!(event, ClientEvent::Fatal(_)))

@@ -27,10 +27,7 @@ const REPLY: &str = "0003e889045565a9";
 fn disk() -> [ExportInfo; 1] {
     let flags =
         TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_FUA | TransmissionFlags::SEND_DF;
-    let mut disk = ExportInfo {
-        flags,
-        ..ExportInfo::new("disk", 0x1_0000_0000)
-    };
+    let mut disk = ExportInfo { flags, ..ExportInfo::new("disk", 0x1_0000_0000) };
     disk.description = "fast".into();
     [disk]
 }
@@ -41,10 +38,7 @@ fn server_says(client: &str) -> Vec<u8> {
 
 #[test]
 fn greeting() {
-    assert_eq!(
-        Handshake::new().take_output(),
-        hex("4e42444d41474943 49484156454f5054 0003")
-    );
+    assert_eq!(Handshake::new().take_output(), hex("4e42444d41474943 49484156454f5054 0003"));
 }
 
 #[test]
@@ -68,10 +62,7 @@ fn list() {
     let expected = format!(
         "{REPLY} 00000003 00000002 0000000c 00000004 \"disk\" \"fast\" {REPLY} 00000003 00000001 00000000"
     );
-    assert_eq!(
-        server_says(&format!("{OPTION} 00000003 00000000")),
-        hex(&expected)
-    );
+    assert_eq!(server_says(&format!("{OPTION} 00000003 00000000")), hex(&expected));
 }
 
 #[test]
@@ -105,40 +96,26 @@ fn errors_of_options() {
     let unknown =
         format!("{REPLY} 00000007 80000006 00000010 \"no\" 20 \"export\" 20 22 \"tape\" 22");
     assert_eq!(
-        server_says(&format!(
-            "{OPTION} 00000007 0000000a 00000004 \"tape\" 0000"
-        )),
+        server_says(&format!("{OPTION} 00000007 0000000a 00000004 \"tape\" 0000")),
         hex(&unknown)
     );
     let unsupported = hex(&format!("{REPLY} 00000005 80000001"));
-    assert_eq!(
-        server_says(&format!("{OPTION} 00000005 00000000"))[..16],
-        unsupported
-    );
+    assert_eq!(server_says(&format!("{OPTION} 00000005 00000000"))[..16], unsupported);
     let invalid = hex(&format!("{REPLY} 00000006 80000003"));
-    assert_eq!(
-        server_says(&format!("{OPTION} 00000006 00000001 00"))[..16],
-        invalid
-    );
+    assert_eq!(server_says(&format!("{OPTION} 00000006 00000001 00"))[..16], invalid);
 }
 
 #[test]
 fn requests() {
     let golden = |flags_and_command: &str| {
-        hex(&format!(
-            "25609513 {flags_and_command} 0123456789abcdef 0000000000001000 00000200"
-        ))
+        hex(&format!("25609513 {flags_and_command} 0123456789abcdef 0000000000001000 00000200"))
     };
     let commands = [
         (Command::READ, CommandFlags::DF, "0004 0000"),
         (Command::WRITE, CommandFlags::FUA, "0001 0001"),
         (Command::TRIM, CommandFlags::NONE, "0000 0004"),
         (Command::CACHE, CommandFlags::NONE, "0000 0005"),
-        (
-            Command::WRITE_ZEROES,
-            CommandFlags::NO_HOLE | CommandFlags::FAST_ZERO,
-            "0012 0006",
-        ),
+        (Command::WRITE_ZEROES, CommandFlags::NO_HOLE | CommandFlags::FAST_ZERO, "0012 0006"),
     ];
     for (command, flags, text) in commands {
         let request = Request::new(command, COOKIE, 4096, 512).flags(flags);
@@ -151,20 +128,14 @@ fn requests() {
 #[test]
 fn flush_and_disconnect() {
     let flush = hex("25609513 0000 0003 0123456789abcdef 0000000000000000 00000000");
-    assert_eq!(
-        Request::new(Command::FLUSH, COOKIE, 0, 0).encode()[..],
-        flush
-    );
+    assert_eq!(Request::new(Command::FLUSH, COOKIE, 0, 0).encode()[..], flush);
     let disconnect = hex("25609513 0000 0002 0000000000000000 0000000000000000 00000000");
     assert_eq!(Client::disconnect()[..], disconnect);
 }
 
 #[test]
 fn simple_replies() {
-    assert_eq!(
-        simple_reply(COOKIE, Errno(0))[..],
-        hex("67446698 00000000 0123456789abcdef")
-    );
+    assert_eq!(simple_reply(COOKIE, Errno(0))[..], hex("67446698 00000000 0123456789abcdef"));
     assert_eq!(
         simple_reply(COOKIE, Errno::SHUTDOWN)[..],
         hex("67446698 0000006c 0123456789abcdef")
@@ -177,29 +148,19 @@ fn chunks() {
     assert_eq!(data_header(COOKIE, ChunkFlags::DONE, 4096, 512)[..], data);
     let zeroes = hex("668e33ef 0000 0002 0123456789abcdef 0000000c 0000000000001000 00000200");
     assert_eq!(hole(COOKIE, ChunkFlags::NONE, 4096, 512)[..], zeroes);
-    assert_eq!(
-        done(COOKIE)[..],
-        hex("668e33ef 0001 0000 0123456789abcdef 00000000")
-    );
+    assert_eq!(done(COOKIE)[..], hex("668e33ef 0001 0000 0123456789abcdef 00000000"));
 }
 
 #[test]
 fn error_chunks() {
     let mut out = [0; 64];
-    let detail = ErrorDetail {
-        errno: Errno::IO,
-        offset: None,
-        message: "torn",
-    };
+    let detail = ErrorDetail { errno: Errno::IO, offset: None, message: "torn" };
     let length = error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out).expect("room");
     assert_eq!(
         out[..length],
         hex("668e33ef 0001 8001 0123456789abcdef 0000000a 00000005 0004 \"torn\"")
     );
-    let detail = ErrorDetail {
-        offset: Some(4096),
-        ..detail
-    };
+    let detail = ErrorDetail { offset: Some(4096), ..detail };
     let length = error_chunk(COOKIE, ChunkFlags::NONE, &detail, &mut out).expect("room");
     let golden =
         "668e33ef 0000 8002 0123456789abcdef 00000012 00000005 0004 \"torn\" 0000000000001000";
@@ -209,22 +170,10 @@ fn error_chunks() {
 #[test]
 fn error_numbers() {
     use Errno as E;
-    let all = [
-        E::PERM,
-        E::IO,
-        E::NOMEM,
-        E::INVAL,
-        E::NOSPC,
-        E::OVERFLOW,
-        E::NOTSUP,
-        E::SHUTDOWN,
-    ];
+    let all = [E::PERM, E::IO, E::NOMEM, E::INVAL, E::NOSPC, E::OVERFLOW, E::NOTSUP, E::SHUTDOWN];
     assert_eq!(all.map(|errno| errno.0), [1, 5, 12, 22, 28, 75, 95, 108]);
     let names = "NBD_EPERM NBD_EIO NBD_ENOMEM NBD_EINVAL NBD_ENOSPC NBD_EOVERFLOW NBD_ENOTSUP NBD_ESHUTDOWN";
-    assert_eq!(
-        all.map(|errno| errno.spelling().expect("a name")).join(" "),
-        names
-    );
+    assert_eq!(all.map(|errno| errno.spelling().expect("a name")).join(" "), names);
 }
 
 #[test]
@@ -232,16 +181,8 @@ fn what_the_client_sends_and_understands() {
     let mut client = ClientHandshake::new("disk", true).expect("a name");
     let greeting = hex("4e42444d41474943 49484156454f5054 0003");
     assert_eq!(client.feed(&greeting), (18, OpenStep::Send));
-    assert_eq!(
-        client.take_output(),
-        hex(&format!("00000001 {OPTION} 00000008 00000000"))
-    );
-    assert_eq!(
-        client
-            .feed(&hex(&format!("{REPLY} 00000008 00000001 00000000")))
-            .1,
-        OpenStep::Send
-    );
+    assert_eq!(client.take_output(), hex(&format!("00000001 {OPTION} 00000008 00000000")));
+    assert_eq!(client.feed(&hex(&format!("{REPLY} 00000008 00000001 00000000"))).1, OpenStep::Send);
     let go = format!("{OPTION} 00000007 0000000c 00000004 \"disk\" 0001 0003");
     assert_eq!(client.take_output(), hex(&go));
     let answer = format!(

@@ -8,10 +8,7 @@ use wire::*;
 const REFUSAL: &str = "not primary; ask node alpha at 10.0.0.1:10809";
 
 fn refusing() -> [ExportInfo; 1] {
-    [ExportInfo {
-        refusal: Some(REFUSAL.into()),
-        ..export("disk")
-    }]
+    [ExportInfo { refusal: Some(REFUSAL.into()), ..export("disk") }]
 }
 
 fn closed(talk: &Talk) -> &CloseReason {
@@ -47,10 +44,7 @@ fn go_tells_size_flags_and_block_sizes_and_begins_transmission() {
 
 #[test]
 fn go_and_info_tell_name_and_description_to_who_asks() {
-    let exports = [ExportInfo {
-        description: "fast".into(),
-        ..export("disk")
-    }];
+    let exports = [ExportInfo { description: "fast".into(), ..export("disk") }];
     let asked = option(6, &info(b"", &[1, 2, 1, 99]));
     let talk = talk(&exports, &[&FLAGS[..], &asked].concat());
     let payloads: Vec<_> = talk.replies().into_iter().map(|reply| reply.2).collect();
@@ -62,17 +56,10 @@ fn go_and_info_tell_name_and_description_to_who_asks() {
 
 #[test]
 fn info_says_the_same_as_go() {
-    let strip = |talk: Talk| {
-        talk.replies()
-            .into_iter()
-            .map(|reply| (reply.1, reply.2))
-            .collect::<Vec<_>>()
-    };
+    let strip =
+        |talk: Talk| talk.replies().into_iter().map(|reply| (reply.1, reply.2)).collect::<Vec<_>>();
     let wants = info(b"disk", &[0, 1, 2, 3]);
-    assert_eq!(
-        strip(haggle(&[option(6, &wants)])),
-        strip(haggle(&[option(7, &wants)]))
-    );
+    assert_eq!(strip(haggle(&[option(6, &wants)])), strip(haggle(&[option(7, &wants)])));
 }
 
 #[test]
@@ -87,10 +74,7 @@ fn export_name_ends_with_124_zeroes_unless_declined() {
 
 #[test]
 fn a_client_without_fixed_newstyle_may_send_export_name() {
-    let talk = talk(
-        &[export("disk")],
-        &[&[0; 4][..], &option(1, b"disk")].concat(),
-    );
+    let talk = talk(&[export("disk")], &[&[0; 4][..], &option(1, b"disk")].concat());
     assert_eq!(talk.negotiated().export.name, "disk");
 }
 
@@ -114,10 +98,7 @@ fn the_flags_sent_are_those_the_session_is_bound_to() {
             .find(|reply| reply.2.starts_with(&[0, 0]))
             .expect("NBD_INFO_EXPORT")
             .2;
-        assert_eq!(
-            sent[10..12],
-            talk.negotiated().terms().flags.0.to_be_bytes()
-        );
+        assert_eq!(sent[10..12], talk.negotiated().terms().flags.0.to_be_bytes());
     }
 }
 
@@ -131,13 +112,7 @@ fn requests_sent_along_with_the_last_option_are_left_for_the_transmission() {
 
 #[test]
 fn list_names_every_export_also_one_that_is_refused() {
-    let mut exports = vec![
-        export("a"),
-        ExportInfo {
-            description: "text".into(),
-            ..export("b")
-        },
-    ];
+    let mut exports = vec![export("a"), ExportInfo { description: "text".into(), ..export("b") }];
     exports[0].refusal = Some(REFUSAL.into());
     let talk = talk(&exports, &[&FLAGS[..], &option(3, b"")].concat());
     let expected = [
@@ -152,10 +127,7 @@ fn list_names_every_export_also_one_that_is_refused() {
 fn abort_is_acknowledged_whatever_it_carries() {
     for payload in [&b""[..], b"bye", &[7; 20_000]] {
         let talk = haggle(&[option(2, payload), go(b"disk")]);
-        assert_eq!(
-            (talk.last(), closed(&talk)),
-            (OptionReply::ACK, &CloseReason::Aborted)
-        );
+        assert_eq!((talk.last(), closed(&talk)), (OptionReply::ACK, &CloseReason::Aborted));
         assert_eq!(talk.left, go(b"disk"), "nothing is taken after the end");
     }
 }
@@ -165,14 +137,8 @@ fn abort_is_acknowledged_whatever_it_carries() {
 #[test]
 fn an_export_that_is_refused_says_why_to_go_and_info() {
     for code in [6, 7] {
-        let talk = talk(
-            &refusing(),
-            &[&FLAGS[..], &option(code, &info(b"disk", &[]))].concat(),
-        );
-        assert_eq!(
-            (talk.last(), talk.text().as_str()),
-            (OptionReply::ERR_POLICY, REFUSAL)
-        );
+        let talk = talk(&refusing(), &[&FLAGS[..], &option(code, &info(b"disk", &[]))].concat());
+        assert_eq!((talk.last(), talk.text().as_str()), (OptionReply::ERR_POLICY, REFUSAL));
         assert_eq!((talk.replies().len(), &talk.step), (1, &Step::NeedMore));
     }
 }
@@ -182,24 +148,15 @@ fn an_export_that_is_refused_closes_export_name() {
     let talk = talk(&refusing(), &[&FLAGS[..], &option(1, b"disk")].concat());
     assert_eq!(
         closed(&talk),
-        &CloseReason::Refused {
-            name: "disk".into(),
-            message: REFUSAL.into()
-        }
+        &CloseReason::Refused { name: "disk".into(), message: REFUSAL.into() }
     );
     assert!(talk.said.is_empty());
 }
 
 #[test]
 fn an_export_whose_settings_break_the_rules_is_refused_and_never_sent() {
-    let exports = [ExportInfo {
-        min_block_bytes: 3,
-        ..export("disk")
-    }];
-    let go = talk(
-        &exports,
-        &[&FLAGS[..], &option(3, b""), &go(b"disk")].concat(),
-    );
+    let exports = [ExportInfo { min_block_bytes: 3, ..export("disk") }];
+    let go = talk(&exports, &[&FLAGS[..], &option(3, b""), &go(b"disk")].concat());
     let kinds: Vec<_> = go.replies().into_iter().map(|reply| reply.1).collect();
     assert_eq!(kinds, [OptionReply::ACK, OptionReply::ERR_POLICY]);
     let name = talk(&exports, &[&FLAGS[..], &option(1, b"disk")].concat());
@@ -208,10 +165,7 @@ fn an_export_whose_settings_break_the_rules_is_refused_and_never_sent() {
 
 #[test]
 fn a_refusal_of_any_length_and_content_is_sent_as_a_legal_string() {
-    let exports = [ExportInfo {
-        refusal: Some("\0ä".repeat(4000)),
-        ..export("disk")
-    }];
+    let exports = [ExportInfo { refusal: Some("\0ä".repeat(4000)), ..export("disk") }];
     let talk = talk(&exports, &[&FLAGS[..], &go(b"disk")].concat());
     assert!(talk.text().len() <= 4096 && !talk.text().contains('\0'));
 }
@@ -233,10 +187,7 @@ fn an_export_may_come_and_go_between_two_options() {
 #[test]
 fn wrong_client_flags_close() {
     for flags in [4_u32, 0x8000_0000, 7, u32::MAX] {
-        let talk = talk(
-            &[export("disk")],
-            &[&flags.to_be_bytes()[..], &go(b"disk")].concat(),
-        );
+        let talk = talk(&[export("disk")], &[&flags.to_be_bytes()[..], &go(b"disk")].concat());
         assert_eq!(closed(&talk), &CloseReason::UnknownClientFlags(flags));
         assert!(talk.said.is_empty());
     }
@@ -256,14 +207,8 @@ fn a_bad_option_magic_closes() {
 
 #[test]
 fn options_without_fixed_newstyle_close() {
-    let talk = talk(
-        &[export("disk")],
-        &[&[0, 0, 0, 2][..], &go(b"disk")].concat(),
-    );
-    assert_eq!(
-        closed(&talk),
-        &CloseReason::NotFixedNewstyle(OptionCode::GO)
-    );
+    let talk = talk(&[export("disk")], &[&[0, 0, 0, 2][..], &go(b"disk")].concat());
+    assert_eq!(closed(&talk), &CloseReason::NotFixedNewstyle(OptionCode::GO));
 }
 
 #[test]
@@ -280,10 +225,7 @@ fn an_unknown_option_is_unsupported_and_the_next_is_answered() {
 fn starttls_is_unsupported_and_what_was_agreed_stands() {
     let talk = haggle(&[option(8, b""), option(5, b""), go(b"disk")]);
     assert_eq!(talk.replies()[1].1, OptionReply::ERR_UNSUP);
-    assert!(
-        talk.negotiated().structured_replies,
-        "nothing was upgraded, so nothing is forgotten"
-    );
+    assert!(talk.negotiated().structured_replies, "nothing was upgraded, so nothing is forgotten");
 }
 
 #[test]
@@ -296,30 +238,17 @@ fn the_longest_option_that_is_kept_is_answered_like_any_other() {
 #[test]
 fn an_option_longer_than_is_kept_is_read_past_and_answered() {
     for code in [3, 6, 7, 8] {
-        goes_on_after(
-            &option(code, &vec![0; (16 << 10) + 1]),
-            OptionReply::ERR_TOO_BIG,
-        );
+        goes_on_after(&option(code, &vec![0; (16 << 10) + 1]), OptionReply::ERR_TOO_BIG);
     }
 }
 
 #[test]
 fn an_option_longer_than_is_read_past_closes_before_its_data() {
-    for (code, length) in [
-        (7, (64 << 10) + 1),
-        (99, u32::MAX),
-        (2, u32::MAX),
-        (1, u32::MAX),
-        (1, 4097),
-    ] {
+    for (code, length) in
+        [(7, (64 << 10) + 1), (99, u32::MAX), (2, u32::MAX), (1, u32::MAX), (1, 4097)]
+    {
         let talk = haggle(&[announced(code, length)]);
-        assert_eq!(
-            closed(&talk),
-            &CloseReason::OptionTooLong {
-                option: OptionCode(code),
-                length
-            }
-        );
+        assert_eq!(closed(&talk), &CloseReason::OptionTooLong { option: OptionCode(code), length });
     }
 }
 
@@ -343,15 +272,9 @@ fn an_option_sent_before_the_reply_to_the_last_one_waits_until_that_is_taken() {
     handshake.take_output();
     let (taken, step) = handshake.feed(&input, &[export("disk")]);
     assert_eq!((taken, &step), (4 + 16, &Step::Send));
-    assert_eq!(
-        handshake.feed(&input[taken..], &[export("disk")]),
-        (0, Step::Send)
-    );
+    assert_eq!(handshake.feed(&input[taken..], &[export("disk")]), (0, Step::Send));
     let first = handshake.take_output();
-    assert_eq!(
-        handshake.feed(&input[taken..], &[export("disk")]),
-        (16, Step::Send)
-    );
+    assert_eq!(handshake.feed(&input[taken..], &[export("disk")]), (16, Step::Send));
     assert_eq!(handshake.take_output(), first);
 }
 
@@ -367,11 +290,7 @@ fn list_and_structured_reply_take_no_data() {
     for code in [3, 8] {
         goes_on_after(&option(code, b"x"), OptionReply::ERR_INVALID);
     }
-    assert!(
-        !haggle(&[option(8, b"x"), go(b"disk")])
-            .negotiated()
-            .structured_replies
-    );
+    assert!(!haggle(&[option(8, b"x"), go(b"disk")]).negotiated().structured_replies);
 }
 
 // Bad input: names
@@ -399,14 +318,8 @@ fn export_name_for_an_unknown_name_closes() {
 
 #[test]
 fn export_name_for_a_name_that_cannot_be_one_closes() {
-    for (name, error) in [
-        (&b"di\0sk"[..], NameError::Nul(2)),
-        (b"\xff", NameError::NotUtf8(0)),
-    ] {
-        assert_eq!(
-            closed(&haggle(&[option(1, name)])),
-            &CloseReason::BadName(error)
-        );
+    for (name, error) in [(&b"di\0sk"[..], NameError::Nul(2)), (b"\xff", NameError::NotUtf8(0))] {
+        assert_eq!(closed(&haggle(&[option(1, name)])), &CloseReason::BadName(error));
     }
 }
 
@@ -423,10 +336,7 @@ fn the_longest_name_is_served() {
 fn the_empty_name_is_the_only_export() {
     assert_eq!(haggle(&[go(b"")]).negotiated().export.name, "disk");
     assert_eq!(haggle(&[option(1, b"")]).negotiated().export.name, "disk");
-    let two = talk(
-        &[export("a"), export("b")],
-        &[&FLAGS[..], &go(b"")].concat(),
-    );
+    let two = talk(&[export("a"), export("b")], &[&FLAGS[..], &go(b"")].concat());
     assert_eq!(two.last(), OptionReply::ERR_UNKNOWN);
 }
 
@@ -478,11 +388,7 @@ fn one_byte_at_a_time_says_the_same_as_all_at_once() {
     let whole = talk(&exports, &stream);
     assert_eq!(whole.left, request(0, 0, (0, 512)));
     for size in [1, 2, 3, 7, 15, 16, 17, 4096] {
-        assert_eq!(
-            talk_in_pieces(&exports, stream.chunks(size)),
-            whole,
-            "{size}"
-        );
+        assert_eq!(talk_in_pieces(&exports, stream.chunks(size)), whole, "{size}");
     }
 }
 

@@ -8,13 +8,7 @@ use twinblk_nbd::*;
 use wire::{ALL, terms};
 
 fn any_request() -> impl Strategy<Value = Request> {
-    let values = (
-        any::<u16>(),
-        any::<u16>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u32>(),
-    );
+    let values = (any::<u16>(), any::<u16>(), any::<u64>(), any::<u64>(), any::<u32>());
     values.prop_map(|(command, flags, cookie, offset, length)| {
         Request::new(Command(command), cookie, offset, length).flags(CommandFlags(flags))
     })
@@ -24,12 +18,7 @@ fn any_request() -> impl Strategy<Value = Request> {
 fn plausible_request() -> impl Strategy<Value = Request> {
     let near =
         |edge: u64| (0..2048_u64).prop_map(move |by| edge.wrapping_sub(1024).wrapping_add(by));
-    let offset = prop_oneof![
-        near(0),
-        near(1 << 30),
-        near((1 << 30) - (64 << 20)),
-        any::<u64>()
-    ];
+    let offset = prop_oneof![near(0), near(1 << 30), near((1 << 30) - (64 << 20)), any::<u64>()];
     let length = prop_oneof![
         0..2048_u32,
         Just(MAX_REQUEST_BYTES),

@@ -23,10 +23,7 @@ fn judge(terms: Terms, flags: u16, command: u16, range: (u64, u32)) -> Result<Ch
     let request = Request::parse(&request(flags, command, range)).expect("the magic is right");
     let judged = check(&request, &terms);
     if let Ok(checked) = judged {
-        assert_eq!(
-            (checked.cookie, checked.operation.command()),
-            (COOKIE, Command(command))
-        );
+        assert_eq!((checked.cookie, checked.operation.command()), (COOKIE, Command(command)));
         assert_eq!((checked.offset, checked.length), range);
     }
     judged
@@ -47,9 +44,7 @@ fn errno(terms: Terms, flags: u16, command: u16, range: (u64, u32)) -> Errno {
 }
 
 fn operation(flags: u16, command: u16, range: (u64, u32)) -> Operation {
-    judge(terms(ALL), flags, command, range)
-        .expect("a good request")
-        .operation
+    judge(terms(ALL), flags, command, range).expect("a good request").operation
 }
 
 // Good requests
@@ -57,16 +52,8 @@ fn operation(flags: u16, command: u16, range: (u64, u32)) -> Operation {
 #[test]
 fn each_command_is_understood_with_the_flags_that_go_with_it() {
     let range = (4096, 512);
-    assert_eq!(
-        operation(0, READ, range),
-        Operation::Read {
-            unfragmented: false
-        }
-    );
-    assert_eq!(
-        operation(DF, READ, range),
-        Operation::Read { unfragmented: true }
-    );
+    assert_eq!(operation(0, READ, range), Operation::Read { unfragmented: false });
+    assert_eq!(operation(DF, READ, range), Operation::Read { unfragmented: true });
     assert_eq!(operation(0, WRITE, range), Operation::Write { fua: false });
     assert_eq!(operation(FUA, WRITE, range), Operation::Write { fua: true });
     assert_eq!(operation(0, FLUSH, (0, 0)), Operation::Flush);
@@ -74,10 +61,7 @@ fn each_command_is_understood_with_the_flags_that_go_with_it() {
     assert_eq!(operation(0, CACHE, range), Operation::Cache);
     let zeroes = |fua, no_hole, fast| Operation::WriteZeroes { fua, no_hole, fast };
     assert_eq!(operation(0, ZEROES, range), zeroes(false, false, false));
-    assert_eq!(
-        operation(FUA | NO_HOLE | FAST_ZERO, ZEROES, range),
-        zeroes(true, true, true)
-    );
+    assert_eq!(operation(FUA | NO_HOLE | FAST_ZERO, ZEROES, range), zeroes(true, true, true));
 }
 
 #[test]
@@ -107,10 +91,7 @@ fn reads_and_writes_of_64_mib_are_served() {
 #[test]
 fn trim_zeroes_and_cache_may_be_as_long_as_the_export() {
     for command in [TRIM, ZEROES, CACHE] {
-        let large = Terms {
-            size_bytes: 1 << 33,
-            ..terms(ALL)
-        };
+        let large = Terms { size_bytes: 1 << 33, ..terms(ALL) };
         assert!(judge(large, 0, command, (12345, u32::MAX)).is_ok());
     }
 }
@@ -136,11 +117,7 @@ fn bad_magic_is_fatal() {
         let mut transmission = Transmission::new(terms(ALL));
         let fatal = Event::Fatal(TransmissionError::BadMagic(magic));
         assert_eq!(transmission.feed(&bytes), (28, fatal));
-        assert_eq!(
-            transmission.feed(&request(0, READ, (0, 512))),
-            (0, fatal),
-            "and stays so"
-        );
+        assert_eq!(transmission.feed(&request(0, READ, (0, 512))), (0, fatal), "and stays so");
     }
 }
 
@@ -203,12 +180,7 @@ fn what_was_not_offered_is_invalid() {
 
 #[test]
 fn past_the_end_is_invalid_or_no_space() {
-    for range in [
-        (END, 1),
-        (END - 1, 2),
-        (END - 511, 512),
-        (u64::from(u32::MAX) << 20, 512),
-    ] {
+    for range in [(END, 1), (END - 1, 2), (END - 511, 512), (u64::from(u32::MAX) << 20, 512)] {
         for command in [READ, TRIM, CACHE] {
             assert_eq!(errno(terms(ALL), 0, command, range), Errno::INVAL);
         }
@@ -234,15 +206,8 @@ fn a_range_that_wraps_is_invalid() {
 
 #[test]
 fn writing_to_a_read_only_export_is_not_permitted_wherever_it_goes() {
-    let exported = ExportInfo {
-        flags: ALL | TransmissionFlags::READ_ONLY,
-        ..export("disk")
-    };
-    let negotiated = Negotiated {
-        export: exported,
-        structured_replies: true,
-        no_zeroes: true,
-    };
+    let exported = ExportInfo { flags: ALL | TransmissionFlags::READ_ONLY, ..export("disk") };
+    let negotiated = Negotiated { export: exported, structured_replies: true, no_zeroes: true };
     for command in [WRITE, TRIM, ZEROES] {
         for range in [(0, 512), (0, 0), (u64::MAX, 512)] {
             assert_eq!(errno(negotiated.terms(), 0, command, range), Errno::PERM);
@@ -263,15 +228,7 @@ fn a_flush_with_a_range_is_invalid() {
 fn a_read_longer_than_the_limit_overflows_or_is_invalid() {
     let range = (0, MAX_REQUEST_BYTES + 1);
     assert_eq!(errno(terms(ALL), 0, READ, range), Errno::OVERFLOW);
-    assert_eq!(
-        errno(
-            terms(ALL.without(TransmissionFlags::SEND_DF)),
-            0,
-            READ,
-            range
-        ),
-        Errno::INVAL
-    );
+    assert_eq!(errno(terms(ALL.without(TransmissionFlags::SEND_DF)), 0, READ, range), Errno::INVAL);
 }
 
 #[test]
@@ -291,11 +248,7 @@ fn a_write_too_long_to_be_read_past_is_fatal() {
 
 #[test]
 fn a_stricter_limit_and_block_size_are_kept() {
-    let strict = Terms {
-        min_block_bytes: 512,
-        max_payload_bytes: 4096,
-        ..terms(ALL)
-    };
+    let strict = Terms { min_block_bytes: 512, max_payload_bytes: 4096, ..terms(ALL) };
     for command in [READ, WRITE, TRIM, CACHE, ZEROES] {
         assert!(judge(strict, 0, command, (512, 4096)).is_ok());
         assert_eq!(errno(strict, 0, command, (1, 512)), Errno::INVAL);
@@ -326,12 +279,7 @@ fn requests_are_found_in_any_fragmentation_and_payloads_are_the_callers() {
         let (events, payloads) = follow(&stream, size);
         let names: Vec<_> = events
             .iter()
-            .map(|event| {
-                format!("{event:?}")
-                    .split(['(', ' '])
-                    .next()
-                    .map(str::to_owned)
-            })
+            .map(|event| format!("{event:?}").split(['(', ' ']).next().map(str::to_owned))
             .collect();
         assert_eq!(
             names.iter().flatten().collect::<Vec<_>>(),
@@ -379,21 +327,11 @@ fn follow(stream: &[u8], size: usize) -> (Vec<Event>, Vec<u8>) {
 #[test]
 fn a_refusal_is_reported_once_its_payload_is_read_past() {
     let mut transmission = Transmission::new(terms(ALL));
-    assert_eq!(
-        transmission.feed(&request(0, WRITE, (END, 100))),
-        (28, Event::NeedMore)
-    );
+    assert_eq!(transmission.feed(&request(0, WRITE, (END, 100))), (28, Event::NeedMore));
     assert!(!transmission.at_boundary());
     assert_eq!(transmission.feed(&[0; 60]), (60, Event::NeedMore));
     let (taken, event) = transmission.feed(&[0; 60]);
-    assert!(matches!(
-        event,
-        Event::Refused(Refusal {
-            drain: 100,
-            errno: Errno::NOSPC,
-            ..
-        })
-    ));
+    assert!(matches!(event, Event::Refused(Refusal { drain: 100, errno: Errno::NOSPC, .. })));
     assert_eq!(taken, 40);
     assert!(transmission.at_boundary());
 }
@@ -402,16 +340,10 @@ fn a_refusal_is_reported_once_its_payload_is_read_past() {
 fn a_payload_that_was_not_taken_is_asked_for_again() {
     let mut transmission = Transmission::new(terms(ALL));
     let stream = request(0, WRITE, (0, 512));
-    assert!(matches!(
-        transmission.feed(&stream),
-        (28, Event::Request(_))
-    ));
+    assert!(matches!(transmission.feed(&stream), (28, Event::Request(_))));
     assert_eq!(transmission.feed(&stream), (0, Event::PayloadDue(512)));
     transmission.payload_done();
-    assert!(matches!(
-        transmission.feed(&stream),
-        (28, Event::Request(_))
-    ));
+    assert!(matches!(transmission.feed(&stream), (28, Event::Request(_))));
 }
 
 #[test]
@@ -419,10 +351,7 @@ fn payload_done_out_of_place_changes_nothing() {
     let mut transmission = Transmission::new(terms(ALL));
     transmission.feed(&request(0, READ, (0, 1))[..9]);
     transmission.payload_done();
-    assert!(matches!(
-        transmission.feed(&request(0, READ, (0, 1))[9..]),
-        (19, Event::Request(_))
-    ));
+    assert!(matches!(transmission.feed(&request(0, READ, (0, 1))[9..]), (19, Event::Request(_))));
 }
 
 #[test]
@@ -442,10 +371,7 @@ fn two_requests_in_flight_may_have_the_same_cookie() {
     let mut transmission = Transmission::new(terms(ALL));
     for _ in 0..2 {
         let (_, event) = transmission.feed(&request(0, READ, (0, 512)));
-        assert!(matches!(
-            event,
-            Event::Request(Checked { cookie: COOKIE, .. })
-        ));
+        assert!(matches!(event, Event::Request(Checked { cookie: COOKIE, .. })));
     }
 }
 
@@ -463,11 +389,7 @@ fn a_disconnect_in_the_middle_of_a_request_is_told_from_one_between_requests() {
 
 /// What the encoder answers to a request, with success or with an error.
 fn reply(structured: bool, command: u16, length: u32, failure: Option<Errno>) -> Vec<u8> {
-    let range = if command == FLUSH {
-        (0, 0)
-    } else {
-        (4096, length)
-    };
+    let range = if command == FLUSH { (0, 0) } else { (4096, length) };
     let request = judge(terms(ALL), 0, command, range).expect("a good request");
     let mut out = [0xee; MAX_REPLY_HEADER_BYTES];
     let encoder = ReplyEncoder::new(structured);
@@ -482,10 +404,7 @@ fn reply(structured: bool, command: u16, length: u32, failure: Option<Errno>) ->
 fn only_reads_get_structured_replies() {
     for command in [WRITE, FLUSH, TRIM, CACHE, ZEROES] {
         for failure in [None, Some(Errno::IO)] {
-            assert_eq!(
-                reply(true, command, 512, failure),
-                reply(false, command, 512, failure)
-            );
+            assert_eq!(reply(true, command, 512, failure), reply(false, command, 512, failure));
         }
     }
 }
@@ -522,52 +441,26 @@ fn a_refused_read_is_structured_even_if_only_its_flags_were_bad() {
 #[test]
 fn a_message_is_cut_to_the_room_and_the_limit_between_characters() {
     let message = "ä".repeat(3000);
-    let detail = ErrorDetail {
-        errno: Errno::IO,
-        offset: Some(5),
-        message: &message,
-    };
+    let detail = ErrorDetail { errno: Errno::IO, offset: Some(5), message: &message };
     let mut out = [0; MAX_ERROR_CHUNK_BYTES + 100];
     assert_eq!(
         error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out),
         Some(MAX_ERROR_CHUNK_BYTES)
     );
     assert_eq!(out[24..26], 4096_u16.to_be_bytes());
-    assert_eq!(
-        error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out[..37]),
-        Some(36)
-    );
-    assert_eq!(
-        error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out[..34]),
-        Some(34)
-    );
-    assert_eq!(
-        error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out[..33]),
-        None
-    );
+    assert_eq!(error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out[..37]), Some(36));
+    assert_eq!(error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out[..34]), Some(34));
+    assert_eq!(error_chunk(COOKIE, ChunkFlags::DONE, &detail, &mut out[..33]), None);
 }
 
 #[test]
 fn a_message_is_told_where_the_session_has_room_for_it() {
     let request = judge(terms(ALL), 0, WRITE, (0, 512)).expect("a good request");
-    let detail = ErrorDetail {
-        errno: Errno::SHUTDOWN,
-        offset: None,
-        message: "demoted",
-    };
+    let detail = ErrorDetail { errno: Errno::SHUTDOWN, offset: None, message: "demoted" };
     let mut out = [0; 64];
-    assert_eq!(
-        ReplyEncoder::new(true).failure_with(&request, &detail, &mut out),
-        Some(33)
-    );
+    assert_eq!(ReplyEncoder::new(true).failure_with(&request, &detail, &mut out), Some(33));
     assert_eq!(&out[26..33], b"demoted");
-    assert_eq!(
-        ReplyEncoder::new(false).failure_with(&request, &detail, &mut out),
-        Some(16)
-    );
+    assert_eq!(ReplyEncoder::new(false).failure_with(&request, &detail, &mut out), Some(16));
     assert_eq!(out[..16], simple_reply(COOKIE, Errno::SHUTDOWN));
-    assert_eq!(
-        ReplyEncoder::new(false).failure_with(&request, &detail, &mut out[..15]),
-        None
-    );
+    assert_eq!(ReplyEncoder::new(false).failure_with(&request, &detail, &mut out[..15]), None);
 }

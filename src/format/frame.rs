@@ -5,6 +5,9 @@ use super::lineage::{Generation, Lineage};
 use super::superblock::{Bond, DataState, PeerSlot, SyncTarget};
 use crate::units::{Blocks, BootId, Epoch, NodeId, ResourceId, Sequence};
 
+pub use super::frame_codec::{FrameError, HEADER_BYTES, Header, Tag, decode_header, encode};
+pub use super::frame_kinds::{BODY_BYTES_MAX, Kind, PAYLOAD_BYTES_MAX};
+
 /// Which of the two connections of a path a frame travels on. Frames keep their order within a
 /// channel; a control frame may overtake any data frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,7 +120,8 @@ pub enum ByeReason {
     PrimaryWouldBeTarget,
 }
 
-/// A frame. `Write`, `ResyncData`, `ReadAnswer` carry a payload of whole blocks that is not part of this value.
+/// A frame. `Write`, `ResyncData`, `ReadAnswer` carry a payload of whole blocks that is not part
+/// of this value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Data, first frame of a session, both ways.
@@ -188,7 +192,7 @@ pub enum Frame {
     Marks {
         /// Page number.
         page: u32,
-        /// Its words.
+        /// Its words, 1 to [`WORDS_PER_PAGE`](super::bitmap::WORDS_PER_PAGE); missing ones are 0.
         words: Box<[u64]>,
     },
     /// Data: the sender has marked everything.
@@ -338,6 +342,12 @@ pub enum Frame {
 }
 
 impl Frame {
+    /// The kind: its number on the wire and its name in logs and counters.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        super::frame_fields::kind(self)
+    }
+
     /// The connection it travels on.
     #[must_use]
     pub const fn channel(&self) -> Channel {

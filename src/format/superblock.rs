@@ -3,7 +3,10 @@
 
 use super::lineage::{Generation, Lineage};
 use crate::limits::PEER_SLOTS_MAX;
-use crate::units::{BootId, Epoch, NodeId, ResourceId, RunId};
+use crate::units::{AreaId, BootId, Epoch, NodeId, ResourceId, RunId};
+
+pub use super::geometry::SUPERBLOCK_COPIES;
+pub use super::superblock_codec::{ChooseError, SuperblockError, choose, decode, encode};
 
 /// Where things lie in the metadata area, fixed at `create`. All areas start on 4 KiB boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +78,22 @@ pub struct Superblock {
     pub resource: ResourceId,
     /// The node this copy of the data belongs to.
     pub node: NodeId,
+    /// The metadata area: its bitmap pages and log blocks carry the same id. Fixed at `create`.
+    pub area: AreaId,
     /// Layout of the metadata area.
     pub geometry: Geometry,
     /// State of the data.
     pub data: DataState,
-    /// Set, durably, before a primary's first write and cleared by a clean demotion: found set at
-    /// start, the node crashed as primary and its hot extents are marks.
+    /// Set, durably, before the export opens and cleared by a clean demotion: found set at start,
+    /// the node crashed as primary.
     pub primary: bool,
+    /// Set, durably, before the first write that relies on the activity log: found set at start,
+    /// its hot extents are marks. Cleared once those marks are durable.
+    pub log_live: bool,
+    /// The node crashed as primary and has not met a peer since.
+    pub crashed_primary: bool,
+    /// The host has booted since the node last met a peer: what was not stable then may be gone.
+    pub rebooted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
     /// The present (or last) life of the store.
@@ -94,4 +106,29 @@ pub struct Superblock {
     pub sync_target: Option<SyncTarget>,
     /// One per peer.
     pub slots: [PeerSlot; PEER_SLOTS_MAX],
+}
+
+impl Superblock {
+    /// What a node knows of itself before any disk has told it: nothing.
+    #[must_use]
+    pub fn blank(node: NodeId) -> Self {
+        Self {
+            serial: 0,
+            resource: ResourceId(0),
+            node,
+            area: AreaId(0),
+            geometry: Geometry { device_blocks: 0, peer_slots: 0, log_extents: 0 },
+            data: DataState::Inconsistent,
+            primary: false,
+            log_live: false,
+            crashed_primary: false,
+            rebooted: false,
+            epoch: Epoch(0),
+            run: RunId(0),
+            boot: BootId(0),
+            lineage: Lineage::default(),
+            sync_target: None,
+            slots: [PeerSlot::default(); PEER_SLOTS_MAX],
+        }
+    }
 }

@@ -1,33 +1,6 @@
-//! Owns composition: the only place that knows everybody. Must never hold rules.
+//! Owns the composition: the only place that knows every part, makes them and connects them.
+//! Must never hold rules.
 
-use crate::config::{Config, Secret};
-use crate::units::NodeId;
+mod serve;
 
-/// What the daemon of a node is started with.
-#[derive(Debug)]
-pub struct ServeOptions {
-    /// All that the file says.
-    pub config: Config,
-    /// The node this machine is.
-    pub node: NodeId,
-    /// The secret both nodes share.
-    pub secret: Secret,
-}
-
-/// Why the daemon could not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// This build has no data plane.
-    #[error("this build cannot serve")]
-    NotComposed,
-}
-
-/// Serves until told to stop by a signal.
-///
-/// # Errors
-/// If it cannot start.
-#[expect(clippy::needless_pass_by_value, reason = "the daemon keeps them")]
-pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
-    tracing::info!(node = options.node.0, "no data plane");
-    Err(ServeError::NotComposed)
-}
+pub use serve::{ServeError, ServeOptions, serve};

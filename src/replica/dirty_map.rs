@@ -25,7 +25,8 @@ impl DirtyMap {
     pub(crate) fn new(mut words: Vec<u64>, device_blocks: u64) -> Self {
         let pages = usize::try_from(device_blocks.div_ceil(PAGE_BLOCKS)).expect("fits in memory");
         words.resize(pages * PAGE_WORDS, 0);
-        let mut map = Self { words, device_blocks, marked: 0, unsaved: vec![0; pages.div_ceil(64)] };
+        let mut map =
+            Self { words, device_blocks, marked: 0, unsaved: vec![0; pages.div_ceil(64)] };
         map.trim_tail();
         map.marked = map.words.iter().map(|word| u64::from(word.count_ones())).sum();
         map

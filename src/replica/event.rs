@@ -7,6 +7,7 @@
 //! its completion, so the core may release a slot as soon as it needs it no more.
 
 use crate::buffer::{Payload, PayloadRef};
+use crate::format::extent_log::LogImage;
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
 use crate::format::superblock::Superblock;
@@ -188,13 +189,6 @@ pub enum Input {
         /// Present exactly if `frame.payload()` says so.
         payload: Option<Payload>,
     },
-    /// The bytes queued for a peer fell to this amount (protocol A's congestion).
-    Drained {
-        /// Who.
-        peer: PeerIndex,
-        /// Bytes still queued.
-        queued_bytes: u64,
-    },
     /// An operator's command.
     Command {
         /// Echoed in the answer.
@@ -207,6 +201,8 @@ pub enum Input {
         /// What the metadata says, or why there is none.
         result: Result<Box<DiskImage>, String>,
     },
+    /// The disk is closed, in answer to `CloseDisk`: its operations have ended.
+    DiskClosed,
     /// Whether the device holds only zeroes, in answer to `ScanEmpty`; `None` if unreadable.
     Scanned {
         /// Only zeroes.
@@ -233,23 +229,6 @@ pub struct DiskImage {
     pub run: crate::units::RunId,
 }
 
-/// The hot extents found on disk.
-#[derive(Debug, PartialEq, Eq)]
-pub enum LogImage {
-    /// These were hot. `next_transaction` numbers the next log write.
-    Hot {
-        /// Extent in each log slot.
-        slots: Vec<Option<u32>>,
-        /// Number of the next transaction.
-        next_transaction: u64,
-    },
-    /// The log cannot be trusted: every extent counts as hot.
-    Unreadable {
-        /// Number of the next transaction: above any found.
-        next_transaction: u64,
-    },
-}
-
 /// What a metadata write holds. The bytes are taken from the core when it is carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Persist {
@@ -257,7 +236,8 @@ pub enum Persist {
     Superblock,
     /// Bitmap pages [`Replica::bitmap_page`](super::Replica::bitmap_page), then one sync.
     Pages(Box<[PageId]>),
-    /// [`Replica::log_transaction`](super::Replica::log_transaction).
+    /// [`Replica::log_transaction`](super::Replica::log_transaction), a
+    /// [`LogTransaction`](crate::format::extent_log::LogTransaction).
     Log,
 }
 
@@ -268,19 +248,6 @@ pub struct PageId {
     pub slot: u8,
     /// Page in the slot.
     pub page: u32,
-}
-
-/// One log write: which log slots change, and a window of what the others hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogTransaction {
-    /// Its number; the place in the ring is this modulo the ring's length.
-    pub number: u64,
-    /// Log slot and the extent it now holds (`None`: empty).
-    pub updates: Vec<(u32, Option<u32>)>,
-    /// First log slot of the window.
-    pub window_start: u32,
-    /// What the slots of the window hold after the updates.
-    pub window: Vec<Option<u32>>,
 }
 
 /// What a client's request came to.
@@ -607,6 +574,8 @@ pub struct Status {
     pub role: Role,
     /// Local disk.
     pub disk: DiskState,
+    /// Why there is no local disk, in words with the next command; empty if there is one.
+    pub disk_reason: String,
     /// No generation yet: `init` is needed.
     pub just_created: bool,
     /// Epoch adopted.

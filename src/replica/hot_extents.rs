@@ -4,10 +4,10 @@
 //! An extent that is to become hot waits for a transaction; the extents that make room for it stop
 //! being hot when the transaction is built, so nothing can write to them while it is under way.
 
-use super::event::{LogImage, LogTransaction};
+use crate::format::extent_log::{LogImage, LogTransaction};
 use crate::limits::{EXTENT_BLOCKS, LOG_UPDATES_MAX};
 use crate::units::{Blocks, Sequence};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -42,7 +42,7 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct HotExtents {
     entries: Vec<Entry>,
-    places: HashMap<u32, u32>,
+    places: BTreeMap<u32, u32>,
     hand: usize,
     under_way: bool,
     transaction: LogTransaction,
@@ -51,7 +51,8 @@ pub(crate) struct HotExtents {
 
 /// The extents that blocks lie in.
 pub(crate) fn extents_of(blocks: Blocks) -> std::ops::RangeInclusive<u32> {
-    let extent = |block: u64| u32::try_from(block / EXTENT_BLOCKS).expect("2^32 extents are 16 EiB");
+    let extent =
+        |block: u64| u32::try_from(block / EXTENT_BLOCKS).expect("2^32 extents are 16 EiB");
     extent(blocks.start)..=extent(blocks.end() - 1)
 }
 
@@ -69,7 +70,7 @@ impl HotExtents {
             LogImage::Unreadable { next_transaction } => (&[], *next_transaction),
         };
         let mut entries = vec![EMPTY; capacity as usize];
-        let mut places = HashMap::new();
+        let mut places = BTreeMap::new();
         for (entry, (place, extent)) in entries.iter_mut().zip((0..).zip(slots)) {
             if let Some(extent) = *extent {
                 *entry = Entry { extent, state: State::Hot, ..EMPTY };
@@ -141,7 +142,9 @@ impl HotExtents {
                 self.entries[*place as usize].recent = true;
                 continue;
             }
-            let Some(place) = self.make_room(coolable, &mut plan.cooled) else { break };
+            let Some(place) = self.make_room(coolable, &mut plan.cooled) else {
+                break;
+            };
             self.entries[place as usize] =
                 Entry { extent, state: State::Coming, recent: true, ..EMPTY };
             self.places.insert(extent, place);

@@ -2,6 +2,30 @@
 //! trait with completions. io_uring and a portable twin stand behind it in production, a seeded
 //! world in the simulator. Must never know what a write is.
 
+mod dial;
+mod endpoints;
+mod entropy;
+mod files;
+mod flights;
+mod holdings;
+mod outgoing;
+mod portable;
+mod setup;
+mod system;
+pub(crate) mod system_calls;
+mod transfer;
+mod uring;
+mod waker;
+mod workers;
+mod zeroing;
+
+#[cfg(test)]
+mod tests;
+
+pub use files::FileEngine;
+pub use system::{RingChoice, RingError, SystemRing};
+pub use waker::Waker;
+
 use crate::buffer::{Pool, Span};
 use crate::units::Nanos;
 
@@ -234,4 +258,3 @@ pub trait Ring {
         drop(gather);
     }
 }
-

@@ -21,12 +21,7 @@ fn plants() -> Vec<Plant> {
         if let Some(heading) = line.strip_prefix("== ") {
             let (rule, file) = heading.split_once(' ').expect("a rule and a file");
             let (rule, file) = (rule.into(), file.into());
-            plants.push(Plant {
-                rule,
-                file,
-                text: String::new(),
-                line: 1,
-            });
+            plants.push(Plant { rule, file, text: String::new(), line: 1 });
         } else if let Some(plant) = plants.last_mut() {
             if line.ends_with(" //~") {
                 plant.line = plant.text.lines().count() + 1;
@@ -41,24 +36,16 @@ fn plants() -> Vec<Plant> {
 /// A tree of one file; `src/lib.rs` declares it where it is a top-level module.
 fn planted(file: &str, text: &str) -> Tree {
     let mut root = "//! A tree.\n".to_owned();
-    let top_level = file
-        .strip_prefix("src/")
-        .and_then(|rest| rest.strip_suffix(".rs"));
+    let top_level = file.strip_prefix("src/").and_then(|rest| rest.strip_suffix(".rs"));
     if let Some(name) = top_level.filter(|name| !name.contains('/')) {
         root.push_str(&format!("mod {name};\n"));
     }
-    let files = [
-        ("src/lib.rs".to_owned(), root),
-        (file.to_owned(), text.to_owned()),
-    ];
+    let files = [("src/lib.rs".to_owned(), root), (file.to_owned(), text.to_owned())];
     Tree::new(BTreeMap::from(files))
 }
 
 fn rules_broken(file: &str, text: &str) -> Vec<&'static str> {
-    findings(&planted(file, text))
-        .into_iter()
-        .map(|finding| finding.rule)
-        .collect()
+    findings(&planted(file, text)).into_iter().map(|finding| finding.rule).collect()
 }
 
 const NOTHING: [&str; 0] = [];
@@ -70,42 +57,23 @@ fn planted_breaches_are_caught() {
         let wanted = |finding: &Finding| {
             (finding.rule, &finding.file, finding.line) == (&plant.rule, &plant.file, plant.line)
         };
-        let Plant {
-            rule,
-            file,
-            text,
-            line,
-        } = &plant;
+        let Plant { rule, file, text, line } = &plant;
         if rule == "allowed" {
-            assert!(
-                seen.is_empty(),
-                "wrongly caught: {seen:?} in {file}\n{text}"
-            );
+            assert!(seen.is_empty(), "wrongly caught: {seen:?} in {file}\n{text}");
         } else {
-            assert!(
-                seen.iter().any(wanted),
-                "not caught: {rule} {file}:{line}\n{text}\n{seen:?}"
-            );
+            assert!(seen.iter().any(wanted), "not caught: {rule} {file}:{line}\n{text}\n{seen:?}");
         }
     }
 }
 
 #[test]
 fn every_rule_has_a_plant() {
-    let made_here = [
-        "function-length",
-        "function-length-p95",
-        "file-length",
-        "file-length-p95",
-        "columns",
-    ];
+    let made_here =
+        ["function-length", "function-length-p95", "file-length", "file-length-p95", "columns"];
     let plants = plants();
     for (rule, _) in RULES {
         let listed = plants.iter().any(|plant| plant.rule == *rule);
-        assert!(
-            listed != made_here.contains(rule),
-            "{rule}: needs its planted breach, once"
-        );
+        assert!(listed != made_here.contains(rule), "{rule}: needs its planted breach, once");
     }
     for plant in &plants {
         let known = plant.rule == "allowed" || RULES.iter().any(|(rule, _)| *rule == plant.rule);
@@ -129,15 +97,8 @@ fn long_functions_are_caught() {
     assert_eq!(of(function_of(40)), NOTHING);
     assert_eq!(of(function_of(41)), ["function-length-p95"]);
     assert_eq!(of(function_of(70)), ["function-length-p95"]);
-    assert_eq!(
-        of(function_of(71)),
-        ["function-length", "function-length-p95"]
-    );
-    assert_eq!(
-        of(function_of(70) + &short_functions()),
-        NOTHING,
-        "few may be long"
-    );
+    assert_eq!(of(function_of(71)), ["function-length", "function-length-p95"]);
+    assert_eq!(of(function_of(70) + &short_functions()), NOTHING, "few may be long");
     let method = format!("impl A {{\n{}}}\n{}", function_of(71), short_functions());
     assert_eq!(of(method), ["function-length"]);
     let in_tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", function_of(90));
@@ -150,19 +111,11 @@ fn dispatch_and_tables_do_not_count() {
     let arms = "        A => b(),\n".repeat(100);
     let dispatch = format!("fn f(x: X) {{\n    let y = x;\n    match y {{\n{arms}    }}\n}}\n");
     assert_eq!(of(&dispatch), NOTHING);
-    let wide_arm = dispatch.replace(
-        "match y {\n",
-        "match y {\n        B => {\n            c();\n        }\n",
-    );
-    assert!(
-        of(&wide_arm).contains(&"function-length"),
-        "an arm of three lines"
-    );
+    let wide_arm =
+        dispatch.replace("match y {\n", "match y {\n        B => {\n            c();\n        }\n");
+    assert!(of(&wide_arm).contains(&"function-length"), "an arm of three lines");
     let not_last = dispatch.replace("    }\n}\n", "    }\n    g();\n}\n");
-    assert!(
-        of(&not_last).contains(&"function-length"),
-        "not what the body ends in"
-    );
+    assert!(of(&not_last).contains(&"function-length"), "not what the body ends in");
     let rows = "    1,\n".repeat(900);
     let table = format!("const T: &[u8] = &[\n{rows}];\n");
     assert_eq!(of(&table), NOTHING);
@@ -172,10 +125,7 @@ fn dispatch_and_tables_do_not_count() {
 #[test]
 fn long_files_are_caught() {
     let of = |lines: usize| {
-        rules_broken(
-            "src/units.rs",
-            &format!("//! Doc.\n{}", "// A line.\n".repeat(lines - 1)),
-        )
+        rules_broken("src/units.rs", &format!("//! Doc.\n{}", "// A line.\n".repeat(lines - 1)))
     };
     assert_eq!(of(500), NOTHING);
     assert_eq!(of(501), ["file-length-p95"]);
@@ -201,10 +151,7 @@ fn modules_are_followed() {
             "src/store/mod.rs",
             "//! Never.\nmod disk;\n#[cfg(test)]\nmod tests;\nmod a {\n    mod b;\n}\n",
         ),
-        (
-            "src/store/disk.rs",
-            "//! D.\nmod ring;\n#[path = \"odd_name.rs\"]\nmod odd;\n",
-        ),
+        ("src/store/disk.rs", "//! D.\nmod ring;\n#[path = \"odd_name.rs\"]\nmod odd;\n"),
         ("src/store/disk/ring.rs", "//! D.\n"),
         ("src/store/odd_name.rs", "//! D.\n"),
         ("src/store/tests.rs", "use crate::node::Node;\n"),
@@ -234,9 +181,7 @@ fn exceptions_excuse_and_are_judged() {
     let after =
         |list: &[Exception]| excuse(findings(&planted("src/units.rs", &long)), list, SIZE_RULES);
     let says = |list: &[Exception], words: &str| {
-        after(list)
-            .iter()
-            .any(|finding| finding.detail.contains(words))
+        after(list).iter().any(|finding| finding.detail.contains(words))
     };
     let good = Exception {
         rule: "function-length",
@@ -245,36 +190,10 @@ fn exceptions_excuse_and_are_judged() {
     };
     assert_eq!(after(&[]).len(), 1);
     assert_eq!(after(&[good]).len(), 0);
-    assert!(says(
-        &[
-            good,
-            Exception {
-                place: "src/units.rs::gone",
-                ..good
-            }
-        ],
-        "excuses nothing"
-    ));
-    assert!(says(
-        &[Exception {
-            reason: "it is long",
-            ..good
-        }],
-        "no reason"
-    ));
+    assert!(says(&[good, Exception { place: "src/units.rs::gone", ..good }], "excuses nothing"));
+    assert!(says(&[Exception { reason: "it is long", ..good }], "no reason"));
     assert!(says(&[good; EXCEPTIONS_MAX + 1], "at most"));
-    let import = findings(&planted(
-        "src/format.rs",
-        "//! Never.\nuse crate::node::Node;\n",
-    ));
-    let excused = Exception {
-        rule: "import",
-        place: "src/format.rs",
-        ..good
-    };
-    assert_eq!(
-        excuse(import, &[excused], SIZE_RULES).len(),
-        2,
-        "a size list excuses no import"
-    );
+    let import = findings(&planted("src/format.rs", "//! Never.\nuse crate::node::Node;\n"));
+    let excused = Exception { rule: "import", place: "src/format.rs", ..good };
+    assert_eq!(excuse(import, &[excused], SIZE_RULES).len(), 2, "a size list excuses no import");
 }

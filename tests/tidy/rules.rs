@@ -79,26 +79,10 @@ const SOCKET_OR_FILE: &str = "std::net std::fs std::thread std::process std::os 
 
 /// What a place must never name, and why.
 const NEVER_NAMES: &[(&str, &str, &str)] = &[
-    (
-        "src/replica",
-        OUTSIDE_WORLD,
-        "the core is deterministic and sees no outside world",
-    ),
-    (
-        "src/judge",
-        OUTSIDE_WORLD,
-        "the judge is deterministic and sees no outside world",
-    ),
-    (
-        "src/format",
-        INPUT_OUTPUT,
-        "formats turn values into bytes and back, and do no I/O",
-    ),
-    (
-        "nbd/src",
-        SOCKET_OR_FILE,
-        "the protocol is sans-I/O and knows nothing of its user",
-    ),
+    ("src/replica", OUTSIDE_WORLD, "the core is deterministic and sees no outside world"),
+    ("src/judge", OUTSIDE_WORLD, "the judge is deterministic and sees no outside world"),
+    ("src/format", INPUT_OUTPUT, "formats turn values into bytes and back, and do no I/O"),
+    ("nbd/src", SOCKET_OR_FILE, "the protocol is sans-I/O and knows nothing of its user"),
 ];
 
 /// The only places where `unsafe` may stand.
@@ -124,8 +108,7 @@ fn commas(list: &str) -> String {
 
 /// Whether `path` is the place itself (`src/buffer.rs`) or below it.
 fn lies_in(path: &str, place: &str) -> bool {
-    path.strip_prefix(place)
-        .is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
+    path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
 }
 
 pub(crate) fn percentile(mut values: Vec<usize>, percent: usize) -> usize {
@@ -139,10 +122,7 @@ pub(crate) fn all_functions(tree: &Tree) -> Vec<(&Source, Function)> {
     for source in tree.production_sources() {
         let mut functions = Functions::default();
         functions.visit_file(&source.syntax);
-        let production = functions
-            .found
-            .into_iter()
-            .filter(|f| !source.is_test_line(f.line));
+        let production = functions.found.into_iter().filter(|f| !source.is_test_line(f.line));
         all.extend(production.map(|function| (source, function)));
     }
     all
@@ -165,13 +145,7 @@ fn function_length(tree: &Tree, out: &mut Vec<Finding>) {
 
 fn function_length_p95(tree: &Tree, out: &mut Vec<Finding>) {
     let functions = all_functions(tree);
-    let figure = percentile(
-        functions
-            .iter()
-            .map(|(_, function)| function.lines)
-            .collect(),
-        95,
-    );
+    let figure = percentile(functions.iter().map(|(_, function)| function.lines).collect(), 95);
     let longest = functions.iter().max_by_key(|(_, function)| function.lines);
     if let Some((source, longest)) = longest.filter(|_| figure > FUNCTION_LINES_P95) {
         let detail = format!(
@@ -193,15 +167,8 @@ fn file_length(tree: &Tree, out: &mut Vec<Finding>) {
 }
 
 fn file_length_p95(tree: &Tree, out: &mut Vec<Finding>) {
-    let figure = percentile(
-        tree.production_sources()
-            .map(Source::production_lines)
-            .collect(),
-        95,
-    );
-    let longest = tree
-        .production_sources()
-        .max_by_key(|source| source.production_lines());
+    let figure = percentile(tree.production_sources().map(Source::production_lines).collect(), 95);
+    let longest = tree.production_sources().max_by_key(|source| source.production_lines());
     if let Some(longest) = longest.filter(|_| figure > FILE_LINES_P95) {
         let detail = format!(
             "the longest with {} lines; 95 % of files must fit {FILE_LINES_P95}, now {figure}",
@@ -214,10 +181,8 @@ fn file_length_p95(tree: &Tree, out: &mut Vec<Finding>) {
 fn parameters(tree: &Tree, out: &mut Vec<Finding>) {
     for (source, function) in all_functions(tree) {
         if function.parameters > PARAMETERS_MAX {
-            let detail = format!(
-                "takes {} parameters, at most {PARAMETERS_MAX}",
-                function.parameters
-            );
+            let detail =
+                format!("takes {} parameters, at most {PARAMETERS_MAX}", function.parameters);
             out.push(about("parameters", source, &function, &detail));
         }
     }
@@ -240,17 +205,13 @@ fn module_doc(tree: &Tree, out: &mut Vec<Finding>) {
 }
 
 fn module_prose(source: &Source) -> String {
-    let lines = source
-        .syntax
-        .attrs
-        .iter()
-        .filter_map(|attribute| match &attribute.meta {
-            // A chapter that is included is prose too; its text is not seen here.
-            syn::Meta::NameValue(pair) if pair.path.is_ident("doc") => {
-                Some(literal(&pair.value).unwrap_or_else(|| "included".into()))
-            }
-            _ => None,
-        });
+    let lines = source.syntax.attrs.iter().filter_map(|attribute| match &attribute.meta {
+        // A chapter that is included is prose too; its text is not seen here.
+        syn::Meta::NameValue(pair) if pair.path.is_ident("doc") => {
+            Some(literal(&pair.value).unwrap_or_else(|| "included".into()))
+        }
+        _ => None,
+    });
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -260,10 +221,7 @@ fn rank(name: &str) -> Option<usize> {
 
 /// Every top-level module is one of the layout's places.
 fn place(tree: &Tree, out: &mut Vec<Finding>) {
-    for source in tree
-        .production_sources()
-        .filter(|source| source.path.starts_with("src/"))
-    {
+    for source in tree.production_sources().filter(|source| source.path.starts_with("src/")) {
         let top = source.top_level();
         if top != "lib" && rank(&top).is_none() {
             out.push(source.finding("place", 1, format!("`{top}` is no place of the layout")));
@@ -274,11 +232,7 @@ fn place(tree: &Tree, out: &mut Vec<Finding>) {
 /// Which top-level place a path means, if it climbs to the root of the crate.
 fn target(source: &Source, used: &PathUse) -> Option<String> {
     let depth = source.module().len() + used.inner.len();
-    let climbed = used
-        .segments
-        .iter()
-        .take_while(|segment| *segment == "super")
-        .count();
+    let climbed = used.segments.iter().take_while(|segment| *segment == "super").count();
     match used.segments.first()?.as_str() {
         "crate" | "twinblk" => used.segments.get(1).cloned(),
         "super" if climbed == depth => used.segments.get(climbed).cloned(),
@@ -287,10 +241,7 @@ fn target(source: &Source, used: &PathUse) -> Option<String> {
 }
 
 fn import(tree: &Tree, out: &mut Vec<Finding>) {
-    for source in tree
-        .production_sources()
-        .filter(|source| source.path.starts_with("src/"))
-    {
+    for source in tree.production_sources().filter(|source| source.path.starts_with("src/")) {
         let own = source.top_level();
         for used in source.production_uses() {
             if let Some(why) = import_breach(source, &own, used) {
@@ -308,18 +259,13 @@ fn import_breach(source: &Source, own: &str, used: &PathUse) -> Option<String> {
         return Some(format!("only {} may speak NBD", commas(NBD_USERS)));
     }
     let wanted = target(source, used).filter(|wanted| wanted != own)?;
-    if NEVER_IMPORTS
-        .iter()
-        .any(|(place, never)| *place == own && listed(never, &wanted))
-    {
+    if NEVER_IMPORTS.iter().any(|(place, never)| *place == own && listed(never, &wanted)) {
         return Some(format!("{own} must never know of {wanted}"));
     }
     match rank(&wanted) {
         // Macros stand at the root of the crate; everything else is named by its place.
         None if wanted.ends_with('!') => None,
-        None => Some(format!(
-            "`{wanted}` is no place of the layout; name things by their place"
-        )),
+        None => Some(format!("`{wanted}` is no place of the layout; name things by their place")),
         Some(rank) if rank == own_rank => Some(format!("{own} and {wanted} stand side by side")),
         Some(rank) if rank > own_rank => Some(format!("{own} comes before {wanted}")),
         Some(_) => None,
@@ -328,9 +274,7 @@ fn import_breach(source: &Source, own: &str, used: &PathUse) -> Option<String> {
 
 fn never_names(tree: &Tree, out: &mut Vec<Finding>) {
     for source in tree.production_sources() {
-        let bound = NEVER_NAMES
-            .iter()
-            .filter(|(place, ..)| lies_in(&source.path, place));
+        let bound = NEVER_NAMES.iter().filter(|(place, ..)| lies_in(&source.path, place));
         for (place, names, why) in bound {
             for used in source.production_uses() {
                 if let Some(name) = names.split_whitespace().find(|name| used.contains(name)) {
@@ -344,16 +288,10 @@ fn never_names(tree: &Tree, out: &mut Vec<Finding>) {
 
 fn unsafe_places(tree: &Tree, out: &mut Vec<Finding>) {
     for source in tree.production_sources() {
-        if UNSAFE_PLACES
-            .split(' ')
-            .any(|place| lies_in(&source.path, place))
-        {
+        if UNSAFE_PLACES.split(' ').any(|place| lies_in(&source.path, place)) {
             continue;
         }
-        for used in source
-            .production_uses()
-            .filter(|used| used.starts_with("unsafe"))
-        {
+        for used in source.production_uses().filter(|used| used.starts_with("unsafe")) {
             let detail = format!("`unsafe` may stand only in {}", commas(UNSAFE_PLACES));
             out.push(source.finding("unsafe", used.line, detail));
         }
@@ -362,10 +300,8 @@ fn unsafe_places(tree: &Tree, out: &mut Vec<Finding>) {
 
 fn banned_names(tree: &Tree, out: &mut Vec<Finding>) {
     for path in tree.files.keys() {
-        let stems: Vec<&str> = path
-            .split('/')
-            .map(|part| part.split('.').next().unwrap_or(part))
-            .collect();
+        let stems: Vec<&str> =
+            path.split('/').map(|part| part.split('.').next().unwrap_or(part)).collect();
         let mut refuse = |detail: String| out.push(Finding::new("name", path, 1, detail));
         for word in stems.iter().flat_map(|stem| stem.split(['_', '-'])) {
             if listed(BANNED_WORDS, word) {
@@ -422,10 +358,7 @@ fn sleeps(tree: &Tree, out: &mut Vec<Finding>) {
 
 fn columns(tree: &Tree, out: &mut Vec<Finding>) {
     let script = |path: &str| path.starts_with("scripts/") && !path.ends_with(".json");
-    let measured = tree
-        .files
-        .iter()
-        .filter(|(path, _)| path.ends_with(".rs") || script(path));
+    let measured = tree.files.iter().filter(|(path, _)| path.ends_with(".rs") || script(path));
     for (path, text) in measured {
         for (number, line) in text.lines().enumerate() {
             let width = line.chars().count();

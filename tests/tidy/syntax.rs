@@ -16,10 +16,7 @@ pub(crate) fn lines_of(spanned: &impl Spanned) -> RangeInclusive<usize> {
 /// The text of a string literal.
 pub(crate) fn literal(value: &syn::Expr) -> Option<String> {
     match value {
-        syn::Expr::Lit(syn::ExprLit {
-            lit: syn::Lit::Str(text),
-            ..
-        }) => Some(text.value()),
+        syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
         _ => None,
     }
 }
@@ -82,11 +79,8 @@ pub(crate) struct Tables {
 
 impl Tables {
     fn note(&mut self, value: &syn::Expr) {
-        let value = if let syn::Expr::Reference(reference) = value {
-            &reference.expr
-        } else {
-            value
-        };
+        let value =
+            if let syn::Expr::Reference(reference) = value { &reference.expr } else { value };
         if let syn::Expr::Array(array) = value {
             self.lines.extend(lines_of(array).skip(1));
         }
@@ -126,19 +120,12 @@ impl Functions {
     fn note(&mut self, signature: &syn::Signature, body: Option<&syn::Block>) {
         let line = signature.fn_token.span().start().line;
         let lines = body.map_or(1, |body| {
-            let mut free = Tables {
-                lines: dispatch_lines(body),
-            };
+            let mut free = Tables { lines: dispatch_lines(body) };
             free.visit_block(body);
             (body.span().end().line + 1 - line) - free.lines.len()
         });
         let name = signature.ident.to_string();
-        self.found.push(Function {
-            name,
-            line,
-            lines,
-            parameters: signature.inputs.len(),
-        });
+        self.found.push(Function { name, line, lines, parameters: signature.inputs.len() });
     }
 }
 
@@ -200,23 +187,15 @@ impl<'ast> Visit<'ast> for Modules {
         let test = self.test || is_test_only(&item.attrs);
         let below = format!("{}/{}", self.folder, item.ident);
         if item.content.is_some() {
-            let mut inner = Self {
-                found: Vec::new(),
-                folder: below.clone(),
-                beside: below,
-                test,
-            };
+            let mut inner = Self { found: Vec::new(), folder: below.clone(), beside: below, test };
             visit::visit_item_mod(&mut inner, item);
             self.found.append(&mut inner.found);
             return;
         }
-        let given = item
-            .attrs
-            .iter()
-            .find_map(|attribute| match &attribute.meta {
-                syn::Meta::NameValue(pair) if pair.path.is_ident("path") => literal(&pair.value),
-                _ => None,
-            });
+        let given = item.attrs.iter().find_map(|attribute| match &attribute.meta {
+            syn::Meta::NameValue(pair) if pair.path.is_ident("path") => literal(&pair.value),
+            _ => None,
+        });
         let candidates = match given {
             Some(path) => vec![without_dots(&format!("{}/{path}", self.beside))],
             None => vec![format!("{below}.rs"), format!("{below}/mod.rs")],
@@ -251,15 +230,11 @@ impl PathUse {
     /// Whether `wanted` (`std::fs`) stands anywhere in the path.
     pub(crate) fn contains(&self, wanted: &str) -> bool {
         let wanted: Vec<&str> = wanted.split("::").collect();
-        self.segments
-            .windows(wanted.len())
-            .any(|part| part.iter().eq(wanted.iter()))
+        self.segments.windows(wanted.len()).any(|part| part.iter().eq(wanted.iter()))
     }
 
     pub(crate) fn starts_with(&self, first: &str) -> bool {
-        self.segments
-            .first()
-            .is_some_and(|segment| segment == first)
+        self.segments.first().is_some_and(|segment| segment == first)
     }
 }
 
@@ -276,12 +251,9 @@ impl Paths {
         let mut at = 0;
         while at < tokens.len() {
             at = match &tokens[at..] {
-                [
-                    TokenTree::Ident(word),
-                    TokenTree::Ident(name),
-                    TokenTree::Group(body),
-                    ..,
-                ] if word == "mod" => {
+                [TokenTree::Ident(word), TokenTree::Ident(name), TokenTree::Group(body), ..]
+                    if word == "mod" =>
+                {
                     self.inner.push(name.to_string());
                     self.collect(body.stream());
                     self.inner.pop();
@@ -327,11 +299,7 @@ impl Paths {
             }
             at += 2;
         }
-        self.found.push(PathUse {
-            segments,
-            inner: self.inner.clone(),
-            line,
-        });
+        self.found.push(PathUse { segments, inner: self.inner.clone(), line });
         at
     }
 

@@ -25,23 +25,13 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn new(rule: &'static str, file: &str, line: usize, detail: String) -> Self {
-        Self {
-            rule,
-            file: file.into(),
-            line,
-            place: file.into(),
-            detail,
-        }
+        Self { rule, file: file.into(), line, place: file.into(), detail }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: [{}] {}",
-            self.file, self.line, self.rule, self.detail
-        )
+        write!(f, "{}:{}: [{}] {}", self.file, self.line, self.rule, self.detail)
     }
 }
 
@@ -79,9 +69,7 @@ impl Source {
     }
 
     pub(crate) fn production_uses(&self) -> impl Iterator<Item = &PathUse> {
-        self.uses
-            .iter()
-            .filter(|used| !self.is_test_line(used.line))
+        self.uses.iter().filter(|used| !self.is_test_line(used.line))
     }
 
     /// Production lines, each table counted as one.
@@ -94,15 +82,9 @@ impl Source {
 
     /// The module path within its crate: `src/replica/write.rs` is `[replica, write]`.
     pub(crate) fn module(&self) -> Vec<String> {
-        let inside = self
-            .path
-            .split_once("src/")
-            .map_or(self.path.as_str(), |(_, rest)| rest);
-        let mut parts: Vec<String> = inside
-            .trim_end_matches(".rs")
-            .split('/')
-            .map(String::from)
-            .collect();
+        let inside = self.path.split_once("src/").map_or(self.path.as_str(), |(_, rest)| rest);
+        let mut parts: Vec<String> =
+            inside.trim_end_matches(".rs").split('/').map(String::from).collect();
         if parts.last().is_some_and(|last| last == "mod") {
             parts.pop();
         }
@@ -140,19 +122,8 @@ impl Tree {
             }
         }
         let (production, reached) = (BTreeSet::new(), BTreeSet::new());
-        let mut tree = Self {
-            files,
-            sources,
-            production,
-            reached,
-            broken,
-        };
-        let roots: Vec<String> = tree
-            .files
-            .keys()
-            .filter(|path| is_root(path))
-            .cloned()
-            .collect();
+        let mut tree = Self { files, sources, production, reached, broken };
+        let roots: Vec<String> = tree.files.keys().filter(|path| is_root(path)).cloned().collect();
         for root in roots {
             let production = root.starts_with("src/") || root.starts_with("nbd/src/");
             tree.reach(&root, production);
@@ -171,9 +142,7 @@ impl Tree {
     }
 
     pub(crate) fn production_sources(&self) -> impl Iterator<Item = &Source> {
-        self.sources
-            .iter()
-            .filter(|source| self.production.contains(&source.path))
+        self.sources.iter().filter(|source| self.production.contains(&source.path))
     }
 
     /// Walks the `mod` declarations from `path` down.
@@ -187,16 +156,9 @@ impl Tree {
         let Some(source) = source.filter(|_| new || promoted) else {
             return;
         };
-        let beside = path
-            .rsplit_once('/')
-            .map_or("", |(folder, _)| folder)
-            .to_owned();
-        let mut modules = Modules {
-            found: Vec::new(),
-            folder: module_folder(path),
-            beside,
-            test: !production,
-        };
+        let beside = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        let mut modules =
+            Modules { found: Vec::new(), folder: module_folder(path), beside, test: !production };
         modules.visit_file(&source.syntax);
         for (candidates, test) in modules.found {
             for candidate in candidates {
@@ -220,11 +182,7 @@ fn read_folder(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>)
             read_folder(root, &path, files);
             continue;
         }
-        let relative = path
-            .strip_prefix(root)
-            .expect("below the root")
-            .to_string_lossy()
-            .into();
+        let relative = path.strip_prefix(root).expect("below the root").to_string_lossy().into();
         let bytes = fs::read(&path).expect("a readable file");
         files.insert(relative, String::from_utf8(bytes).unwrap_or_default());
     }
@@ -235,14 +193,7 @@ fn is_root(path: &str) -> bool {
     if ["src/lib.rs", "src/main.rs", "nbd/src/lib.rs"].contains(&path) {
         return true;
     }
-    let folders = [
-        "tests/",
-        "bench/",
-        "examples/",
-        "nbd/tests/",
-        "nbd/benches/",
-        "nbd/examples/",
-    ];
+    let folders = ["tests/", "bench/", "examples/", "nbd/tests/", "nbd/benches/", "nbd/examples/"];
     let Some(inside) = folders.iter().find_map(|folder| path.strip_prefix(folder)) else {
         return false;
     };
@@ -257,9 +208,5 @@ fn is_root(path: &str) -> bool {
 fn module_folder(path: &str) -> String {
     let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
     let own = is_root(path) || file == "mod.rs";
-    if own {
-        folder.into()
-    } else {
-        path.trim_end_matches(".rs").into()
-    }
+    if own { folder.into() } else { path.trim_end_matches(".rs").into() }
 }

@@ -68,9 +68,7 @@ mod tests {
     #[test]
     fn a_server_cannot_make_it_grow_without_end() {
         let mut coverage = Coverage::default();
-        let added = (0..10_000)
-            .take_while(|piece| coverage.add(piece * 2, piece * 2 + 1))
-            .count();
+        let added = (0..10_000).take_while(|piece| coverage.add(piece * 2, piece * 2 + 1)).count();
         assert_eq!(added, MAX_PIECES);
     }
 }

@@ -33,15 +33,7 @@ pub(super) fn parse_chunk(mut fields: Fields<'_>) -> Option<(Chunk, Fields<'_>)>
     let kind = ChunkType(fields.u16()?);
     let cookie = fields.u64()?;
     let length = fields.u32()?;
-    Some((
-        Chunk {
-            kind,
-            cookie,
-            length,
-            done,
-        },
-        fields,
-    ))
+    Some((Chunk { kind, cookie, length, done }, fields))
 }
 
 /// How long the fixed part is that begins with `partial`, as far as `partial` tells: data is not
@@ -67,11 +59,7 @@ pub(super) fn wanted(partial: &[u8]) -> Result<usize, ClientError> {
     if !legal {
         return Err(ClientError::BadChunk(kind));
     }
-    let body = if kind == ChunkType::OFFSET_DATA {
-        DATA_PREFIX_BYTES
-    } else {
-        length
-    };
+    let body = if kind == ChunkType::OFFSET_DATA { DATA_PREFIX_BYTES } else { length };
     Ok(CHUNK_HEADER_BYTES + body as usize)
 }
 
@@ -81,14 +69,6 @@ pub(super) fn parse_failure(kind: ChunkType, mut body: Fields<'_>) -> Option<Fai
     let errno = Errno(body.u32()?);
     let length = body.u16()?;
     let message = String::from_utf8_lossy(body.bytes(usize::from(length))?).into_owned();
-    let offset = if kind == ChunkType::ERROR_OFFSET {
-        Some(body.u64()?)
-    } else {
-        None
-    };
-    (errno.0 != 0).then_some(Failure {
-        errno,
-        offset,
-        message,
-    })
+    let offset = if kind == ChunkType::ERROR_OFFSET { Some(body.u64()?) } else { None };
+    (errno.0 != 0).then_some(Failure { errno, offset, message })
 }

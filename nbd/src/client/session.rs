@@ -139,12 +139,7 @@ impl Client {
     /// A session that begins now, with the input that the handshake left.
     #[must_use]
     pub fn new(terms: Terms) -> Self {
-        Self {
-            terms,
-            in_flight: HashMap::new(),
-            partial: Vec::new(),
-            state: State::Message,
-        }
+        Self { terms, in_flight: HashMap::new(), partial: Vec::new(), state: State::Message }
     }
 
     /// What the session is bound to. Nothing is checked against it but what is needed to decode
@@ -165,12 +160,7 @@ impl Client {
     /// # Errors
     /// [`SubmitError`]; nothing was noted.
     pub fn submit(&mut self, request: Request) -> Result<[u8; REQUEST_BYTES], SubmitError> {
-        let Request {
-            command,
-            cookie,
-            length,
-            ..
-        } = request;
+        let Request { command, cookie, length, .. } = request;
         match command {
             Command::READ | Command::WRITE if length > MAX_REQUEST_BYTES => {
                 return Err(SubmitError::TooLong(length));
@@ -185,14 +175,8 @@ impl Client {
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             return Err(SubmitError::TooMany);
         }
-        self.in_flight.insert(
-            cookie,
-            InFlight {
-                request,
-                coverage: Coverage::default(),
-                failure: None,
-            },
-        );
+        self.in_flight
+            .insert(cookie, InFlight { request, coverage: Coverage::default(), failure: None });
         Ok(request.encode())
     }
 
@@ -246,19 +230,13 @@ impl Client {
         loop {
             let missing = wanted(&self.partial)? - self.partial.len();
             if missing == 0 {
-                return Ok(Collected {
-                    bytes,
-                    complete: true,
-                });
+                return Ok(Collected { bytes, complete: true });
             }
             let used = missing.min(input.len() - bytes);
             self.partial.extend_from_slice(&input[bytes..bytes + used]);
             bytes += used;
             if used < missing {
-                return Ok(Collected {
-                    bytes,
-                    complete: false,
-                });
+                return Ok(Collected { bytes, complete: false });
             }
         }
     }
@@ -277,25 +255,13 @@ impl Client {
 
     fn on_simple(&mut self, errno: Errno, cookie: u64) -> Result<Option<ClientEvent>, ClientError> {
         let structured = self.terms.structured_replies;
-        let entry = self
-            .in_flight
-            .get_mut(&cookie)
-            .ok_or(ClientError::UnknownCookie(cookie))?;
-        let Request {
-            command,
-            offset,
-            length,
-            ..
-        } = entry.request;
+        let entry = self.in_flight.get_mut(&cookie).ok_or(ClientError::UnknownCookie(cookie))?;
+        let Request { command, offset, length, .. } = entry.request;
         if structured && command == Command::READ {
             return Err(ClientError::WrongForm(cookie));
         }
         if errno.0 != 0 {
-            entry.failure = Some(Failure {
-                errno,
-                offset: None,
-                message: String::new(),
-            });
+            entry.failure = Some(Failure { errno, offset: None, message: String::new() });
         } else if command == Command::READ && length > 0 {
             return self.data(cookie, (offset, length), true).map(Some);
         }
@@ -308,16 +274,8 @@ impl Client {
         chunk: Chunk,
         body: Fields<'_>,
     ) -> Result<Option<ClientEvent>, ClientError> {
-        let Chunk {
-            kind,
-            cookie,
-            length,
-            done,
-        } = chunk;
-        let entry = self
-            .in_flight
-            .get_mut(&cookie)
-            .ok_or(ClientError::UnknownCookie(cookie))?;
+        let Chunk { kind, cookie, length, done } = chunk;
+        let entry = self.in_flight.get_mut(&cookie).ok_or(ClientError::UnknownCookie(cookie))?;
         if !self.terms.structured_replies {
             return Err(ClientError::WrongForm(cookie));
         }
@@ -327,9 +285,7 @@ impl Client {
             ChunkType::NONE if done => None,
             ChunkType::OFFSET_DATA if is_read => {
                 let offset = { body }.u64().ok_or(bad)?;
-                return self
-                    .data(cookie, (offset, length - DATA_PREFIX_BYTES), done)
-                    .map(Some);
+                return self.data(cookie, (offset, length - DATA_PREFIX_BYTES), done).map(Some);
             }
             ChunkType::OFFSET_HOLE if is_read => Some(self.zeroes(cookie, body).ok_or(bad)??),
             kind if kind.is_error() => {
@@ -354,11 +310,7 @@ impl Client {
         self.cover(cookie, range)?;
         let (offset, length) = range;
         self.state = State::Payload(length, last.then_some(cookie));
-        Ok(ClientEvent::Data {
-            cookie,
-            offset,
-            length,
-        })
+        Ok(ClientEvent::Data { cookie, offset, length })
     }
 
     /// `None` if the chunk is too short to be a hole.
@@ -368,14 +320,11 @@ impl Client {
         mut body: Fields<'_>,
     ) -> Option<Result<ClientEvent, ClientError>> {
         let (offset, length) = (body.u64()?, body.u32()?);
-        Some(
-            self.cover(cookie, (offset, length))
-                .map(|()| ClientEvent::Zeroes {
-                    cookie,
-                    offset,
-                    length,
-                }),
-        )
+        Some(self.cover(cookie, (offset, length)).map(|()| ClientEvent::Zeroes {
+            cookie,
+            offset,
+            length,
+        }))
     }
 
     /// Notes that the READ has its content for `offset` and `length`, which must be a part of it,
@@ -427,8 +376,5 @@ struct Collected {
 /// First byte and end of what a request is about. A range that wraps is never answered with
 /// content.
 fn span(request: &Request) -> (u64, u64) {
-    (
-        request.offset,
-        request.offset.saturating_add(u64::from(request.length)),
-    )
+    (request.offset, request.offset.saturating_add(u64::from(request.length)))
 }

@@ -19,9 +19,7 @@ pub fn announced(code: u32, length: u32) -> Vec<u8> {
 }
 
 pub fn info(name: &[u8], wants: &[u16]) -> Vec<u8> {
-    let length = u32::try_from(name.len())
-        .expect("a short name")
-        .to_be_bytes();
+    let length = u32::try_from(name.len()).expect("a short name").to_be_bytes();
     let count = u16::try_from(wants.len()).expect("few").to_be_bytes();
     let wants: Vec<u8> = wants.iter().flat_map(|want| want.to_be_bytes()).collect();
     [&length[..], name, &count, &wants].concat()
@@ -50,10 +48,7 @@ pub const COOKIE: u64 = 0x0123_4567_89ab_cdef;
 pub const ALL: TransmissionFlags = TransmissionFlags(0x0dfc).without(TransmissionFlags::ROTATIONAL);
 
 pub fn export(name: &str) -> ExportInfo {
-    ExportInfo {
-        flags: ALL,
-        ..ExportInfo::new(name, 1 << 20)
-    }
+    ExportInfo { flags: ALL, ..ExportInfo::new(name, 1 << 20) }
 }
 
 /// What a server said and did with a client's bytes, greeting left out.
@@ -105,11 +100,7 @@ pub fn talk_in_pieces<'a>(
 ) -> Talk {
     let mut handshake = Handshake::new();
     assert_eq!(handshake.take_output().len(), 18);
-    let mut talk = Talk {
-        said: Vec::new(),
-        left: Vec::new(),
-        step: Step::NeedMore,
-    };
+    let mut talk = Talk { said: Vec::new(), left: Vec::new(), step: Step::NeedMore };
     for piece in pieces {
         talk.left.extend_from_slice(piece);
         while matches!(talk.step, Step::NeedMore | Step::Send) {

@@ -1,0 +1,51 @@
+//! What two healthy nodes on a difficult network must achieve.
+
+use super::pair::{Pair, seconds};
+use crate::units::Nanos;
+
+#[test]
+fn both_come_up_in_one_session_and_every_frame_arrives() {
+    let mut pair = Pair::new(1);
+    assert!(pair.run(seconds(5), Pair::is_done));
+    assert_eq!(pair.nodes[0].judge.sessions.len(), 1);
+    assert_eq!(pair.nodes[0].judge.all_writes, 20);
+    assert_eq!(pair.nodes[1].judge.all_writes, 20);
+    pair.assert_nothing_left();
+}
+
+#[test]
+fn one_byte_at_a_time_is_enough() {
+    let mut pair = Pair::new(2);
+    pair.net.borrow_mut().weather.crumb = 1;
+    for node in &mut pair.nodes {
+        node.habit.writes = 3;
+        node.habit.blocks = 3;
+    }
+    assert!(pair.run(seconds(5), Pair::is_done));
+    pair.assert_nothing_left();
+}
+
+#[test]
+fn any_delay_and_any_crumb() {
+    for seed in 0..40 {
+        let mut pair = Pair::new(seed);
+        let roll = pair.net.borrow_mut().roll();
+        {
+            let mut net = pair.net.borrow_mut();
+            net.weather.crumb = 1 + (roll % 100_000) as usize;
+            net.weather.delay = Nanos(roll >> 8 & 0xff_ffff);
+            net.weather.jitter = Nanos(roll >> 32 & 0xff_ffff);
+            net.weather.window = 1000 + (roll >> 20 & 0x3_ffff) as usize;
+        }
+        for node in &mut pair.nodes {
+            node.habit.blocks = 255;
+            node.habit.writes = 8;
+        }
+        assert!(
+            pair.run(seconds(40), Pair::is_done),
+            "seed {seed}: {:?}",
+            pair.net.borrow().weather
+        );
+        pair.assert_nothing_left();
+    }
+}

@@ -1,0 +1,414 @@
+//! Owns what an operator may ask of a resource, and when it is refused.
+//! Must never lose data without a word that says so, nor refuse without naming the next command.
+
+use super::Replica;
+use super::disk::DiskPhase;
+use super::event::{Command, CommandId, Connection, Output, Refusal};
+use super::peer::Phase;
+use super::persist::After;
+use crate::format::frame::{ByeReason, DiskState, Frame, Role};
+use crate::format::lineage::{Generation, Lineage};
+use crate::format::superblock::{Bond, DataState};
+use crate::units::Session;
+
+/// Whether all is zero, asked on behalf of whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EmptyScan {
+    /// This node's operator.
+    Command(CommandId),
+    /// The peer, which offers this generation.
+    Peer { peer: usize, session: Session, generation: Generation },
+}
+
+impl Replica {
+    pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
+        match command {
+            Command::Promote { force } => self.promote(id, force),
+            Command::Demote => self.demote(id, false),
+            Command::Connect { discard_my_data } => self.connect(id, discard_my_data),
+            Command::Disconnect => self.disconnect_all(id),
+            Command::Invalidate => self.invalidate(id),
+            Command::PauseSync => self.pause_sync(id, true),
+            Command::ResumeSync => self.pause_sync(id, false),
+            Command::Resume => self.resume(id),
+            Command::Verify { repair } => self.verify_command(id, repair),
+            Command::InitFrom => self.init_from(id),
+            Command::InitEmpty => self.init_empty(id),
+            Command::DiskDetach => self.detach(id),
+            Command::DiskAttach => self.attach(id, false),
+            Command::DiskReplace => self.attach(id, true),
+            Command::NodeReplace => self.node_replace(id),
+            Command::Stop => self.demote_or_stop(id),
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: CommandId, result: Result<String, Refusal>) {
+        self.emit(Output::Answer { id, result: Box::new(result) });
+    }
+
+    pub(super) fn refuse_command(&mut self, id: CommandId, reason: &'static str, text: &str) {
+        let text = format!("{} on {}: {text}", self.options.resource, self.options.name);
+        self.answer(id, Err(Refusal { reason, text }));
+    }
+
+    fn connect(&mut self, id: CommandId, discard_my_data: bool) {
+        if discard_my_data && self.role == Role::Primary {
+            let text = "a primary cannot give up its data; run demote first";
+            return self.refuse_command(id, "is-primary", text);
+        }
+        for peer in 0..self.peers.len() {
+            let found = &mut self.peers[peer];
+            if found.session.is_some() {
+                if discard_my_data {
+                    let text = "the nodes are connected already; there is nothing to discard";
+                    return self.refuse_command(id, "connected", text);
+                }
+                continue;
+            }
+            found.discard_my_data = discard_my_data;
+            found.reason.clear();
+            found.redial = None;
+            self.set_connection(peer, Connection::Connecting, "connect");
+            self.dial(peer, true);
+        }
+        self.answer(id, Ok(format!("{} is connecting", self.options.resource)));
+    }
+
+    fn disconnect_all(&mut self, id: CommandId) {
+        for peer in 0..self.peers.len() {
+            let follows = self.peers[peer].role == Some(Role::Primary);
+            if self.role == Role::Secondary && follows && self.has_metadata() {
+                // A secondary withdraws by its own durable word, before the primary hears of it.
+                if self.superblock.data == DataState::Consistent {
+                    self.superblock.data = DataState::Outdated;
+                }
+                self.save(After::Withdrawn { peer });
+            } else {
+                self.withdrawn(peer);
+            }
+        }
+        self.answer(id, Ok(format!("{} is disconnected", self.options.resource)));
+    }
+
+    pub(super) fn withdrawn(&mut self, peer: usize) {
+        self.send(peer, Frame::Bye { reason: ByeReason::Disconnect });
+        self.disconnect(peer, "the operator disconnected");
+        let words = format!(
+            "disconnected by the operator; `twinblk connect {}` connects again",
+            self.options.resource
+        );
+        self.stand_alone(peer, words);
+        self.reconsider_disk("disconnect");
+    }
+
+    /// The peer's operator disconnected it.
+    pub(super) fn peer_disconnected(&mut self, peer: usize) {
+        let primary = self.peers[peer].role == Some(Role::Primary);
+        if self.role == Role::Primary {
+            self.superblock.slots[peer].withdrawn = true;
+            self.save(After::Nothing);
+        } else if primary && self.superblock.data == DataState::Consistent {
+            self.superblock.data = DataState::Outdated;
+            self.save(After::Nothing);
+        }
+    }
+
+    fn invalidate(&mut self, id: CommandId) {
+        if self.role == Role::Primary {
+            let text = "a primary cannot forget its data; run demote first";
+            return self.refuse_command(id, "is-primary", text);
+        }
+        if !self.has_metadata() || self.demoting.is_some() || self.promoting.is_some() {
+            return self.refuse_command(id, "busy", "the disk is not there, or its role changes");
+        }
+        self.superblock.lineage = Lineage::default();
+        self.superblock.data = DataState::Inconsistent;
+        self.superblock.sync_target = None;
+        self.superblock.crashed_primary = false;
+        self.reconsider_disk("invalidate");
+        let text = "this copy is forgotten; all of it comes from the peer once they are connected";
+        self.save(After::Renegotiate { peer: 0, id, text });
+    }
+
+    fn pause_sync(&mut self, id: CommandId, paused: bool) {
+        for peer in 0..self.peers.len() {
+            self.peers[peer].paused_here = paused;
+            self.send(peer, Frame::PauseSync { paused });
+            self.feed_resync(peer);
+        }
+        let word = if paused { "rests" } else { "may run" };
+        self.answer(id, Ok(format!("resync of {} {word}", self.options.resource)));
+    }
+
+    pub(super) fn on_pause_sync(&mut self, peer: usize, paused: bool) {
+        self.peers[peer].paused_there = paused;
+        self.feed_resync(peer);
+    }
+
+    fn resume(&mut self, id: CommandId) {
+        if self.role != Role::Primary {
+            return self.refuse_command(id, "not-primary", "only a primary's I/O can be suspended");
+        }
+        self.resumed = true;
+        // What was written here and not by the peer goes on by its mark, as after any loss.
+        for peer in 0..self.peers.len() {
+            if !self.peers[peer].mirrors() && self.goes_on_alone() {
+                self.miss_owed(peer);
+            }
+        }
+        self.retry_held();
+        self.retry_frozen();
+        self.check_flushes();
+        let text = format!("{} goes on without its peer", self.options.resource);
+        self.answer(id, Ok(text));
+    }
+
+    fn verify_command(&mut self, id: CommandId, repair: bool) {
+        if self.verify.is_some() {
+            return self.refuse_command(id, "busy", "a verify is running already");
+        }
+        let found = self.peers.iter().position(|peer| peer.phase == Phase::Established);
+        let Some(peer) = found.filter(|_| self.disk == DiskState::UpToDate) else {
+            let text = "verify needs two connected, up-to-date nodes; see `twinblk status`";
+            return self.refuse_command(id, "not-in-sync", text);
+        };
+        if self.peers[peer].role == Some(Role::Primary) {
+            let them = &self.peers[peer].name;
+            let text = format!(
+                "verify is driven by the primary; run `twinblk verify {}` on {them}",
+                self.options.resource
+            );
+            return self.refuse_command(id, "peer-is-primary", &text);
+        }
+        self.begin_verify(id, peer, repair);
+    }
+
+    fn init_from(&mut self, id: CommandId) {
+        if !self.may_init(id) {
+            return;
+        }
+        self.begin_first_generation();
+        for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
+            slot.all_marked = true;
+            // The peer holds nothing: it cannot serve, whatever happens to this node.
+            slot.withdrawn = true;
+        }
+        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
+        let text = "this node's disk, as it is, is the first copy";
+        self.reconsider_disk("init");
+        self.save(After::Renegotiate { peer: 0, id, text });
+    }
+
+    fn may_init(&mut self, id: CommandId) -> bool {
+        if !self.has_metadata() {
+            let text = "there is no local disk; see `twinblk status`";
+            self.refuse_command(id, "no-disk", text);
+            return false;
+        }
+        if self.superblock.lineage.head().is_some() {
+            let text = "it holds data already; `invalidate` is the way to give it up";
+            self.refuse_command(id, "has-data", text);
+            return false;
+        }
+        let theirs = self.peers.iter().filter_map(|peer| peer.their_state.as_ref());
+        if theirs.into_iter().any(|state| state.lineage.head().is_some()) {
+            let text = "the peer holds data already, which is on its way here";
+            self.refuse_command(id, "peer-has-data", text);
+            return false;
+        }
+        true
+    }
+
+    fn begin_first_generation(&mut self) {
+        let epoch = self.superblock.epoch.next();
+        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        self.superblock.epoch = epoch;
+        self.superblock.lineage = Lineage::new(vec![generation]);
+        self.superblock.data = DataState::Consistent;
+        self.superblock.sync_target = None;
+    }
+
+    fn init_empty(&mut self, id: CommandId) {
+        if !self.may_init(id) {
+            return;
+        }
+        if !self.peers.iter().any(|peer| peer.phase == Phase::Idle) {
+            let text = "both nodes must be connected for --both-empty; see `twinblk status`";
+            return self.refuse_command(id, "not-connected", text);
+        }
+        if self.scanning.is_some() {
+            return self.refuse_command(id, "busy", "a device is being scanned already");
+        }
+        self.scanning = Some(EmptyScan::Command(id));
+        self.emit(Output::ScanEmpty);
+    }
+
+    pub(super) fn on_empty_ask(&mut self, peer: usize, generation: Generation) {
+        let fits = self.superblock.lineage.head().is_none() && self.scanning.is_none();
+        if !fits || self.peers[peer].phase != Phase::Idle || !self.has_metadata() {
+            return self.send(peer, Frame::EmptyAnswer { empty: false });
+        }
+        let session = self.peers[peer].session_id();
+        self.scanning = Some(EmptyScan::Peer { peer, session, generation });
+        self.emit(Output::ScanEmpty);
+    }
+
+    pub(super) fn on_scanned(&mut self, empty: Option<bool>) {
+        let Some(scan) = self.scanning.take() else {
+            return;
+        };
+        match scan {
+            EmptyScan::Command(id) if empty == Some(true) => self.offer_empty(id),
+            EmptyScan::Command(id) => {
+                let text = "the device does not hold only zeroes; use `init --from NODE`";
+                self.refuse_command(id, "not-empty", text);
+            }
+            EmptyScan::Peer { peer, session, .. } if empty != Some(true) => {
+                if self.peers[peer].session == Some(session) {
+                    self.send(peer, Frame::EmptyAnswer { empty: false });
+                }
+            }
+            EmptyScan::Peer { peer, session, generation } => {
+                if self.superblock.lineage.head().is_some() {
+                    return;
+                }
+                self.superblock.lineage = Lineage::new(vec![generation]);
+                self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
+                self.superblock.data = DataState::Consistent;
+                self.save(After::EmptyAnswered { peer, session });
+            }
+        }
+    }
+
+    fn offer_empty(&mut self, id: CommandId) {
+        let Some(peer) = self.peers.iter().position(|peer| peer.phase == Phase::Idle) else {
+            let text = "the link was lost while the device was scanned; try again";
+            return self.refuse_command(id, "not-connected", text);
+        };
+        let epoch = self.superblock.epoch.next();
+        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        self.offered = Some((id, generation));
+        self.send(peer, Frame::EmptyAsk { generation });
+    }
+
+    pub(super) fn empty_answered(&mut self, peer: usize, session: Session) {
+        if self.peers[peer].session == Some(session) {
+            self.send(peer, Frame::EmptyAnswer { empty: true });
+        }
+        self.reconsider_disk("init --both-empty");
+    }
+
+    pub(super) fn on_empty_answer(&mut self, peer: usize, empty: bool) {
+        let Some((id, generation)) = self.offered.take() else {
+            return;
+        };
+        if !empty {
+            let them = self.peers[peer].name.clone();
+            let text = format!("the device of {them} does not hold only zeroes, or has data");
+            return self.refuse_command(id, "not-empty", &text);
+        }
+        self.superblock.lineage = Lineage::new(vec![generation]);
+        self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
+        self.superblock.data = DataState::Consistent;
+        let text = "both nodes hold only zeroes, and begin with that";
+        self.save(After::Renegotiate { peer, id, text });
+    }
+
+    fn detach(&mut self, id: CommandId) {
+        if self.disk_phase != DiskPhase::Open {
+            return self.answer(id, Ok("there is no local disk to let go of".to_owned()));
+        }
+        let served = |peer: &super::peer::Peer| {
+            peer.phase == Phase::Established && peer.disk == Some(DiskState::UpToDate)
+        };
+        if self.role == Role::Primary && !self.peers.iter().any(served) {
+            let text = "this is the last up-to-date copy in reach; connect the peer first";
+            return self.refuse_command(id, "last-copy", text);
+        }
+        self.fail_disk("the operator detached it");
+        self.answer(id, Ok("the disk is detached".to_owned()));
+    }
+
+    fn attach(&mut self, id: CommandId, fresh: bool) {
+        if self.disk_phase != DiskPhase::Absent {
+            let text = "there is a local disk; run `twinblk disk detach` first";
+            return self.refuse_command(id, "has-disk", text);
+        }
+        if self.opening_for.is_some() {
+            return self.refuse_command(id, "busy", "the disk is being opened already");
+        }
+        self.open_disk(fresh, Some(id));
+    }
+
+    fn node_replace(&mut self, id: CommandId) {
+        if self.peers.iter().any(|peer| peer.session.is_some()) {
+            let text = "the peer is connected; node replace is for a machine that is gone";
+            return self.refuse_command(id, "connected", text);
+        }
+        if !self.has_metadata() {
+            return self.refuse_command(id, "no-disk", "there is no local disk");
+        }
+        for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
+            slot.bond = Bond::default();
+            slot.base = None;
+            slot.sync_token = 0;
+            slot.all_marked = true;
+            slot.withdrawn = true;
+        }
+        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
+        self.reconsider_disk("node replace");
+        self.save(After::Answer { id, text: "the peer's new machine will get a full copy" });
+    }
+
+    fn demote_or_stop(&mut self, id: CommandId) {
+        if self.role == Role::Primary {
+            return self.demote(id, true);
+        }
+        self.stop_now(id);
+    }
+
+    /// Announces the stop, then saves what memory holds.
+    pub(super) fn stop_now(&mut self, id: CommandId) {
+        for peer in 0..self.peers.len() {
+            self.send(peer, Frame::Bye { reason: ByeReason::Stop });
+            self.disconnect(peer, "the daemon stops");
+            self.dial(peer, false);
+        }
+        let after = super::persist::AfterPages::Stop { id };
+        self.save_pages(super::persist::PagesJob::All(after));
+    }
+
+    pub(super) fn marks_saved_for_stop(&mut self, id: CommandId) {
+        self.save(After::Stopped { id });
+    }
+
+    pub(super) fn stopped(&mut self, id: CommandId) {
+        if self.disk_phase == DiskPhase::Open {
+            self.disk_phase = DiskPhase::Closing;
+            self.emit(Output::CloseDisk);
+        }
+        self.answer(id, Ok(format!("{} has stopped", self.options.resource)));
+    }
+
+    /// Protocol A, congested for too long: this node marks instead of sending.
+    pub(super) fn congestion_began(&mut self, peer: usize) {
+        let bitmap = self.options.on_congestion == super::options::OnCongestion::Bitmap;
+        if bitmap && self.peers[peer].phase == Phase::Established {
+            self.peers[peer].phase = Phase::Ahead;
+            self.send(peer, Frame::Behind);
+            let name = self.peers[peer].name.clone();
+            let (old, new) = (Phase::Established, Phase::Ahead);
+            self.note_of(&name, "replication", (&old, &new), "the link is congested");
+        }
+    }
+
+    pub(super) fn on_behind(&mut self, peer: usize) {
+        if self.peers[peer].phase != Phase::Established || self.role == Role::Primary {
+            return self.violation(peer, "congestion out of turn");
+        }
+        self.peers[peer].phase = Phase::Behind;
+        self.superblock.data = DataState::Outdated;
+        self.save(After::Nothing);
+        self.reconsider_disk("the link is congested");
+    }
+}

@@ -1,0 +1,329 @@
+//! Owns the local disk's life: opened and recovered, lost, let go of, taken back.
+//! Must never let a disk that failed serve again without a resync.
+
+use super::Replica;
+use super::dirty_map::DirtyMap;
+use super::event::{CommandId, DiskImage, Output};
+use super::hot_extents::{HotExtents, blocks_of};
+use super::peer::Phase;
+use super::persist::{After, AfterPages, PagesJob};
+use crate::format::extent_log::LogImage;
+use crate::format::frame::{DiskState, Frame, Role};
+use crate::format::lineage::Generation;
+use crate::format::superblock::DataState;
+use crate::units::Session;
+
+/// The local disk as a resource of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiskPhase {
+    Absent,
+    Opening,
+    Open,
+    /// Failed or let go; operations still end.
+    Closing,
+}
+
+/// Nothing is acknowledged until a peer has begun this generation: it alone has a disk now.
+#[derive(Debug)]
+pub(super) struct Freeze {
+    pub(super) generation: Generation,
+    pub(super) base: Option<Generation>,
+}
+
+impl Replica {
+    /// Metadata can be written, so what must be durable can be.
+    pub(super) fn has_metadata(&self) -> bool {
+        self.disk_phase == DiskPhase::Open
+    }
+
+    /// Data can be written.
+    pub(super) fn has_open_disk(&self) -> bool {
+        self.disk_phase == DiskPhase::Open
+    }
+
+    pub(super) fn open_disk(&mut self, fresh: bool, command: Option<CommandId>) {
+        self.disk_phase = DiskPhase::Opening;
+        self.opening_for = command;
+        self.emit(Output::OpenDisk { fresh });
+    }
+
+    pub(super) fn on_disk_opened(&mut self, result: Result<Box<DiskImage>, String>) {
+        if self.disk_phase != DiskPhase::Opening {
+            return;
+        }
+        match result {
+            Ok(image) => self.recover(*image),
+            Err(why) => {
+                self.disk_phase = DiskPhase::Absent;
+                self.note("disk", "Diskless", "Diskless", &why);
+                self.disk_reason.clone_from(&why);
+                if let Some(id) = self.opening_for.take() {
+                    self.refuse_command(id, "disk-not-opened", &why);
+                }
+                self.dial_all();
+                (0..self.peers.len()).for_each(|peer| self.check_settled(peer));
+            }
+        }
+    }
+
+    /// Takes over what the disk records. What may differ after a crash is marked and saved before
+    /// the log that says so is used again.
+    fn recover(&mut self, image: DiskImage) {
+        let known = std::mem::replace(&mut self.superblock, image.superblock);
+        let superblock = &mut self.superblock;
+        if superblock.lineage.head().is_none() && known.lineage.head().is_some() {
+            superblock.resource = known.resource;
+        }
+        superblock.epoch = superblock.epoch.max(known.epoch);
+        superblock.crashed_primary |= superblock.primary;
+        superblock.rebooted |= superblock.boot != image.boot;
+        superblock.boot = image.boot;
+        superblock.run = image.run;
+        for (slot, peer) in superblock.slots.iter_mut().zip(&self.peers) {
+            slot.in_use = true;
+            slot.node = peer.node;
+        }
+        self.device_blocks = superblock.geometry.device_blocks;
+        let device = self.device_blocks;
+        let maps = image.bitmaps.into_iter().take(self.peers.len());
+        self.maps = maps.map(|words| DirtyMap::new(words, device)).collect();
+        for (map, pages) in self.maps.iter_mut().zip(&image.bad_pages) {
+            pages.iter().for_each(|page| map.touch(*page as usize));
+        }
+        self.log = HotExtents::new(&image.log, self.superblock.geometry.log_extents);
+        self.local = super::stream::LocalStream::default();
+        self.local.start_at(self.sequence);
+        self.mark_recovered(&image.log);
+        self.disk_phase = DiskPhase::Open;
+        self.save_pages(PagesJob::All(AfterPages::Start));
+    }
+
+    fn mark_recovered(&mut self, log: &LogImage) {
+        for (slot, map) in self.superblock.slots.iter().zip(&mut self.maps) {
+            if slot.all_marked {
+                map.mark_all();
+            }
+        }
+        if !self.superblock.log_live {
+            return;
+        }
+        let device = self.device_blocks;
+        for map in &mut self.maps {
+            if matches!(log, LogImage::Unreadable { .. }) {
+                map.mark_all();
+            }
+            for extent in self.log.hot() {
+                let blocks = blocks_of(extent, device);
+                if blocks.count > 0 {
+                    map.mark(blocks);
+                }
+            }
+        }
+    }
+
+    /// The recovered marks are in the bitmap: the log is free, the past life is over.
+    pub(super) fn marks_recovered(&mut self) {
+        let primary = self.role == Role::Primary;
+        self.superblock.primary = primary;
+        self.superblock.log_live = primary;
+        for slot in &mut self.superblock.slots {
+            slot.all_marked = false;
+        }
+        if primary {
+            // Writes went on without this disk: until the resync it is of mixed age.
+            self.superblock.data = DataState::Inconsistent;
+        }
+        self.save(After::Started);
+    }
+
+    pub(super) fn started(&mut self) {
+        self.disk_reason.clear();
+        self.reconsider_disk("the disk was opened");
+        let text = "the disk is attached";
+        if let Some(id) = self.opening_for.take() {
+            self.answer(id, Ok(text.to_owned()));
+        }
+        self.dial_all();
+        for peer in 0..self.peers.len() {
+            match self.peers[peer].phase {
+                Phase::Down => {}
+                Phase::Settling => self.check_settled(peer),
+                _ => self.renegotiate(peer),
+            }
+        }
+    }
+
+    fn dial_all(&mut self) {
+        use super::event::Connection;
+        for peer in 0..self.peers.len() {
+            if self.peers[peer].connection == Connection::StandAlone
+                && self.peers[peer].reason.is_empty()
+            {
+                self.set_connection(peer, Connection::Connecting, "the resource starts");
+                self.dial(peer, true);
+            }
+        }
+    }
+
+    /// Finds out anew what the local copy is worth, from the records and the peers.
+    pub(super) fn reconsider_disk(&mut self, cause: &str) {
+        let disk = if self.disk_phase != DiskPhase::Open {
+            DiskState::Diskless
+        } else if self.superblock.lineage.head().is_none() {
+            DiskState::Inconsistent
+        } else {
+            match self.superblock.data {
+                DataState::Inconsistent => DiskState::Inconsistent,
+                DataState::Outdated => DiskState::Outdated,
+                DataState::Consistent if self.is_current() => DiskState::UpToDate,
+                DataState::Consistent => DiskState::Consistent,
+            }
+        };
+        self.set_disk(disk, cause);
+    }
+
+    fn is_current(&self) -> bool {
+        let agreed = |peer: &super::peer::Peer| match peer.phase {
+            Phase::Established | Phase::SyncSource | Phase::SourceWaits | Phase::Ahead => true,
+            Phase::Idle => peer.role == Some(Role::Primary),
+            _ => false,
+        };
+        self.role == Role::Primary || self.peers.iter().any(agreed) || self.knows_current()
+    }
+
+    pub(super) fn set_disk(&mut self, disk: DiskState, cause: &str) {
+        let old = std::mem::replace(&mut self.disk, disk);
+        if old == disk {
+            return;
+        }
+        self.note("disk", &format!("{old:?}"), &format!("{disk:?}"), cause);
+        for peer in 0..self.peers.len() {
+            if !matches!(self.peers[peer].phase, Phase::Down | Phase::Settling) {
+                self.send(peer, Frame::DiskChange { disk });
+            }
+        }
+        self.retry_parked();
+    }
+
+    /// Lets go of the local disk at once: it returned an error, or the operator said so.
+    pub(super) fn fail_disk(&mut self, cause: &'static str) {
+        if self.disk_phase != DiskPhase::Open {
+            return;
+        }
+        self.disk_phase = DiskPhase::Closing;
+        self.disk_reason = format!(
+            "the local disk was let go: {cause}; mend or replace it, then run `twinblk disk \
+             attach {0}` or `twinblk disk replace {0}`",
+            self.options.resource
+        );
+        self.emit(Output::CloseDisk);
+        self.local.forget();
+        if self.role == Role::Primary && self.freezing.is_none() {
+            let base = self.superblock.lineage.head();
+            let epoch = self.superblock.epoch.next();
+            let node = self.options.node;
+            let generation = Generation { epoch, id: self.random.draw(), node };
+            self.freezing = Some(Freeze { generation, base });
+        }
+        self.set_disk(DiskState::Diskless, cause);
+        self.abandon_writes();
+        for peer in 0..self.peers.len() {
+            match self.peers[peer].phase {
+                Phase::Established | Phase::Idle => self.ask_generation(peer),
+                Phase::Down | Phase::Settling => {}
+                _ => self.renegotiate(peer),
+            }
+        }
+        for waiter in std::mem::take(&mut self.log_waiting) {
+            match waiter {
+                super::LogWaiter::Piece(key) => self.issue(key),
+                super::LogWaiter::Apply { peer, sequence } => self.apply_entered(peer, sequence),
+            }
+        }
+        self.check_flushes();
+    }
+
+    /// Asks the peer to begin the generation this node now misses, if one is owed.
+    pub(super) fn ask_generation(&mut self, peer: usize) {
+        if let Some(freeze) = &self.freezing
+            && self.peers[peer].disk == Some(DiskState::UpToDate)
+        {
+            let generation = freeze.generation;
+            self.send(peer, Frame::GenerationBegin { generation });
+        }
+    }
+
+    /// The peer, primary, has no disk any more: what is written from here on, it lacks.
+    pub(super) fn on_generation_begin(&mut self, peer: usize, generation: Generation) {
+        if self.disk != DiskState::UpToDate || self.role == Role::Primary {
+            return self.violation(peer, "a generation for a node that cannot hold it");
+        }
+        let session = self.peers[peer].session_id();
+        self.peers[peer].needs_marks_here = true;
+        let superblock = &mut self.superblock;
+        let head = superblock.lineage.head();
+        if head != Some(generation) {
+            superblock.lineage.begin(generation);
+            superblock.epoch = superblock.epoch.max(generation.epoch);
+            let slot = &mut superblock.slots[peer];
+            slot.base = slot.base.or(head);
+        }
+        superblock.log_live = true;
+        self.save(After::GenerationHeld { peer, session, generation });
+    }
+
+    pub(super) fn generation_held(
+        &mut self,
+        peer: usize,
+        session: Session,
+        generation: Generation,
+    ) {
+        if self.peers[peer].session == Some(session) {
+            self.send(peer, Frame::GenerationHeld { generation });
+        }
+    }
+
+    pub(super) fn on_generation_held(&mut self, generation: Generation) {
+        if self.freezing.as_ref().is_none_or(|freeze| freeze.generation != generation) {
+            return;
+        }
+        self.freezing = None;
+        self.superblock.lineage.begin(generation);
+        self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
+        let new = format!("{generation:?}");
+        self.note("generation", "", &new, "the local disk was let go; the peer keeps the marks");
+        self.retry_frozen();
+        self.check_flushes();
+    }
+
+    pub(super) fn on_disk_change(&mut self, peer: usize, disk: DiskState) {
+        let old = self.peers[peer].disk.replace(disk);
+        if old == Some(disk) {
+            return;
+        }
+        let name = self.peers[peer].name.clone();
+        self.note_of(&name, "peer-disk", (&old, &Some(disk)), "the peer said so");
+        if disk < DiskState::Inconsistent {
+            // Nothing sent to it is safe there any more.
+            self.drop_source(peer);
+            if self.peers[peer].phase != Phase::Idle {
+                self.peers[peer].phase = Phase::Idle;
+            }
+            self.lose_stream(peer);
+            self.forget_remote_reads(peer);
+            self.drop_verify(peer);
+        }
+        self.ask_generation(peer);
+        self.retry_parked();
+        self.check_flushes();
+        self.plan_log();
+    }
+
+    /// The disk's operations have ended and it is closed.
+    pub(super) fn on_disk_closed(&mut self) {
+        if self.disk_phase == DiskPhase::Closing {
+            self.disk_phase = DiskPhase::Absent;
+            (0..self.peers.len()).for_each(|peer| self.check_settled(peer));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Owns FLUSH: what must be stable, here and on the peers, before it is answered.
+//! Must never answer under C before both have it.
+
+use super::Replica;
+use super::event::{Output, Reply, RequestError, RequestId};
+use crate::format::frame::{Protocol, Role};
+use crate::units::Sequence;
+
+/// A FLUSH on its way.
+#[derive(Debug)]
+pub(super) struct Flush {
+    pub(super) id: RequestId,
+    /// The sync whose end it waits for here; 0: none.
+    round: u64,
+    /// Under C, per peer: what must be stable there.
+    owed: Vec<(usize, Sequence)>,
+    /// Everything issued when it was asked.
+    covers: Sequence,
+}
+
+impl Replica {
+    pub(super) fn on_flush(&mut self, id: RequestId) {
+        if self.role != Role::Primary || self.demoting.is_some() {
+            let reply = Reply::Failed(RequestError::NotPrimary);
+            return self.emit(Output::Reply { id, reply });
+        }
+        let mut flush = Flush { id, round: 0, owed: Vec::new(), covers: self.sequence };
+        if self.has_open_disk() {
+            // A sync under way began before this was asked: only the next one covers it all.
+            flush.round = self.flush_round + 1;
+            self.sync_here();
+        }
+        for peer in 0..self.peers.len() {
+            self.ask_barrier(peer);
+            if self.options.protocol == Protocol::C && !self.peers[peer].out.sent.is_empty() {
+                flush.owed.push((peer, self.peers[peer].out.last()));
+            }
+        }
+        self.flushes.push_back(flush);
+        self.check_flushes();
+    }
+
+    /// Answers the flushes that are owed nothing more, in order.
+    pub(super) fn check_flushes(&mut self) {
+        while let Some(flush) = self.flushes.front() {
+            let here = flush.round <= self.rounds_done || !self.has_open_disk();
+            let there = flush.owed.iter().all(|(peer, sequence)| {
+                // A peer that is gone owes nothing: what it missed is on record in a generation
+                // that must be durable first.
+                self.peers[*peer].out.stable >= *sequence
+            });
+            let recorded = self.saver.is_durable(self.generation_version);
+            if !here || !there || !recorded || self.flush_hold() {
+                return;
+            }
+            let Some(flush) = self.flushes.pop_front() else {
+                return;
+            };
+            self.flushed = self.flushed.max(flush.covers);
+            self.emit(Output::Reply { id: flush.id, reply: Reply::Done });
+        }
+        self.check_quiet();
+    }
+
+    /// A flush waits, as a write does, while nobody can say that its data is safe.
+    fn flush_hold(&self) -> bool {
+        let suspended = !self.goes_on_alone() && self.peers.iter().any(|peer| !peer.mirrors());
+        self.freezing.is_some() || !self.has_current_data() || suspended
+    }
+
+    /// A FUA write was answered: later writes must not start on a peer before it is stable there.
+    /// Under C it is; under A and B the peer holds them back until the barrier asked for here.
+    pub(super) fn note_flushed(&mut self) {
+        if self.options.protocol == Protocol::C {
+            return;
+        }
+        self.flushed = self.sequence;
+        for peer in 0..self.peers.len() {
+            self.ask_barrier(peer);
+        }
+    }
+}

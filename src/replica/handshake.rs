@@ -1,0 +1,420 @@
+//! Owns the meeting of two nodes: states are told, compared, and the meeting is recorded by both
+//! before anything flows.
+//! Must never let a decision rest on a state that has changed since it was told.
+
+use super::Replica;
+use super::disk::DiskPhase;
+use super::event::Connection;
+use super::peer::Phase;
+use super::persist::{After, AfterPages, PagesJob};
+use super::reconcile::{Extent, Reason, Verdict, reconcile};
+use super::sync_source::Source;
+use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
+use crate::format::superblock::Bond;
+use crate::units::{Nanos, Session};
+
+impl Replica {
+    /// Goes on with a session once nothing of the past is under way.
+    pub(super) fn check_settled(&mut self, peer: usize) {
+        let found = &self.peers[peer];
+        if found.phase != Phase::Settling || !found.incoming.is_idle() {
+            return;
+        }
+        let opening = matches!(self.disk_phase, DiskPhase::Opening | DiskPhase::Closing);
+        if !self.saver.is_idle() || opening || self.freezing.is_some() && self.has_open_disk() {
+            return;
+        }
+        let state = Box::new(self.own_state(peer));
+        self.peers[peer].sent_state = Some(state.clone());
+        self.peers[peer].phase = Phase::StateSent;
+        self.send(peer, Frame::State(state));
+        self.compare(peer);
+    }
+
+    fn own_state(&self, peer: usize) -> PeerState {
+        let superblock = &self.superblock;
+        PeerState {
+            resource: superblock.resource,
+            node: self.options.node,
+            device_blocks: self.device_blocks,
+            protocol: self.options.protocol,
+            role: self.role,
+            disk: self.disk,
+            data: superblock.data,
+            epoch: superblock.epoch,
+            boot: superblock.boot,
+            rebooted: superblock.rebooted,
+            was_primary: superblock.crashed_primary || self.role == Role::Primary,
+            discard_my_data: self.peers[peer].discard_my_data,
+            lineage: superblock.lineage.clone(),
+            sync_target: superblock.sync_target,
+            slot: superblock.slots[peer],
+            marked_blocks: self.maps.get(peer).map_or(0, super::dirty_map::DirtyMap::marked),
+        }
+    }
+
+    pub(super) fn on_state(&mut self, peer: usize, state: Box<PeerState>) {
+        if !matches!(self.peers[peer].phase, Phase::Settling | Phase::StateSent)
+            || self.peers[peer].their_state.is_some()
+        {
+            return self.violation(peer, "a state out of turn");
+        }
+        self.peers[peer].their_state = Some(state);
+        self.compare(peer);
+    }
+
+    /// Compares the two states, once both are told.
+    fn compare(&mut self, peer: usize) {
+        let found = &self.peers[peer];
+        let (Some(mine), Some(theirs)) = (&found.sent_state, &found.their_state) else {
+            return;
+        };
+        if let Some(difference) = self.incompatible(mine, theirs) {
+            return self.refuse(peer, ByeReason::Incompatible, difference);
+        }
+        let (label, verdict) = reconcile(mine, theirs);
+        let (role, disk) = (theirs.role, self.shown_disk(theirs));
+        let epoch = mine.epoch.max(theirs.epoch);
+        let their_bond = theirs.bond();
+        let found = &mut self.peers[peer];
+        found.verdict = Some(verdict);
+        (found.role, found.disk) = (Some(role), Some(disk));
+        found.session_epoch = epoch;
+        let name = found.name.clone();
+        self.note_of(&name, "verdict", (&"", &verdict), label);
+        if let Verdict::Refuse(reason) = verdict {
+            let (bye, words) = self.words_for(peer, reason);
+            return self.refuse(peer, bye, words);
+        }
+        if self.superblock.resource != self.peers_resource(peer) {
+            // The copy without data takes the identity of the one that has some.
+            self.superblock.resource = self.peers_resource(peer);
+        }
+        let session = self.peers[peer].session_id();
+        self.peers[peer].phase = Phase::Bonding;
+        let slot = &mut self.superblock.slots[peer];
+        if slot.bond.tentative != 0 && slot.bond.tentative == their_bond.confirmed {
+            slot.bond.confirmed = slot.bond.tentative;
+        }
+        slot.bond.tentative = session.0;
+        self.superblock.epoch = epoch;
+        self.save(After::TentativeBond { peer, session });
+    }
+
+    fn peers_resource(&self, peer: usize) -> crate::units::ResourceId {
+        let mine = self.superblock.resource;
+        let theirs = self.peers[peer].their_state.as_ref();
+        match theirs {
+            Some(theirs) if self.superblock.lineage.head().is_none() => {
+                if theirs.lineage.head().is_some() || theirs.node < self.options.node {
+                    theirs.resource
+                } else {
+                    mine
+                }
+            }
+            _ => mine,
+        }
+    }
+
+    /// A peer's `UpToDate` is believed only after the comparison; before that it is Consistent.
+    fn shown_disk(&self, theirs: &PeerState) -> DiskState {
+        let _ = self;
+        theirs.disk
+    }
+
+    fn incompatible(&self, mine: &PeerState, theirs: &PeerState) -> Option<String> {
+        let peer = &self.options.peers[0].name;
+        let (me, resource) = (&self.options.name, &self.options.resource);
+        let both_have_data = mine.lineage.head().is_some() && theirs.lineage.head().is_some();
+        if both_have_data && mine.resource != theirs.resource {
+            return Some(format!(
+                "{resource}: the disks of {me} and {peer} belong to different resources; if one \
+                 of them is to be overwritten, run `twinblk create {resource} --force` there"
+            ));
+        }
+        if mine.protocol != theirs.protocol {
+            return Some(format!(
+                "{resource}: {me} is configured for protocol {:?}, {peer} for {:?}; make the \
+                 configuration files equal and run `twinblk connect {resource}`",
+                mine.protocol, theirs.protocol
+            ));
+        }
+        let diskless = [mine, theirs].iter().any(|state| state.disk <= DiskState::Failed);
+        if !diskless && mine.device_blocks != theirs.device_blocks {
+            return Some(format!(
+                "{resource}: the device has {} bytes on {me} and {} on {peer}; both must have the \
+                 same size: create the smaller one's copy on a larger disk",
+                mine.device_blocks * crate::units::BLOCK_BYTES,
+                theirs.device_blocks * crate::units::BLOCK_BYTES
+            ));
+        }
+        None
+    }
+
+    fn words_for(&self, peer: usize, reason: Reason) -> (ByeReason, String) {
+        let (me, resource) = (&self.options.name, &self.options.resource);
+        let them = &self.peers[peer].name;
+        match reason {
+            Reason::SplitBrain => (
+                ByeReason::SplitBrain,
+                format!(
+                    "split brain: {me} and {them} both wrote to {resource} on their own. Choose \
+                     whose writes to give up and run there, as secondary: `twinblk connect \
+                     {resource} --discard-my-data`; on the other node: `twinblk connect {resource}`"
+                ),
+            ),
+            Reason::Unrelated => (
+                ByeReason::Unrelated,
+                format!(
+                    "{me} and {them} hold unrelated data for {resource}. Run `twinblk invalidate \
+                     {resource}` on the node whose data is to be overwritten, then `twinblk \
+                     connect {resource}` on both"
+                ),
+            ),
+            Reason::MyPrimaryIsOlder => (
+                ByeReason::PrimaryWouldBeTarget,
+                format!(
+                    "{me} is primary for {resource} with older data than {them} has. Run `twinblk \
+                     demote {resource}` on {me}, then `twinblk connect {resource}` on both"
+                ),
+            ),
+            Reason::TheirPrimaryIsOlder => (
+                ByeReason::PrimaryWouldBeTarget,
+                format!(
+                    "{them} is primary for {resource} with older data than {me} has. Run `twinblk \
+                     demote {resource}` on {them}, then `twinblk connect {resource}` on both"
+                ),
+            ),
+            Reason::LostBond => (
+                ByeReason::Unrelated,
+                format!(
+                    "{me} and {them} do not remember the same last meeting for {resource}: one \
+                     disk was restored from an older copy. Run `twinblk invalidate {resource}` on \
+                     that node, then `twinblk connect {resource}` on both"
+                ),
+            ),
+            Reason::NoWholeCopy => (
+                ByeReason::Unrelated,
+                format!(
+                    "neither {me} nor {them} has a whole copy of {resource}. Restore a backup on \
+                     one, or run `twinblk promote {resource} --force` on the better one"
+                ),
+            ),
+            Reason::WholeCopyIsOlder => (
+                ByeReason::Unrelated,
+                format!(
+                    "the only whole copy of {resource} is older than what the other node has in \
+                     part. Run `twinblk invalidate {resource}` on the node with the partial copy \
+                     to accept that, then `twinblk connect {resource}` on both"
+                ),
+            ),
+        }
+    }
+
+    fn refuse(&mut self, peer: usize, reason: ByeReason, words: String) {
+        self.send(peer, Frame::Bye { reason });
+        self.disconnect(peer, "the nodes do not fit together");
+        self.stand_alone(peer, words);
+    }
+
+    pub(super) fn tentative_bond_saved(&mut self, peer: usize, session: Session) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        self.peers[peer].bond_saved = true;
+        self.send(peer, Frame::Met);
+        self.confirm_bond(peer);
+    }
+
+    pub(super) fn on_met(&mut self, peer: usize) {
+        if !matches!(self.peers[peer].phase, Phase::StateSent | Phase::Bonding) {
+            return self.violation(peer, "a meeting out of turn");
+        }
+        self.peers[peer].bond_heard = true;
+        self.confirm_bond(peer);
+    }
+
+    fn confirm_bond(&mut self, peer: usize) {
+        let found = &self.peers[peer];
+        if !found.bond_saved || !found.bond_heard {
+            return;
+        }
+        let session = found.session_id();
+        self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
+        self.save(After::ConfirmedBond { peer, session });
+    }
+
+    /// Both remember the meeting: act on the verdict.
+    pub(super) fn confirmed_bond_saved(&mut self, peer: usize, session: Session) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        let Some(verdict) = self.peers[peer].verdict else {
+            return;
+        };
+        self.peers[peer].reason.clear();
+        match verdict {
+            Verdict::Nothing => self.begin_equal(peer, session),
+            Verdict::Source(extent) => self.begin_source(peer, session, extent),
+            Verdict::Target(_) => {
+                // The source speaks next.
+                self.peers[peer].phase = Phase::TargetWaits;
+                let early = std::mem::take(&mut self.peers[peer].early_start);
+                if let Some(token) = early {
+                    self.on_sync_start(peer, token);
+                }
+            }
+            Verdict::AwaitInit | Verdict::NoDisk => self.begin_idle(peer),
+            Verdict::MineDiskless => self.begin_diskless(peer),
+            Verdict::TheirsDiskless => self.begin_serving_diskless(peer),
+            Verdict::Refuse(_) => {}
+        }
+    }
+
+    fn begin_idle(&mut self, peer: usize) {
+        self.peers[peer].phase = Phase::Idle;
+        self.peers[peer].deadline = Nanos::NEVER;
+        self.reconsider_disk("connected");
+    }
+
+    fn begin_equal(&mut self, peer: usize, session: Session) {
+        let slot = &mut self.superblock.slots[peer];
+        let settled = slot.base.is_none() && slot.sync_token == 0 && !slot.withdrawn;
+        slot.base = None;
+        slot.sync_token = 0;
+        slot.all_marked = false;
+        slot.withdrawn = false;
+        let superblock = &mut self.superblock;
+        let quiet = !superblock.crashed_primary
+            && !superblock.rebooted
+            && superblock.data == crate::format::superblock::DataState::Consistent;
+        superblock.crashed_primary = false;
+        superblock.rebooted = false;
+        superblock.data = crate::format::superblock::DataState::Consistent;
+        superblock.sync_target = None;
+        self.peers[peer].discard_my_data = false;
+        if settled && quiet {
+            return self.equal_saved(peer, session);
+        }
+        self.save(After::BondThenNothing { peer, session });
+    }
+
+    pub(super) fn equal_saved(&mut self, peer: usize, session: Session) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        self.establish(peer, "the copies are equal");
+        self.resend_owed(peer);
+    }
+
+    /// Both copies are the newest from here on.
+    pub(super) fn establish(&mut self, peer: usize, cause: &str) {
+        let found = &mut self.peers[peer];
+        let old = std::mem::replace(&mut found.phase, Phase::Established);
+        found.deadline = Nanos::NEVER;
+        found.disk = Some(DiskState::UpToDate);
+        found.marks_heard = false;
+        let name = found.name.clone();
+        self.note_of(&name, "replication", (&old, &Phase::Established), cause);
+        self.reconsider_disk(cause);
+        let _ = Connection::Connected;
+    }
+
+    fn begin_source(&mut self, peer: usize, session: Session, extent: Extent) {
+        let token = match self.superblock.slots[peer].sync_token {
+            0 => self.random.draw(),
+            token => token,
+        };
+        let their_token = self.peers[peer]
+            .their_state
+            .as_ref()
+            .and_then(|state| state.sync_target)
+            .map(|sync| sync.token);
+        let token = if their_token == Some(token) { token } else { self.random.draw() };
+        let found = &mut self.peers[peer];
+        found.phase = Phase::SourceWaits;
+        found.deadline = self.now + crate::limits::HANDSHAKE_TIME;
+        found.source = Some(Source::new(token, extent == Extent::Full));
+        if extent == Extent::Full && !self.superblock.slots[peer].all_marked {
+            self.superblock.slots[peer].all_marked = true;
+            self.save(After::SourceAllMarked { peer, session });
+        } else {
+            self.all_marked_saved(peer, session);
+        }
+    }
+
+    /// The intent to mark everything is durable: memory follows, then the pages, then the intent
+    /// goes; a crash on the way finds the intent.
+    pub(super) fn all_marked_saved(&mut self, peer: usize, session: Session) {
+        if self.superblock.slots[peer].all_marked {
+            self.maps[peer].mark_all();
+            self.save_pages(PagesJob::All(AfterPages::AllMarked { peer }));
+        }
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        let Some(source) = &self.peers[peer].source else {
+            return;
+        };
+        let token = source.token();
+        self.send(peer, Frame::SyncStart { token });
+    }
+
+    pub(super) fn all_marks_saved(&mut self, peer: usize) {
+        // Blocks may have been synced meanwhile; their cleared bits are what memory says.
+        if self.superblock.slots[peer].all_marked {
+            self.superblock.slots[peer].all_marked = false;
+            self.save(After::Nothing);
+        }
+    }
+
+    /// This node works on the peer's disk.
+    fn begin_diskless(&mut self, peer: usize) {
+        self.peers[peer].phase = Phase::Idle;
+        self.peers[peer].deadline = Nanos::NEVER;
+        if self.role != Role::Primary {
+            return self.reconsider_disk("connected");
+        }
+        let head = self.superblock.lineage.head();
+        let same = self.peers[peer].their_state.as_ref().is_some_and(|state| {
+            state.lineage.head() == head
+                || self.freezing.as_ref().is_some_and(|freeze| state.lineage.head() == freeze.base)
+        });
+        if !same {
+            let words = self.words_for(peer, Reason::MyPrimaryIsOlder).1;
+            return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
+        }
+        self.ask_generation(peer);
+        self.resend_owed(peer);
+    }
+
+    /// The peer has no disk; if it is primary it works on this one.
+    fn begin_serving_diskless(&mut self, peer: usize) {
+        self.peers[peer].phase = Phase::Idle;
+        self.peers[peer].deadline = Nanos::NEVER;
+        let primary = self.peers[peer].role == Some(Role::Primary);
+        self.peers[peer].needs_marks_here = primary;
+        self.reconsider_disk("connected");
+    }
+
+    pub(super) fn on_bye(&mut self, peer: usize, reason: ByeReason) {
+        let (them, resource) = (self.peers[peer].name.clone(), self.options.resource.clone());
+        match reason {
+            ByeReason::Renegotiate | ByeReason::Stop => {}
+            ByeReason::Disconnect => self.peer_disconnected(peer),
+            ByeReason::SplitBrain
+            | ByeReason::Unrelated
+            | ByeReason::Incompatible
+            | ByeReason::PrimaryWouldBeTarget => {
+                if self.peers[peer].connection != Connection::StandAlone {
+                    let words = format!(
+                        "{them} refused the connection for {resource}: {reason:?}; `twinblk status \
+                         {resource}` on {them} says why"
+                    );
+                    self.stand_alone(peer, words);
+                }
+            }
+        }
+        self.disconnect(peer, "the peer ended the session");
+    }
+}

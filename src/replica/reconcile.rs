@@ -1,0 +1,447 @@
+//! Owns whose data is newer when two nodes meet: facts read off two states, and one table.
+//! Must never change anything: it turns two [`PeerState`]s into a [`Verdict`].
+//!
+//! The table holds no order: every combination of facts meets exactly one row, and what one node
+//! decides is the mirror image of what the other decides from the same two states. Tests prove
+//! both over all combinations.
+
+use crate::format::frame::{DiskState, PeerState, Protocol, Role};
+use crate::format::lineage::Relation;
+use crate::format::superblock::DataState;
+
+/// How a target is brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Extent {
+    /// The marks of both, together.
+    Marks,
+    /// Everything.
+    Full,
+}
+
+/// What two nodes that met do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The copies are equal.
+    Nothing,
+    /// The peer is brought up to date from here.
+    Source(Extent),
+    /// This node is brought up to date.
+    Target(Extent),
+    /// This node has no disk: it works on the peer's.
+    MineDiskless,
+    /// The peer has no disk.
+    TheirsDiskless,
+    /// Neither has a disk.
+    NoDisk,
+    /// Neither has data: `init` says which begins.
+    AwaitInit,
+    /// Refused, in words.
+    Refuse(Reason),
+}
+
+/// Why two nodes do not work together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Both went on alone from a common generation.
+    SplitBrain,
+    /// Nothing in common.
+    Unrelated,
+    /// The node with the older data is primary.
+    MyPrimaryIsOlder,
+    /// The same on the other side.
+    TheirPrimaryIsOlder,
+    /// The records of the last meeting differ: one disk was restored or exchanged, and nothing
+    /// says which.
+    LostBond,
+    /// Both copies are of mixed age.
+    NoWholeCopy,
+    /// The only whole copy is older than the other's generation.
+    WholeCopyIsOlder,
+}
+
+impl Verdict {
+    /// What the other node decides.
+    #[must_use]
+    pub const fn mirrored(self) -> Self {
+        match self {
+            Self::Source(extent) => Self::Target(extent),
+            Self::Target(extent) => Self::Source(extent),
+            Self::MineDiskless => Self::TheirsDiskless,
+            Self::TheirsDiskless => Self::MineDiskless,
+            Self::Refuse(Reason::MyPrimaryIsOlder) => Self::Refuse(Reason::TheirPrimaryIsOlder),
+            Self::Refuse(Reason::TheirPrimaryIsOlder) => Self::Refuse(Reason::MyPrimaryIsOlder),
+            same => same,
+        }
+    }
+}
+
+/// The usability of a copy by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replica {
+    Absent,
+    Mixed,
+    Whole,
+}
+
+/// Which of the two nodes something holds for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Neither,
+    Mine,
+    Theirs,
+    Both,
+}
+
+/// Whether the marks of both, together, hold every block that may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Record {
+    /// They do, and there are none.
+    Clean,
+    /// They do.
+    Marked,
+    /// Nobody can say.
+    Untrusted,
+}
+
+/// Who is source between copies of one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prefer {
+    Mine,
+    Theirs,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    relation: Relation,
+    mine: Replica,
+    theirs: Replica,
+    primary: Who,
+    record: Record,
+    prefer: Prefer,
+    discard: Who,
+}
+
+/// One row: the facts it is about (any of the listed values, all if the list is empty), and what
+/// follows. `Extent` in a verdict is replaced by what the record allows.
+struct Row {
+    label: &'static str,
+    relation: &'static [Relation],
+    mine: &'static [Replica],
+    theirs: &'static [Replica],
+    primary: &'static [Who],
+    record: &'static [Record],
+    prefer: &'static [Prefer],
+    discard: &'static [Who],
+    verdict: Verdict,
+}
+
+const ANY: Row = Row {
+    label: "",
+    relation: &[],
+    mine: &[],
+    theirs: &[],
+    primary: &[],
+    record: &[],
+    prefer: &[],
+    discard: &[],
+    verdict: Verdict::Nothing,
+};
+
+use Prefer as P;
+use Record::{Clean, Marked, Untrusted};
+use Relation::{Ancestor, BothEmpty, Descendant, Equal, Fork, MineEmpty, Stranger, TheirsEmpty};
+use Replica::{Absent, Mixed, Whole};
+use Verdict::{Refuse, Source, Target};
+use Who::{Both, Mine, Neither, Theirs};
+
+const PRESENT: &[Replica] = &[Mixed, Whole];
+const KIN: &[Relation] = &[Equal, Descendant, Ancestor, Fork];
+/// Replaced by what the record allows.
+const BY_RECORD: Extent = Extent::Marks;
+
+/// Every combination of facts meets exactly one of these.
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    // Somebody has no disk.
+    Row { label: "no-disk", mine: &[Absent], theirs: &[Absent], verdict: Verdict::NoDisk, ..ANY },
+    Row { label: "mine-diskless", mine: &[Absent], theirs: PRESENT, verdict: Verdict::MineDiskless, ..ANY },
+    Row { label: "theirs-diskless", mine: PRESENT, theirs: &[Absent], verdict: Verdict::TheirsDiskless, ..ANY },
+    // Somebody has no data yet.
+    Row { label: "both-just-created", mine: PRESENT, theirs: PRESENT, relation: &[BothEmpty], verdict: Verdict::AwaitInit, ..ANY },
+    Row { label: "mine-just-created", mine: PRESENT, theirs: &[Whole], relation: &[MineEmpty], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "theirs-just-created", mine: &[Whole], theirs: PRESENT, relation: &[TheirsEmpty], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "mine-just-created-theirs-mixed", mine: PRESENT, theirs: &[Mixed], relation: &[MineEmpty], verdict: Refuse(Reason::NoWholeCopy), ..ANY },
+    Row { label: "theirs-just-created-mine-mixed", mine: &[Mixed], theirs: PRESENT, relation: &[TheirsEmpty], verdict: Refuse(Reason::NoWholeCopy), ..ANY },
+    // Nothing in common: the wildcard, whatever else holds.
+    Row { label: "unrelated", mine: PRESENT, theirs: PRESENT, relation: &[Stranger], verdict: Refuse(Reason::Unrelated), ..ANY },
+    // Copies of mixed age.
+    Row { label: "both-mixed", mine: &[Mixed], theirs: &[Mixed], relation: KIN, verdict: Refuse(Reason::NoWholeCopy), ..ANY },
+    Row { label: "theirs-mixed", mine: &[Whole], theirs: &[Mixed], relation: &[Equal, Descendant], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "theirs-mixed-resumed", mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Clean, Marked], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "theirs-mixed-newer", mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Untrusted], verdict: Refuse(Reason::WholeCopyIsOlder), ..ANY },
+    Row { label: "mine-mixed", mine: &[Mixed], theirs: &[Whole], relation: &[Equal, Ancestor], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "mine-mixed-resumed", mine: &[Mixed], theirs: &[Whole], relation: &[Descendant, Fork], record: &[Clean, Marked], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "mine-mixed-newer", mine: &[Mixed], theirs: &[Whole], relation: &[Descendant, Fork], record: &[Untrusted], verdict: Refuse(Reason::WholeCopyIsOlder), ..ANY },
+    // Whole copies of one generation.
+    Row { label: "equal-two-primaries", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Both], verdict: Refuse(Reason::SplitBrain), ..ANY },
+    Row { label: "equal-clean", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Neither, Mine, Theirs], record: &[Clean], verdict: Verdict::Nothing, ..ANY },
+    Row { label: "equal-marked-mine-primary", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Mine], record: &[Marked], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "equal-marked-theirs-primary", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Theirs], record: &[Marked], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "equal-marked-prefer-mine", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Neither], record: &[Marked], prefer: &[P::Mine], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "equal-marked-prefer-theirs", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Neither], record: &[Marked], prefer: &[P::Theirs], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "equal-unbound-mine-primary", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Mine], record: &[Untrusted], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "equal-unbound-theirs-primary", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Theirs], record: &[Untrusted], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "equal-unbound", mine: &[Whole], theirs: &[Whole], relation: &[Equal], primary: &[Neither], record: &[Untrusted], verdict: Refuse(Reason::LostBond), ..ANY },
+    // Whole copies, one newer.
+    Row { label: "mine-newer", mine: &[Whole], theirs: &[Whole], relation: &[Descendant], primary: &[Neither, Mine], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "mine-newer-theirs-primary", mine: &[Whole], theirs: &[Whole], relation: &[Descendant], primary: &[Theirs], verdict: Refuse(Reason::TheirPrimaryIsOlder), ..ANY },
+    Row { label: "mine-newer-two-primaries", mine: &[Whole], theirs: &[Whole], relation: &[Descendant], primary: &[Both], verdict: Refuse(Reason::SplitBrain), ..ANY },
+    Row { label: "theirs-newer", mine: &[Whole], theirs: &[Whole], relation: &[Ancestor], primary: &[Neither, Theirs], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "theirs-newer-mine-primary", mine: &[Whole], theirs: &[Whole], relation: &[Ancestor], primary: &[Mine], verdict: Refuse(Reason::MyPrimaryIsOlder), ..ANY },
+    Row { label: "theirs-newer-two-primaries", mine: &[Whole], theirs: &[Whole], relation: &[Ancestor], primary: &[Both], verdict: Refuse(Reason::SplitBrain), ..ANY },
+    // Whole copies, each with something the other lacks.
+    Row { label: "split-brain", mine: &[Whole], theirs: &[Whole], relation: &[Fork], discard: &[Neither, Both], verdict: Refuse(Reason::SplitBrain), ..ANY },
+    Row { label: "split-brain-discard-mine", mine: &[Whole], theirs: &[Whole], relation: &[Fork], discard: &[Mine], primary: &[Neither, Theirs], verdict: Target(BY_RECORD), ..ANY },
+    Row { label: "split-brain-discard-mine-primary", mine: &[Whole], theirs: &[Whole], relation: &[Fork], discard: &[Mine], primary: &[Mine, Both], verdict: Refuse(Reason::SplitBrain), ..ANY },
+    Row { label: "split-brain-discard-theirs", mine: &[Whole], theirs: &[Whole], relation: &[Fork], discard: &[Theirs], primary: &[Neither, Mine], verdict: Source(BY_RECORD), ..ANY },
+    Row { label: "split-brain-discard-theirs-primary", mine: &[Whole], theirs: &[Whole], relation: &[Fork], discard: &[Theirs], primary: &[Theirs, Both], verdict: Refuse(Reason::SplitBrain), ..ANY },
+];
+
+impl Row {
+    fn meets(&self, facts: &Facts) -> bool {
+        fn among<T: PartialEq>(list: &[T], value: &T) -> bool {
+            list.is_empty() || list.contains(value)
+        }
+        among(self.relation, &facts.relation)
+            && among(self.mine, &facts.mine)
+            && among(self.theirs, &facts.theirs)
+            && among(self.primary, &facts.primary)
+            && among(self.record, &facts.record)
+            && among(self.prefer, &facts.prefer)
+            && among(self.discard, &facts.discard)
+    }
+}
+
+/// What this node does about a peer, and the label of the row that says so. `mine` is the state
+/// this node sent, `theirs` the one it received.
+///
+/// # Panics
+/// Never: a test proves that every combination of facts has its row.
+#[must_use]
+pub fn reconcile(mine: &PeerState, theirs: &PeerState) -> (&'static str, Verdict) {
+    let facts = facts(mine, theirs);
+    let row = ROWS.iter().find(|row| row.meets(&facts)).expect("every combination has its row");
+    let extent = if facts.record == Untrusted { Extent::Full } else { Extent::Marks };
+    let verdict = match row.verdict {
+        Source(Extent::Marks) => Source(extent),
+        Target(Extent::Marks) => Target(extent),
+        fixed => fixed,
+    };
+    (row.label, verdict)
+}
+
+/// The labels of all rows, for counting how often each is met.
+#[must_use]
+pub fn labels() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.label)
+}
+
+fn facts(mine: &PeerState, theirs: &PeerState) -> Facts {
+    let relation = mine.lineage.relation(&theirs.lineage);
+    let who = |mine, theirs| match (mine, theirs) {
+        (false, false) => Neither,
+        (true, false) => Mine,
+        (false, true) => Theirs,
+        (true, true) => Both,
+    };
+    let primary = |state: &PeerState| state.role == Role::Primary;
+    let prefer = if outranks(mine, theirs) { P::Mine } else { P::Theirs };
+    Facts {
+        relation,
+        mine: copy(mine),
+        theirs: copy(theirs),
+        primary: who(primary(mine), primary(theirs)),
+        record: record(mine, theirs, relation),
+        prefer,
+        discard: who(mine.discard_my_data, theirs.discard_my_data),
+    }
+}
+
+fn copy(state: &PeerState) -> Replica {
+    match (state.disk, state.data) {
+        (DiskState::Diskless | DiskState::Failed, _) => Absent,
+        (_, DataState::Inconsistent) => Mixed,
+        (_, DataState::Outdated | DataState::Consistent) => Whole,
+    }
+}
+
+/// Between copies of one generation that may differ: the source is the one of the higher epoch;
+/// under C the one whose host kept its power; then the former primary; then the lower node id.
+fn outranks(mine: &PeerState, theirs: &PeerState) -> bool {
+    if mine.epoch != theirs.epoch {
+        return mine.epoch > theirs.epoch;
+    }
+    if mine.protocol == Protocol::C && mine.rebooted != theirs.rebooted {
+        return theirs.rebooted;
+    }
+    if mine.was_primary != theirs.was_primary {
+        return mine.was_primary;
+    }
+    mine.node < theirs.node
+}
+
+fn record(mine: &PeerState, theirs: &PeerState, relation: Relation) -> Record {
+    let continued = continues(mine, theirs) || continues(theirs, mine);
+    let complete = match relation {
+        Equal => untouched(mine, theirs) && untouched(theirs, mine),
+        Descendant => untouched(mine, theirs) && based_on_head(mine, theirs),
+        Ancestor => untouched(theirs, mine) && based_on_head(theirs, mine),
+        Fork => {
+            let based = mine.slot.base.is_some() && mine.slot.base == theirs.slot.base;
+            based && untouched(mine, theirs) && untouched(theirs, mine)
+        }
+        BothEmpty | MineEmpty | TheirsEmpty | Stranger => false,
+    };
+    let marks = |state: &PeerState| state.slot.all_marked || state.marked_blocks > 0;
+    match (bound(mine, theirs) && (continued || complete), marks(mine) || marks(theirs)) {
+        (false, _) => Untrusted,
+        (true, false) => Clean,
+        (true, true) => Marked,
+    }
+}
+
+/// Both remember the same last meeting, so neither disk is from before it.
+fn bound(a: &PeerState, b: &PeerState) -> bool {
+    let (a, b) = (a.bond(), b.bond());
+    let met = |x: u64, y: u64| x != 0 && x == y;
+    met(a.confirmed, b.confirmed) || met(a.confirmed, b.tentative) || met(a.tentative, b.confirmed)
+}
+
+/// `target` is in the middle of the very resync whose progress the marks of `source` hold.
+fn continues(source: &PeerState, target: &PeerState) -> bool {
+    let token = source.slot.sync_token;
+    token != 0 && target.sync_target.is_some_and(|sync| sync.token == token)
+}
+
+/// No resync has taken marks off `source` that `target` does not have the blocks for: none began,
+/// or the target adopted its end.
+fn untouched(source: &PeerState, target: &PeerState) -> bool {
+    source.slot.sync_token == 0
+        || (target.sync_target.is_none() && target.lineage.head() == source.lineage.head())
+}
+
+/// The marks of `source` are relative to the data `target` has.
+fn based_on_head(source: &PeerState, target: &PeerState) -> bool {
+    source.slot.base.is_some() && source.slot.base == target.lineage.head()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const RELATIONS: [Relation; 8] =
+        [BothEmpty, MineEmpty, TheirsEmpty, Equal, Descendant, Ancestor, Fork, Stranger];
+    const WHOS: [Who; 4] = [Neither, Mine, Theirs, Both];
+
+    fn all() -> impl Iterator<Item = Facts> {
+        let copies = [Absent, Mixed, Whole];
+        RELATIONS.into_iter().flat_map(move |relation| {
+            copies.into_iter().flat_map(move |mine| {
+                copies.into_iter().flat_map(move |theirs| {
+                    WHOS.into_iter().flat_map(move |primary| {
+                        [Clean, Marked, Untrusted].into_iter().flat_map(move |record| {
+                            [P::Mine, P::Theirs].into_iter().flat_map(move |prefer| {
+                                WHOS.into_iter().map(move |discard| Facts {
+                                    relation,
+                                    mine,
+                                    theirs,
+                                    primary,
+                                    record,
+                                    prefer,
+                                    discard,
+                                })
+                            })
+                        })
+                    })
+                })
+            })
+        })
+    }
+
+    fn flip(who: Who) -> Who {
+        match who {
+            Mine => Theirs,
+            Theirs => Mine,
+            same => same,
+        }
+    }
+
+    fn mirrored(facts: Facts) -> Facts {
+        Facts {
+            relation: facts.relation.mirrored(),
+            mine: facts.theirs,
+            theirs: facts.mine,
+            primary: flip(facts.primary),
+            record: facts.record,
+            prefer: if facts.prefer == P::Mine { P::Theirs } else { P::Mine },
+            discard: flip(facts.discard),
+        }
+    }
+
+    fn meeting(facts: &Facts) -> Vec<&'static Row> {
+        ROWS.iter().filter(|row| row.meets(facts)).collect()
+    }
+
+    #[test]
+    fn every_combination_meets_exactly_one_row() {
+        for facts in all() {
+            let rows: Vec<_> = meeting(&facts).iter().map(|row| row.label).collect();
+            assert_eq!(rows.len(), 1, "{facts:?} meets {rows:?}");
+        }
+    }
+
+    #[test]
+    fn the_two_nodes_decisions_mirror() {
+        for facts in all() {
+            let mine = meeting(&facts)[0].verdict;
+            let theirs = meeting(&mirrored(facts))[0].verdict;
+            assert_eq!(mine.mirrored(), theirs, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn every_row_is_met_and_named_once() {
+        let met: BTreeSet<_> = all().map(|facts| meeting(&facts)[0].label).collect();
+        assert_eq!(met.len(), ROWS.len());
+        assert_eq!(labels().collect::<BTreeSet<_>>(), met);
+    }
+
+    #[test]
+    fn only_unrelated_ignores_everything_but_the_relation() {
+        for row in ROWS.iter().filter(|row| row.label != "unrelated") {
+            let free = row.mine == PRESENT && row.theirs == PRESENT;
+            assert!(!free || row.relation == [BothEmpty], "{} is a wildcard", row.label);
+        }
+    }
+
+    #[test]
+    fn a_primary_with_a_whole_copy_never_becomes_target() {
+        // A copy without a generation is never primary.
+        let serving = |f: &Facts| {
+            f.mine == Whole && f.relation != MineEmpty && matches!(f.primary, Mine | Both)
+        };
+        for facts in all().filter(serving) {
+            let row = meeting(&facts)[0];
+            assert!(!matches!(row.verdict, Target(_)), "{} {facts:?}", row.label);
+        }
+    }
+
+    #[test]
+    fn an_untrusted_record_never_leads_to_marks_or_nothing() {
+        for facts in all().filter(|f| f.record == Untrusted && f.mine != Absent) {
+            let row = meeting(&facts)[0];
+            assert_ne!(row.verdict, Verdict::Nothing, "{} {facts:?}", row.label);
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Owns who is primary: promotion, demotion, and the evidence a node has that it is current.
+//! Must never serve before the role is durable, nor demote with anything left to resync.
+//!
+//! ```text
+//!   Secondary ── promote ──▶ asking every connected peer ──▶ saving ──▶ Primary (export open)
+//!   Primary ── demote ──▶ draining ──▶ flushing everywhere ──▶ marks ──▶ saving ──▶ Secondary
+//! ```
+
+use super::Replica;
+use super::disk::DiskPhase;
+use super::event::{CommandId, Output, Refusal, Reply, RequestError};
+use super::peer::{Peer, Phase};
+use super::persist::{After, AfterPages, PagesJob};
+use crate::format::frame::{DiskState, Frame, Role};
+use crate::format::superblock::DataState;
+use crate::units::{Epoch, Session};
+
+/// A promotion on its way.
+#[derive(Debug)]
+pub(super) struct Promoting {
+    id: CommandId,
+    epoch: Epoch,
+    /// Peers that have not answered.
+    waiting: Vec<usize>,
+}
+
+/// A demotion on its way.
+#[derive(Debug)]
+pub(super) struct Demoting {
+    id: CommandId,
+    /// The daemon stops afterwards.
+    stop: bool,
+    flushing: bool,
+    saving: bool,
+}
+
+impl Replica {
+    /// What `promote` would refuse with now; none if it would go ahead.
+    pub(super) fn promote_refusal(&self) -> Option<Refusal> {
+        let (resource, me) = (&self.options.resource, &self.options.name);
+        let refuse = |reason, text: String| Some(Refusal { reason, text });
+        if self.disk_phase != DiskPhase::Open {
+            return refuse(
+                "no-disk",
+                format!(
+                    "{me} has no local disk for {resource}; run `twinblk disk attach {resource}`"
+                ),
+            );
+        }
+        if self.superblock.lineage.head().is_none() {
+            return refuse(
+                "just-created",
+                format!(
+                    "{resource} on {me} holds no data yet. Run `twinblk init {resource} --from \
+                     NODE` to say whose disk is the first copy, or `twinblk init {resource} \
+                     --both-empty` if both hold only zeroes"
+                ),
+            );
+        }
+        for peer in &self.peers {
+            let them = &peer.name;
+            if peer.role == Some(Role::Primary) {
+                return refuse(
+                    "peer-is-primary",
+                    format!(
+                        "{them} is primary for {resource}; run `twinblk demote {resource}` there"
+                    ),
+                );
+            }
+            if matches!(peer.phase, Phase::TargetWaits | Phase::SyncTarget) {
+                return refuse(
+                    "sync-target",
+                    format!(
+                        "{me} is being brought up to date for {resource}; promote {them}, or run \
+                         `twinblk wait {resource} --for insync` first"
+                    ),
+                );
+            }
+            if peer.negotiates() {
+                return refuse(
+                    "negotiating",
+                    format!("{me} and {them} are agreeing about {resource}; try again in a moment"),
+                );
+            }
+        }
+        if self.disk == DiskState::UpToDate { None } else { Some(self.not_current()) }
+    }
+
+    fn not_current(&self) -> Refusal {
+        let (resource, me) = (&self.options.resource, &self.options.name);
+        let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
+        let why = match self.superblock.data {
+            DataState::Inconsistent => "its copy is of mixed age: a resync to it did not end",
+            DataState::Outdated => "its copy is known to be old",
+            DataState::Consistent => "it cannot know whether the other node has newer data",
+        };
+        Refusal {
+            reason: "not-current",
+            text: format!(
+                "{me} must not become primary for {resource}: {why}. Bring {them} back (`twinblk \
+                 status {resource}` shows the connection), or, if {them} is lost for good or \
+                 surely off, run `twinblk promote {resource} --force`: writes that only {them} has \
+                 are then given up, and it must not serve until the two have met"
+            ),
+        }
+    }
+
+    /// Whether the durable records say that no peer can have newer data: each lacks what this
+    /// node wrote, withdrew by its own word, or is in the middle of a resync from here.
+    pub(super) fn knows_current(&self) -> bool {
+        self.superblock
+            .slots
+            .iter()
+            .filter(|slot| slot.in_use)
+            .all(|slot| slot.base.is_some() || slot.withdrawn || slot.sync_token != 0)
+    }
+
+    pub(super) fn promote(&mut self, id: CommandId, force: bool) {
+        if self.role == Role::Primary && self.demoting.is_none() {
+            return self.answer(id, Ok(format!("{} is primary already", self.options.name)));
+        }
+        if self.promoting.is_some() || self.demoting.is_some() {
+            return self.refuse_command(id, "busy", "a change of role is under way");
+        }
+        let refusal = self.promote_refusal();
+        let overridable = refusal.as_ref().is_none_or(|refusal| refusal.reason == "not-current");
+        if let Some(refusal) = refusal
+            && !(force && overridable)
+        {
+            return self.answer(id, Err(refusal));
+        }
+        let forced = force && self.disk != DiskState::UpToDate;
+        let epoch = self.superblock.epoch.next();
+        let connected = |peer: &usize| self.peers[*peer].session.is_some();
+        let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
+        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone() });
+        if forced {
+            self.force_current();
+        }
+        for peer in &waiting {
+            self.send(*peer, Frame::PromoteAsk { epoch });
+        }
+        if waiting.is_empty() {
+            self.take_office();
+        }
+    }
+
+    /// The operator's word that this copy is the one to go on with.
+    fn force_current(&mut self) {
+        let was = self.superblock.data;
+        self.note("disk", &format!("{was:?}"), "UpToDate", "promote --force: the operator's word");
+        self.superblock.data = DataState::Consistent;
+        self.superblock.sync_target = None;
+        if was == DataState::Inconsistent {
+            // Blocks of mixed age are no generation anybody else has.
+            for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
+                slot.all_marked = true;
+                slot.sync_token = 0;
+            }
+            for map in &mut self.maps {
+                map.mark_all();
+            }
+            self.begin_generation("promote --force of a copy of mixed age");
+        }
+    }
+
+    fn take_office(&mut self) {
+        let Some(promoting) = &self.promoting else {
+            return;
+        };
+        let superblock = &mut self.superblock;
+        superblock.epoch = superblock.epoch.max(promoting.epoch);
+        superblock.primary = true;
+        superblock.log_live = true;
+        self.save(After::Promoted);
+    }
+
+    pub(super) fn promoted(&mut self) {
+        let Some(promoting) = self.promoting.take() else {
+            return;
+        };
+        self.set_role(Role::Primary, "promote");
+        self.resumed = false;
+        self.reconsider_disk("promote");
+        let epoch = self.superblock.epoch;
+        for peer in 0..self.peers.len() {
+            self.send(peer, Frame::RoleChange { role: Role::Primary, epoch });
+        }
+        self.emit(Output::Serve { open: true });
+        let text = format!("{} is primary for {}", self.options.name, self.options.resource);
+        self.answer(promoting.id, Ok(text));
+    }
+
+    pub(super) fn on_promote_ask(&mut self, peer: usize, epoch: Epoch) {
+        let mine_first = self.promoting.is_some() && self.options.node < self.peers[peer].node;
+        let stale = epoch <= self.superblock.epoch;
+        if self.role == Role::Primary || mine_first || stale || self.peers[peer].negotiates() {
+            return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
+        }
+        let session = self.peers[peer].session_id();
+        self.peers[peer].role = Some(Role::Primary);
+        self.superblock.epoch = epoch;
+        self.save(After::PromoteGranted { peer, session, epoch });
+    }
+
+    pub(super) fn promote_granted(&mut self, peer: usize, session: Session, epoch: Epoch) {
+        if self.peers[peer].session == Some(session) {
+            self.send(peer, Frame::PromoteAnswer { epoch, granted: true });
+        }
+    }
+
+    pub(super) fn on_promote_answer(&mut self, peer: usize, epoch: Epoch, granted: bool) {
+        let Some(promoting) = &mut self.promoting else {
+            return;
+        };
+        if promoting.epoch != epoch || !promoting.waiting.contains(&peer) {
+            return;
+        }
+        if !granted {
+            let them = self.peers[peer].name.clone();
+            return self.fail_promotion(
+                "peer-refused",
+                format!("{them} refuses: it is primary or becoming primary itself"),
+            );
+        }
+        promoting.waiting.retain(|other| *other != peer);
+        if promoting.waiting.is_empty() {
+            self.take_office();
+        }
+    }
+
+    fn fail_promotion(&mut self, reason: &'static str, text: String) {
+        if let Some(promoting) = self.promoting.take() {
+            self.answer(promoting.id, Err(Refusal { reason, text }));
+        }
+    }
+
+    /// A peer asked about a promotion is gone without an answer.
+    pub(super) fn role_lost_peer(&mut self, peer: usize) {
+        let asked = self.promoting.as_ref().is_some_and(|p| p.waiting.contains(&peer));
+        if asked {
+            let (them, resource) = (&self.peers[peer].name, &self.options.resource);
+            let text = format!(
+                "the link to {them} was lost while asking it; `twinblk promote {resource}` says \
+                 what is possible without it"
+            );
+            self.fail_promotion("link-lost", text);
+        }
+    }
+
+    pub(super) fn on_role_change(&mut self, peer: usize, role: Role, epoch: Epoch) {
+        let old = self.peers[peer].role.replace(role);
+        if role == Role::Primary {
+            self.peers[peer].session_epoch = self.peers[peer].session_epoch.max(epoch);
+        }
+        let name = self.peers[peer].name.clone();
+        self.note_of(&name, "peer-role", (&old, &Some(role)), "the peer said so");
+        self.reconsider_disk("the peer's role changed");
+    }
+
+    pub(super) fn demote(&mut self, id: CommandId, stop: bool) {
+        if self.role == Role::Secondary && !stop {
+            return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
+        }
+        if self.promoting.is_some() || self.demoting.is_some() {
+            return self.refuse_command(id, "busy", "a change of role is under way");
+        }
+        self.emit(Output::Serve { open: false });
+        self.demoting = Some(Demoting { id, stop, flushing: false, saving: false });
+        self.drain_for_demote();
+    }
+
+    /// While demoting: requests that wait for what may never come end unanswered.
+    pub(super) fn drain_for_demote(&mut self) {
+        let Some(demoting) = &self.demoting else {
+            return;
+        };
+        if demoting.saving {
+            return;
+        }
+        let stuck = self.write_hold().is_some() && !self.peers.iter().any(Peer::negotiates);
+        if stuck || !self.parked.is_empty() {
+            self.abandon_requests();
+        }
+        self.check_quiet();
+    }
+
+    /// Nobody waits for these any more: their connections end. What of them reached the disk is
+    /// marked, as it was never acknowledged.
+    fn abandon_requests(&mut self) {
+        self.fail_held();
+        for need in std::mem::take(&mut self.parked) {
+            let (super::request::Need::Edge { op, .. } | super::request::Need::Piece { op, .. }) =
+                need;
+            self.ops[op].failed = Some(RequestError::NotPrimary);
+            self.abandon_need(need);
+        }
+        let flushes = std::mem::take(&mut self.flushes);
+        for flush in flushes {
+            let reply = Reply::Failed(RequestError::NotPrimary);
+            self.emit(Output::Reply { id: flush.id, reply });
+        }
+    }
+
+    /// Goes on with a demotion when no request is left.
+    pub(super) fn check_quiet(&mut self) {
+        let Some(demoting) = &mut self.demoting else {
+            return;
+        };
+        if demoting.saving || !self.ops.is_empty() || !self.flushes.is_empty() {
+            return;
+        }
+        if !demoting.flushing {
+            demoting.flushing = true;
+            self.sync_here();
+            (0..self.peers.len()).for_each(|peer| self.ask_barrier(peer));
+        }
+        let here = !self.has_open_disk() || self.local.stable() >= self.local.last();
+        let there = self.peers.iter().all(|peer| peer.out.sent.is_empty());
+        if !here && !self.syncing {
+            self.sync_here();
+        }
+        if here && there {
+            if let Some(demoting) = &mut self.demoting {
+                demoting.saving = true;
+            }
+            self.save_pages(PagesJob::All(AfterPages::Demote));
+        }
+    }
+
+    pub(super) fn marks_saved_for_demote(&mut self) {
+        self.superblock.primary = false;
+        self.superblock.log_live = self.peers.iter().any(|peer| peer.needs_marks_here);
+        self.save(After::Demoted);
+    }
+
+    pub(super) fn demoted(&mut self) {
+        let Some(demoting) = self.demoting.take() else {
+            return;
+        };
+        self.set_role(Role::Secondary, if demoting.stop { "the daemon stops" } else { "demote" });
+        let epoch = self.superblock.epoch;
+        for peer in 0..self.peers.len() {
+            self.send(peer, Frame::RoleChange { role: Role::Secondary, epoch });
+        }
+        self.reconsider_disk("demote");
+        if demoting.stop {
+            return self.stop_now(demoting.id);
+        }
+        let text = format!("{} is secondary for {}", self.options.name, self.options.resource);
+        self.answer(demoting.id, Ok(text));
+    }
+
+    fn set_role(&mut self, role: Role, cause: &str) {
+        let old = std::mem::replace(&mut self.role, role);
+        if old != role {
+            self.note("role", &format!("{old:?}"), &format!("{role:?}"), cause);
+        }
+    }
+}

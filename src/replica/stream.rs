@@ -1,0 +1,329 @@
+//! Owns what was sent to a peer and what it said about it: received, written, stable.
+//! Must never take a peer's "written" for "stable": it remembers until a barrier is answered.
+
+use super::event::{Output, Part, PeerIndex};
+use super::peer::{Peer, Phase};
+use super::{IoPurpose, Replica};
+use crate::format::frame::{Frame, Protocol};
+use crate::limits::{BARRIER_IDLE, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
+use crate::units::{Blocks, Nanos, Sequence};
+use std::collections::VecDeque;
+
+/// Something sent in sequence that is not yet stable on the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) sequence: Sequence,
+    pub(super) blocks: Blocks,
+    /// The piece that waits for the peer's word.
+    pub(super) piece: Option<usize>,
+    /// The peer has written it.
+    pub(super) acked: bool,
+    /// The resync item it belongs to.
+    pub(super) item: Option<usize>,
+    /// A hash whose answer is awaited.
+    pub(super) asks: bool,
+    /// Once stable, the peer's blocks are as here: their marks may go.
+    pub(super) clears: bool,
+}
+
+impl Sent {
+    /// A client's write, or a piece of one; `piece` waits for the peer's word.
+    pub(super) const fn of_piece(sequence: Sequence, blocks: Blocks, piece: Option<usize>) -> Self {
+        Self { sequence, blocks, piece, acked: false, item: None, asks: false, clears: true }
+    }
+
+    /// Blocks of a resync.
+    pub(super) const fn of_item(sequence: Sequence, blocks: Blocks, item: usize) -> Self {
+        let item = Some(item);
+        Self { sequence, blocks, piece: None, acked: false, item, asks: false, clears: true }
+    }
+}
+
+/// Which of this node's own writes are stable on its own disk.
+#[derive(Debug, Default)]
+pub(super) struct LocalStream {
+    /// Issued and not yet known to be before every open one.
+    open: VecDeque<(Sequence, bool)>,
+    last: Sequence,
+    stable: Sequence,
+}
+
+impl LocalStream {
+    pub(super) fn issued(&mut self, sequence: Sequence) {
+        self.open.push_back((sequence, false));
+        self.last = sequence;
+    }
+
+    pub(super) fn completed(&mut self, sequence: Sequence) {
+        if let Ok(place) = self.open.binary_search_by_key(&sequence, |(issued, _)| *issued) {
+            self.open[place].1 = true;
+        }
+        while self.open.front().is_some_and(|(_, done)| *done) {
+            self.open.pop_front();
+        }
+    }
+
+    /// What a sync that is submitted now covers: everything up to this has completed.
+    pub(super) fn covered(&self) -> Sequence {
+        self.open.front().map_or(self.last, |(open, _)| Sequence(open.0 - 1))
+    }
+
+    pub(super) const fn stable(&self) -> Sequence {
+        self.stable
+    }
+
+    pub(super) fn synced(&mut self, covered: Sequence) {
+        self.stable = self.stable.max(covered);
+    }
+
+    pub(super) const fn last(&self) -> Sequence {
+        self.last
+    }
+
+    /// A disk that was opened in mid-life: what was written before is not its concern.
+    pub(super) const fn start_at(&mut self, sequence: Sequence) {
+        self.last = sequence;
+        self.stable = sequence;
+    }
+
+    /// Without a disk there is nothing to wait for.
+    pub(super) fn forget(&mut self) {
+        self.open.clear();
+        self.stable = self.last;
+    }
+}
+
+/// The stream to one peer.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    /// In the order of their sequences.
+    pub(super) sent: VecDeque<Sent>,
+    /// Bytes among them not yet written by the peer.
+    pub(super) unacked_bytes: u64,
+    bytes: u64,
+    /// Newest sequence sent.
+    last: Sequence,
+    /// Everything up to this is stable on the peer.
+    pub(super) stable: Sequence,
+    /// The newest barrier asked for.
+    barrier: Sequence,
+    /// When an idle peer is asked for the next one.
+    barrier_due: Option<Nanos>,
+}
+
+impl Outgoing {
+    pub(super) const fn last(&self) -> Sequence {
+        self.last
+    }
+
+    pub(super) const fn barrier_due(&self) -> Option<Nanos> {
+        self.barrier_due
+    }
+}
+
+impl Peer {
+    /// Writes up to this are stable on the peer, or were never sent to it.
+    pub(super) fn coolable(&self) -> Sequence {
+        if self.out.sent.is_empty() { Sequence(u64::MAX) } else { self.out.stable }
+    }
+}
+
+impl Replica {
+    pub(super) fn next_sequence(&mut self) -> Sequence {
+        self.sequence = self.sequence.next();
+        self.sequence
+    }
+
+    pub(super) fn send(&mut self, peer: usize, frame: Frame) {
+        self.send_frame(peer, frame, None);
+    }
+
+    pub(super) fn send_part(&mut self, peer: usize, frame: Frame, part: Part) {
+        self.send_frame(peer, frame, Some(part));
+    }
+
+    fn send_frame(&mut self, peer: usize, frame: Frame, part: Option<Part>) {
+        let Some(session) = self.peers[peer].session else {
+            return;
+        };
+        let peer = PeerIndex(u8::try_from(peer).expect("few peers"));
+        self.emit(Output::Send { peer, session, frame, part });
+    }
+
+    /// Sends something that takes a place in the stream.
+    pub(super) fn send_sequenced(
+        &mut self,
+        peer: usize,
+        sent: Sent,
+        frame: Frame,
+        part: Option<Part>,
+    ) {
+        let bytes = sent.blocks.length_bytes();
+        let out = &mut self.peers[peer].out;
+        out.last = sent.sequence;
+        out.unacked_bytes += bytes;
+        out.bytes += bytes;
+        out.sent.push_back(sent);
+        let due = out.barrier_due.get_or_insert(self.now + BARRIER_IDLE);
+        *due = (*due).min(self.now + BARRIER_IDLE);
+        let full = out.sent.len() >= UNSTABLE_WRITES_MAX || out.bytes >= UNSTABLE_BYTES_MAX;
+        self.send_frame(peer, frame, part);
+        if full && self.peers[peer].out.barrier <= self.peers[peer].out.stable {
+            self.ask_barrier(peer);
+        }
+    }
+
+    /// Asks the peer to make stable all that was sent, unless it is or was asked already.
+    pub(super) fn ask_barrier(&mut self, peer: usize) {
+        let out = &mut self.peers[peer].out;
+        out.barrier_due = None;
+        if out.sent.is_empty() || out.barrier >= out.last {
+            return;
+        }
+        out.barrier = out.last;
+        let sequence = out.last;
+        self.send(peer, Frame::Barrier { sequence });
+    }
+
+    pub(super) fn on_received(&mut self, peer: usize, first: Sequence, last: Sequence) {
+        if self.options.protocol == Protocol::B {
+            self.strike(peer, first, last, false);
+        }
+    }
+
+    pub(super) fn on_written(&mut self, peer: usize, first: Sequence, last: Sequence) {
+        self.strike(peer, first, last, true);
+        self.check_congestion(peer);
+        self.feed_resync(peer);
+    }
+
+    /// The peer has `first..=last`; `written`: on its disk.
+    fn strike(&mut self, peer: usize, first: Sequence, last: Sequence, written: bool) {
+        let sent = &self.peers[peer].out.sent;
+        let mut place = sent.partition_point(|sent| sent.sequence < first);
+        while let Some(sent) = self.peers[peer].out.sent.get_mut(place) {
+            if sent.sequence > last {
+                return;
+            }
+            place += 1;
+            let piece = sent.piece.take();
+            let newly = written && !sent.acked;
+            sent.acked |= written;
+            let (bytes, item) = (sent.blocks.length_bytes(), sent.item);
+            if newly {
+                self.peers[peer].out.unacked_bytes -= bytes;
+                if let Some(item) = item {
+                    self.item_written(peer, item);
+                }
+            }
+            if let Some(piece) = piece {
+                self.piece_acked(piece, peer);
+                // Settling a piece may have sent more, but never taken anything off the front.
+            }
+        }
+    }
+
+    /// Everything up to `sequence` is stable on the peer: nothing of it needs remembering, and
+    /// marks that it answers go.
+    pub(super) fn on_stable(&mut self, peer: usize, sequence: Sequence) {
+        let syncing = self.peers[peer].phase.clears_marks();
+        while let Some(sent) = self.peers[peer].out.sent.front().copied() {
+            if sent.sequence > sequence || !sent.acked || sent.asks {
+                break;
+            }
+            let out = &mut self.peers[peer].out;
+            out.sent.pop_front();
+            out.bytes -= sent.blocks.length_bytes();
+            if syncing && sent.clears && self.peers[peer].marks_may_go() {
+                self.maps[peer].clear(sent.blocks);
+            }
+            if let Some(item) = sent.item {
+                self.item_stable(peer, item);
+            }
+        }
+        let out = &mut self.peers[peer].out;
+        out.stable = out.stable.max(sequence);
+        if !out.sent.is_empty() && out.barrier <= out.stable {
+            out.barrier_due = Some(self.now + BARRIER_IDLE);
+        }
+        self.feed_resync(peer);
+        self.check_flushes();
+        self.plan_log();
+    }
+
+    /// The session is over, or the peer's disk is: what is not stable there is on record here.
+    pub(super) fn lose_stream(&mut self, peer: usize) {
+        let goes_on = self.goes_on_alone();
+        let sent = std::mem::take(&mut self.peers[peer].out.sent);
+        let last = self.peers[peer].out.last;
+        self.peers[peer].out =
+            Outgoing { last, stable: last, barrier: last, ..Outgoing::default() };
+        for sent in &sent {
+            self.mark(peer, sent.blocks);
+        }
+        if goes_on {
+            self.miss_owed(peer);
+        }
+    }
+
+    /// Makes stable, on this node's disk, what has completed. One sync at a time; those who ask
+    /// meanwhile share the next.
+    pub(super) fn sync_here(&mut self) {
+        if !self.has_open_disk() {
+            return;
+        }
+        if self.syncing {
+            self.sync_again = true;
+            return;
+        }
+        self.syncing = true;
+        let covered = self.local.covered();
+        self.flush_round += 1;
+        let io = self.start_io(IoPurpose::Sync { covered, round: self.flush_round });
+        self.emit(Output::Sync { io });
+    }
+
+    pub(super) fn synced_here(&mut self, covered: Sequence, round: u64, ok: bool) {
+        self.syncing = false;
+        if ok {
+            self.local.synced(covered);
+        } else {
+            self.fail_disk("a flush failed");
+        }
+        self.rounds_done = round;
+        if std::mem::take(&mut self.sync_again) {
+            self.sync_here();
+        }
+        self.check_flushes();
+        self.plan_log();
+    }
+
+    /// Barriers that idle streams are due.
+    pub(super) fn stream_timers(&mut self) {
+        for peer in 0..self.peers.len() {
+            let due = self.peers[peer].out.barrier_due;
+            if due.is_some_and(|due| due <= self.now) {
+                self.ask_barrier(peer);
+            }
+        }
+    }
+
+    /// Under A: whether the peer lags too far behind, or has caught up.
+    pub(super) fn check_congestion(&mut self, peer: usize) {
+        if self.options.protocol != Protocol::A {
+            return;
+        }
+        let queued = self.peers[peer].out.unacked_bytes;
+        let limit = self.options.congestion_bytes;
+        if queued > limit && !self.peers[peer].congested {
+            self.peers[peer].congested = true;
+            self.congestion_began(peer);
+        } else if queued <= limit / 2 {
+            self.peers[peer].congested = false;
+        }
+        let found = &mut self.peers[peer];
+        if found.phase == Phase::Ahead && queued == 0 && found.ahead_until.is_none() {
+            found.ahead_until = Some(self.now + CONGESTION_REST);
+        }
+    }
+}

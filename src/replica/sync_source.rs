@@ -1,0 +1,385 @@
+//! Owns bringing a peer up to date from here: which blocks, in what order, how many at once.
+//! Must never take a mark off before the peer's copy is stable, nor send a block while it changes.
+
+use super::event::{DiskError, Fetched, Output, Part, Want};
+use super::peer::Phase;
+use super::range_lock::Mode;
+use super::stream::Sent;
+use super::{IoPurpose, Owner, Replica};
+use crate::buffer::Payload;
+use crate::format::frame::{DiskState, Frame};
+use crate::limits::RESYNC_PIECE_BLOCKS;
+use crate::units::{Blocks, Nanos, Sequence};
+use slab::Slab;
+
+/// One run of blocks on its way to the target.
+#[derive(Debug)]
+struct Item {
+    blocks: Blocks,
+    payload: Option<Payload>,
+    /// Of the hash that was sent.
+    hashed: Option<Sequence>,
+    locked: bool,
+    /// Among those in flight.
+    counted: bool,
+}
+
+/// A resync from here.
+#[derive(Debug)]
+pub(super) struct Source {
+    token: u64,
+    /// The target knows nothing of this node's marks: all blocks go.
+    full: bool,
+    ready: bool,
+    durable: bool,
+    cursor: u64,
+    items: Slab<Item>,
+    /// Items not yet written by the target.
+    in_flight: usize,
+    done_sent: bool,
+}
+
+impl Source {
+    pub(super) fn new(token: u64, full: bool) -> Self {
+        Self {
+            token,
+            full,
+            ready: false,
+            durable: false,
+            cursor: 0,
+            items: Slab::new(),
+            in_flight: 0,
+            done_sent: false,
+        }
+    }
+
+    pub(super) const fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// The slot carries the token, so marks may go.
+    pub(super) const fn token_is_durable(&self) -> bool {
+        self.durable
+    }
+}
+
+impl Replica {
+    /// The target's copy is durably of mixed age: writes are mirrored from here on, and marks told.
+    pub(super) fn on_sync_ready(&mut self, peer: usize, token: u64) {
+        let fits = self.peers[peer].source.as_ref().is_some_and(|source| source.token == token);
+        if self.peers[peer].phase != Phase::SourceWaits || !fits {
+            return self.violation(peer, "readiness for a resync that was not offered");
+        }
+        let session = self.peers[peer].session_id();
+        let found = &mut self.peers[peer];
+        found.phase = Phase::SyncSource;
+        found.deadline = Nanos::NEVER;
+        found.disk = Some(DiskState::Inconsistent);
+        found.marks_to_send = Some(0);
+        found.sync_began = self.now;
+        (found.sync_done, found.sync_total) = (0, self.maps[peer].marked());
+        if let Some(source) = &mut found.source {
+            source.ready = true;
+        }
+        let name = found.name.clone();
+        self.note_of(&name, "replication", (&Phase::SourceWaits, &Phase::SyncSource), "resync");
+        let slot = &mut self.superblock.slots[peer];
+        slot.sync_token = token;
+        slot.withdrawn = false;
+        self.save(super::persist::After::SourceToken { peer, session });
+        self.resend_owed(peer);
+        self.send_marks(peer);
+    }
+
+    pub(super) fn source_token_saved(&mut self, peer: usize, session: crate::units::Session) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        if let Some(source) = &mut self.peers[peer].source {
+            source.durable = true;
+        }
+        self.feed_resync(peer);
+    }
+
+    /// Tells the peer this node's marks, a few pages per turn.
+    pub(super) fn send_marks(&mut self, peer: usize) {
+        let Some(mut page) = self.peers[peer].marks_to_send else {
+            return;
+        };
+        let full = self.peers[peer].source.as_ref().is_some_and(|source| source.full);
+        if full && page == 0 {
+            self.send(peer, Frame::MarksAll);
+            page = u32::MAX;
+        }
+        let mut sent = 0;
+        while page < self.maps[peer].pages() && sent < 64 {
+            let words = self.maps[peer].page(page);
+            if words.iter().any(|word| *word != 0) {
+                let words = words.to_vec().into_boxed_slice();
+                self.send(peer, Frame::Marks { page, words });
+                sent += 1;
+            }
+            page += 1;
+        }
+        if page >= self.maps[peer].pages() {
+            self.peers[peer].marks_to_send = None;
+            self.send(peer, Frame::MarksDone);
+        } else {
+            self.peers[peer].marks_to_send = Some(page);
+        }
+    }
+
+    /// The peer has told all its marks: both know the same ones.
+    pub(super) fn on_marks_done(&mut self, peer: usize) {
+        if !self.peers[peer].phase.clears_marks() {
+            return self.violation(peer, "marks out of turn");
+        }
+        self.peers[peer].marks_heard = true;
+        self.peers[peer].sync_total = self.maps[peer].marked() + self.peers[peer].sync_done;
+        self.feed_resync(peer);
+        self.retry_parked();
+    }
+
+    pub(super) fn on_marks(&mut self, peer: usize, page: Option<u32>, words: &[u64]) {
+        if !self.peers[peer].phase.clears_marks() {
+            return self.violation(peer, "marks out of turn");
+        }
+        match page {
+            Some(page) => self.maps[peer].merge_page(page, words),
+            None => self.maps[peer].mark_all(),
+        }
+    }
+
+    /// Starts as many items as the pace allows; ends the resync when nothing is left.
+    pub(super) fn feed_resync(&mut self, peer: usize) {
+        loop {
+            let found = &self.peers[peer];
+            let Some(source) = &found.source else { return };
+            let paused = found.paused_here || found.paused_there;
+            if found.phase != Phase::SyncSource || !source.ready || !source.durable {
+                return;
+            }
+            if !found.marks_heard || paused || source.done_sent {
+                return;
+            }
+            if self.disk != DiskState::UpToDate {
+                return;
+            }
+            if source.in_flight >= self.pacer.window() || !self.pacer.may_send(self.now) {
+                return;
+            }
+            let Some(blocks) = self.maps[peer].next_run(source.cursor, RESYNC_PIECE_BLOCKS) else {
+                return self.end_pass(peer);
+            };
+            self.start_item(peer, blocks);
+        }
+    }
+
+    /// Every marked block has been sent once: what is still marked then is not yet stable there,
+    /// or was marked since.
+    fn end_pass(&mut self, peer: usize) {
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        let reading = !source.items.is_empty();
+        if reading || self.peers[peer].out.sent.iter().any(|sent| sent.item.is_some()) {
+            return self.ask_barrier(peer);
+        }
+        if self.maps[peer].marked() > 0 {
+            if !self.peers[peer].out.sent.is_empty() {
+                return self.ask_barrier(peer);
+            }
+            let Some(source) = &mut self.peers[peer].source else {
+                return;
+            };
+            if source.cursor > 0 {
+                source.cursor = 0;
+                return self.feed_resync(peer);
+            }
+            return;
+        }
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        source.done_sent = true;
+        let lineage = Box::new(self.superblock.lineage.clone());
+        self.send(peer, Frame::SyncDone { lineage });
+    }
+
+    fn start_item(&mut self, peer: usize, blocks: Blocks) {
+        self.pacer.sent(self.now, blocks.length_bytes());
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        source.cursor = blocks.end();
+        source.in_flight += 1;
+        let item = Item { blocks, payload: None, hashed: None, locked: true, counted: true };
+        let item = source.items.insert(item);
+        self.peers[peer].sync_done += blocks.count;
+        if self.locks.acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive) {
+            self.item_locked(peer, item);
+        }
+    }
+
+    pub(super) fn item_locked(&mut self, peer: usize, item: usize) {
+        let Some(source) = &self.peers[peer].source else {
+            return;
+        };
+        let blocks = source.items[item].blocks;
+        let session = self.peers[peer].session_id();
+        let want = Want { scan: true, hash: self.options.resync.checksum };
+        let io = self.start_io(IoPurpose::Item { peer, session, item });
+        self.emit(Output::Fetch { io, blocks, want });
+    }
+
+    /// The blocks of an item, as they are while nobody can change them.
+    pub(super) fn item_read(
+        &mut self,
+        peer: usize,
+        item: usize,
+        result: Result<Fetched, DiskError>,
+    ) {
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        let blocks = source.items[item].blocks;
+        let fetched = match result {
+            Ok(fetched) => fetched,
+            Err(_) => {
+                self.item_stable(peer, item);
+                return self.fail_disk("a read for a resync failed");
+            }
+        };
+        let sequence = self.next_sequence();
+        let sent = Sent::of_item(sequence, blocks, item);
+        if fetched.zero {
+            self.send_sequenced(peer, sent, Frame::ResyncZero { sequence, blocks }, None);
+            self.emit(Output::Release(fetched.payload));
+            self.unlock_item(peer, item);
+        } else if let Some(digest) = fetched.digest {
+            let Some(source) = &mut self.peers[peer].source else {
+                return;
+            };
+            source.items[item].payload = Some(fetched.payload);
+            source.items[item].hashed = Some(sequence);
+            let frame = Frame::ResyncHash { sequence, blocks, digest };
+            let sent = Sent { asks: true, clears: false, ..sent };
+            self.send_sequenced(peer, sent, frame, None);
+        } else {
+            self.send_item_data(peer, sent, fetched.payload);
+            self.unlock_item(peer, item);
+        }
+    }
+
+    fn send_item_data(&mut self, peer: usize, sent: Sent, payload: Payload) {
+        let part = Part { payload: payload.share(), first: 0 };
+        let Sent { sequence, blocks, .. } = sent;
+        self.send_sequenced(peer, sent, Frame::ResyncData { sequence, blocks }, Some(part));
+        self.emit(Output::Release(payload));
+    }
+
+    /// Equal: the range stays locked until a flush on the target that began after its read.
+    /// Different: the blocks go.
+    pub(super) fn on_hash_answer(&mut self, peer: usize, sequence: Sequence, equal: bool) {
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        let hashed = source.items.iter_mut().find(|(_, item)| item.hashed == Some(sequence));
+        let Some((key, item)) = hashed else { return };
+        item.hashed = None;
+        let (blocks, payload) = (item.blocks, item.payload.take());
+        let sent = &mut self.peers[peer].out.sent;
+        if let Some(sent) = sent.iter_mut().find(|sent| sent.sequence == sequence) {
+            sent.asks = false;
+            sent.clears = equal;
+            sent.item = equal.then_some(key);
+        }
+        match payload {
+            Some(payload) if !equal => {
+                let sequence = self.next_sequence();
+                self.send_item_data(peer, Sent::of_item(sequence, blocks, key), payload);
+                self.unlock_item(peer, key);
+            }
+            payload => {
+                self.release(payload);
+                self.uncount_item(peer, key);
+            }
+        }
+        let stable = self.peers[peer].out.stable;
+        self.on_stable(peer, stable);
+        self.ask_barrier(peer);
+    }
+
+    pub(super) fn item_written(&mut self, peer: usize, item: usize) {
+        let Some(source) = &self.peers[peer].source else {
+            return;
+        };
+        if source.items.get(item).is_some_and(|item| item.hashed.is_none()) {
+            self.uncount_item(peer, item);
+        }
+    }
+
+    fn uncount_item(&mut self, peer: usize, item: usize) {
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        if source.items.get_mut(item).is_some_and(|item| std::mem::take(&mut item.counted)) {
+            source.in_flight -= 1;
+        }
+    }
+
+    pub(super) fn item_stable(&mut self, peer: usize, item: usize) {
+        self.unlock_item(peer, item);
+        self.uncount_item(peer, item);
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        if let Some(item) = source.items.try_remove(item) {
+            self.release(item.payload);
+        }
+    }
+
+    fn unlock_item(&mut self, peer: usize, item: usize) {
+        let Some(source) = &mut self.peers[peer].source else {
+            return;
+        };
+        let Some(found) = source.items.get_mut(item) else {
+            return;
+        };
+        if std::mem::take(&mut found.locked) {
+            self.unlock(Owner::Item { peer, item });
+        }
+    }
+
+    /// The target has all and says so durably.
+    pub(super) fn on_sync_adopted(&mut self, peer: usize) {
+        if self.peers[peer].phase != Phase::SyncSource {
+            return self.violation(peer, "the end of a resync that is not under way");
+        }
+        let slot = &mut self.superblock.slots[peer];
+        slot.base = None;
+        slot.sync_token = 0;
+        slot.all_marked = false;
+        self.superblock.crashed_primary = false;
+        self.superblock.rebooted = false;
+        self.save(super::persist::After::Nothing);
+        let found = &mut self.peers[peer];
+        found.last_sync_blocks = found.sync_done;
+        found.source = None;
+        self.save_pages(super::persist::PagesJob::All(super::persist::AfterPages::Nothing));
+        self.establish(peer, "the peer is up to date");
+    }
+
+    /// The session is over in the middle of it.
+    pub(super) fn drop_source(&mut self, peer: usize) {
+        let Some(mut source) = self.peers[peer].source.take() else {
+            return;
+        };
+        for (key, item) in std::mem::take(&mut source.items) {
+            if item.locked {
+                self.unlock(Owner::Item { peer, item: key });
+            }
+            self.release(item.payload);
+        }
+    }
+}

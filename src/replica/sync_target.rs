@@ -1,0 +1,97 @@
+//! Owns being brought up to date: the record that the copy is of mixed age, and its end.
+//! Must never take a resync's block before that record is durable, nor call the copy whole before
+//! all that the source sent ahead of the end is stable.
+
+use super::Replica;
+use super::peer::Phase;
+use super::persist::{After, AfterPages, PagesJob};
+use super::reconcile::Verdict;
+use crate::format::frame::{DiskState, Frame};
+use crate::format::lineage::Lineage;
+use crate::format::superblock::{DataState, SyncTarget};
+use crate::units::{Nanos, Session};
+
+impl Replica {
+    pub(super) fn on_sync_start(&mut self, peer: usize, token: u64) {
+        let found = &mut self.peers[peer];
+        let target = matches!(found.verdict, Some(Verdict::Target(_)));
+        if found.phase == Phase::Bonding && target {
+            found.early_start = Some(token);
+            return;
+        }
+        let generation = found.their_state.as_ref().and_then(|state| state.lineage.head());
+        let Some(generation) = generation else {
+            return self.violation(peer, "a resync from a node without data");
+        };
+        if found.phase != Phase::TargetWaits || !target {
+            return self.violation(peer, "a resync that was not agreed on");
+        }
+        let session = found.session_id();
+        self.superblock.data = DataState::Inconsistent;
+        self.superblock.sync_target = Some(SyncTarget { token, generation });
+        self.set_disk(DiskState::Inconsistent, "a resync to here begins");
+        self.save(After::TargetPrepared { peer, session, token });
+    }
+
+    pub(super) fn target_prepared(&mut self, peer: usize, session: Session, token: u64) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        let found = &mut self.peers[peer];
+        found.phase = Phase::SyncTarget;
+        found.deadline = Nanos::NEVER;
+        found.disk = Some(DiskState::UpToDate);
+        found.marks_to_send = Some(0);
+        found.sync_began = self.now;
+        (found.sync_done, found.sync_total) = (0, 0);
+        let name = found.name.clone();
+        self.note_of(&name, "replication", (&Phase::TargetWaits, &Phase::SyncTarget), "resync");
+        self.send(peer, Frame::SyncReady { token });
+        self.resend_owed(peer);
+        self.send_marks(peer);
+    }
+
+    /// Everything before the end of the resync is stable here: the copy is the source's.
+    pub(super) fn adopt(&mut self, peer: usize, lineage: Lineage) {
+        let session = self.peers[peer].session_id();
+        self.peers[peer].adopting = Some(lineage);
+        self.maps[peer].clear_all();
+        self.save_pages(PagesJob::All(AfterPages::Adopt { peer, session }));
+    }
+
+    pub(super) fn marks_saved_for_adopt(&mut self, peer: usize, session: Session) {
+        let Some(lineage) = self.peers[peer].adopting.take() else {
+            return;
+        };
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        let superblock = &mut self.superblock;
+        if let Some(head) = lineage.head() {
+            superblock.epoch = superblock.epoch.max(head.epoch);
+        }
+        superblock.lineage = lineage;
+        superblock.data = DataState::Consistent;
+        superblock.sync_target = None;
+        superblock.crashed_primary = false;
+        superblock.rebooted = false;
+        let slot = &mut superblock.slots[peer];
+        slot.base = None;
+        slot.sync_token = 0;
+        slot.all_marked = false;
+        slot.withdrawn = false;
+        self.save(After::Adopted { peer, session });
+    }
+
+    pub(super) fn adopted(&mut self, peer: usize, session: Session) {
+        if self.peers[peer].session != Some(session) {
+            self.reconsider_disk("a resync to here ended");
+            return self.check_settled(peer);
+        }
+        self.peers[peer].discard_my_data = false;
+        self.peers[peer].last_sync_blocks = self.peers[peer].sync_done;
+        self.send(peer, Frame::SyncAdopted);
+        self.establish(peer, "this node is up to date");
+        self.retry_parked();
+    }
+}
