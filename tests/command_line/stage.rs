@@ -199,6 +199,7 @@ fn status() -> Status {
         node: NodeId(0),
         role: Role::Secondary,
         disk: DiskState::Outdated,
+        disk_reason: String::new(),
         just_created: false,
         epoch: Epoch(4),
         generation: None,
