@@ -1,10 +1,12 @@
 //! twinblk keeps one block device identical on two machines, in user space.
 
 pub mod buffer;
+pub mod export;
 pub mod format;
 pub mod limits;
 pub mod link;
 pub mod manual;
+pub mod node;
 pub mod replica;
 pub mod ring;
 pub mod store;

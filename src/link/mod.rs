@@ -46,7 +46,7 @@ use crate::format::frame::Frame;
 use crate::format::hello::Refusal;
 use crate::replica::event::{Input, Part};
 use crate::ring::{Completion, Lane, Ring};
-use crate::units::{Epoch, Nanos, Session};
+use crate::units::{Epoch, Nanos, NodeId, Session};
 
 /// The connection to one peer for one resource.
 ///
@@ -204,6 +204,12 @@ impl Link {
         if self.session() == Some(session) {
             self.leave(now, why);
         }
+    }
+
+    /// The other node.
+    #[must_use]
+    pub const fn peer(&self) -> NodeId {
+        self.options.peer
     }
 
     /// The session that stands and is not being ended from this side.
