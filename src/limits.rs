@@ -87,6 +87,7 @@ pub const RESYNC_WINDOW_MIN: usize = 1;
 
 /// Pieces of a verify in flight: two per disk keep both busy, and few ranges are locked.
 pub const VERIFY_PIECES: usize = 4;
+
 /// Connections of NBD clients to one resource: four clients of sixteen connections each. Bounds
 /// the receive buffers.
 pub const CLIENTS_MAX: usize = 64;
