@@ -22,41 +22,18 @@ use twinblk::format::superblock::{
 };
 use twinblk::units::{AreaId, Blocks, BootId, Epoch, NodeId, ResourceId, RunId, Sequence, Session};
 
-const GEOMETRY: Geometry = Geometry {
-    device_blocks: 100_000,
-    peer_slots: 2,
-    log_extents: 1237,
-};
+const GEOMETRY: Geometry = Geometry { device_blocks: 100_000, peer_slots: 2, log_extents: 1237 };
 const AREA: AreaId = AreaId(0x0A0B_0C0D_0E0F_1011);
-const PAGE: PageAddress = PageAddress {
-    area: AREA,
-    slot: 1,
-    page: 3,
-};
-const LOG: LogIdentity = LogIdentity {
-    area: AREA,
-    geometry: GEOMETRY,
-};
-const TAG: Tag = Tag {
-    epoch: Epoch(0x11),
-    session: Session(0x2222_3333_4444_5555),
-    number: 0x66,
-};
+const PAGE: PageAddress = PageAddress { area: AREA, slot: 1, page: 3 };
+const LOG: LogIdentity = LogIdentity { area: AREA, geometry: GEOMETRY };
+const TAG: Tag = Tag { epoch: Epoch(0x11), session: Session(0x2222_3333_4444_5555), number: 0x66 };
 
 const fn generation(id: u64) -> Generation {
-    Generation {
-        epoch: Epoch(id / 2),
-        id,
-        node: NodeId(2),
-    }
+    Generation { epoch: Epoch(id / 2), id, node: NodeId(2) }
 }
 
 fn lineage() -> Lineage {
-    Lineage::new(vec![
-        generation(0xAAAA),
-        generation(0xBBBB),
-        generation(0xCCCC),
-    ])
+    Lineage::new(vec![generation(0xAAAA), generation(0xBBBB), generation(0xCCCC)])
 }
 
 const fn slot() -> PeerSlot {
@@ -67,10 +44,7 @@ const fn slot() -> PeerSlot {
         sync_token: 0x5151,
         all_marked: true,
         withdrawn: false,
-        bond: Bond {
-            confirmed: 0x6161,
-            tentative: 0x7171,
-        },
+        bond: Bond { confirmed: 0x6161, tentative: 0x7171 },
     }
 }
 
@@ -90,23 +64,13 @@ fn superblock() -> Superblock {
         run: RunId(0xABAB),
         boot: BootId(0xCDCD_EFEF_0101_2323_4545_6767_8989_ABAB),
         lineage: lineage(),
-        sync_target: Some(SyncTarget {
-            token: 0x8181,
-            generation: generation(0xDDDD),
-        }),
-        slots: [
-            slot(),
-            PeerSlot::default(),
-            PeerSlot::default(),
-            PeerSlot::default(),
-        ],
+        sync_target: Some(SyncTarget { token: 0x8181, generation: generation(0xDDDD) }),
+        slots: [slot(), PeerSlot::default(), PeerSlot::default(), PeerSlot::default()],
     }
 }
 
 fn words() -> Vec<u64> {
-    (0..WORDS_PER_PAGE as u64)
-        .map(|word| word.wrapping_mul(0x9E37_79B9_7F4A_7C15))
-        .collect()
+    (0..WORDS_PER_PAGE as u64).map(|word| word.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect()
 }
 
 fn transaction() -> LogTransaction {
@@ -114,9 +78,7 @@ fn transaction() -> LogTransaction {
         number: 0x1234,
         updates: vec![(0, Some(97)), (7, None), (1236, Some(0))],
         window_start: 852,
-        window: (852..1237)
-            .map(|slot| (slot % 3 != 0).then_some(slot % 98))
-            .collect(),
+        window: (852..1237).map(|slot| (slot % 3 != 0).then_some(slot % 98)).collect(),
     }
 }
 
@@ -154,154 +116,39 @@ fn frames() -> Vec<(&'static str, Frame)> {
     vec![
         ("state", Frame::State(Box::new(peer_state()))),
         ("met", Frame::Met),
-        (
-            "write",
-            Frame::Write {
-                sequence,
-                after,
-                blocks,
-                fua: false,
-            },
-        ),
-        (
-            "write-fua",
-            Frame::Write {
-                sequence,
-                after,
-                blocks,
-                fua: true,
-            },
-        ),
-        (
-            "zero",
-            Frame::Zero {
-                sequence,
-                after,
-                blocks,
-                fua: false,
-                discard: false,
-            },
-        ),
-        (
-            "zero-fua-discard",
-            Frame::Zero {
-                sequence,
-                after,
-                blocks,
-                fua: true,
-                discard: true,
-            },
-        ),
+        ("write", Frame::Write { sequence, after, blocks, fua: false }),
+        ("write-fua", Frame::Write { sequence, after, blocks, fua: true }),
+        ("zero", Frame::Zero { sequence, after, blocks, fua: false, discard: false }),
+        ("zero-fua-discard", Frame::Zero { sequence, after, blocks, fua: true, discard: true }),
         ("barrier", Frame::Barrier { sequence }),
         ("resync-data", Frame::ResyncData { sequence, blocks }),
         ("resync-zero", Frame::ResyncZero { sequence, blocks }),
-        (
-            "resync-hash",
-            Frame::ResyncHash {
-                sequence,
-                blocks,
-                digest: Box::new([0xD1; 32]),
-            },
-        ),
-        (
-            "hash-answer",
-            Frame::HashAnswer {
-                sequence,
-                equal: true,
-            },
-        ),
-        (
-            "marks",
-            Frame::Marks {
-                page: 3,
-                words: words().into(),
-            },
-        ),
+        ("resync-hash", Frame::ResyncHash { sequence, blocks, digest: Box::new([0xD1; 32]) }),
+        ("hash-answer", Frame::HashAnswer { sequence, equal: true }),
+        ("marks", Frame::Marks { page: 3, words: words().into() }),
         ("marks-all", Frame::MarksAll),
         ("marks-done", Frame::MarksDone),
         ("sync-ready", Frame::SyncReady { token: 0x5151 }),
         ("sync-start", Frame::SyncStart { token: 0x5151 }),
-        (
-            "sync-done",
-            Frame::SyncDone {
-                lineage: Box::new(lineage()),
-            },
-        ),
+        ("sync-done", Frame::SyncDone { lineage: Box::new(lineage()) }),
         ("sync-adopted", Frame::SyncAdopted),
         ("pause-sync", Frame::PauseSync { paused: true }),
         ("promote-ask", Frame::PromoteAsk { epoch }),
-        (
-            "promote-answer",
-            Frame::PromoteAnswer {
-                epoch,
-                granted: true,
-            },
-        ),
-        (
-            "role-change",
-            Frame::RoleChange {
-                role: Role::Secondary,
-                epoch,
-            },
-        ),
-        (
-            "disk-change",
-            Frame::DiskChange {
-                disk: DiskState::Failed,
-            },
-        ),
+        ("promote-answer", Frame::PromoteAnswer { epoch, granted: true }),
+        ("role-change", Frame::RoleChange { role: Role::Secondary, epoch }),
+        ("disk-change", Frame::DiskChange { disk: DiskState::Failed }),
         ("generation-begin", Frame::GenerationBegin { generation }),
         ("generation-held", Frame::GenerationHeld { generation }),
         ("behind", Frame::Behind),
         ("read-ask", Frame::ReadAsk { id, blocks }),
-        (
-            "read-answer",
-            Frame::ReadAnswer {
-                id,
-                ok: true,
-                blocks,
-            },
-        ),
-        (
-            "read-answer-no",
-            Frame::ReadAnswer {
-                id,
-                ok: false,
-                blocks,
-            },
-        ),
-        (
-            "verify-ask",
-            Frame::VerifyAsk {
-                id,
-                blocks,
-                digests: [[0xD2; 32]; 3].into(),
-            },
-        ),
-        (
-            "verify-answer",
-            Frame::VerifyAnswer {
-                id,
-                blocks,
-                differing,
-            },
-        ),
-        (
-            "verify-answer-no",
-            Frame::VerifyAnswer {
-                id,
-                blocks,
-                differing: None,
-            },
-        ),
+        ("read-answer", Frame::ReadAnswer { id, ok: true, blocks }),
+        ("read-answer-no", Frame::ReadAnswer { id, ok: false, blocks }),
+        ("verify-ask", Frame::VerifyAsk { id, blocks, digests: [[0xD2; 32]; 3].into() }),
+        ("verify-answer", Frame::VerifyAnswer { id, blocks, differing }),
+        ("verify-answer-no", Frame::VerifyAnswer { id, blocks, differing: None }),
         ("empty-ask", Frame::EmptyAsk { generation }),
         ("empty-answer", Frame::EmptyAnswer { empty: true }),
-        (
-            "bye",
-            Frame::Bye {
-                reason: ByeReason::Stop,
-            },
-        ),
+        ("bye", Frame::Bye { reason: ByeReason::Stop }),
         ("received", Frame::Received { first, last }),
         ("written", Frame::Written { first, last }),
         ("stable", Frame::Stable { sequence }),
@@ -311,59 +158,23 @@ fn frames() -> Vec<(&'static str, Frame)> {
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
-    let versions = Versions {
-        oldest: 1,
-        newest: 2,
-    };
+    let versions = Versions { oldest: 1, newest: 2 };
     let hello = |channel, session| {
         let (from, to, nonce) = (NodeId(1), NodeId(2), [5; 32]);
         let resource = "mail.store-1".into();
-        Message::Hello(Hello {
-            versions,
-            channel,
-            from,
-            to,
-            session,
-            nonce,
-            resource,
-        })
+        Message::Hello(Hello { versions, channel, from, to, session, nonce, resource })
     };
     let session = Session(0x2222_3333_4444_5555);
-    let challenge = Challenge {
-        version: 1,
-        nonce: [6; 32],
-        proof: [7; 32],
-    };
+    let challenge = Challenge { version: 1, nonce: [6; 32], proof: [7; 32] };
     vec![
         ("hello-data", hello(Channel::Data, Session(0))),
         ("hello-control", hello(Channel::Control, session)),
         ("challenge", Message::Challenge(challenge)),
-        (
-            "proof",
-            Message::Proof(Proof {
-                live: Session(8),
-                proof: [9; 32],
-            }),
-        ),
-        (
-            "welcome",
-            Message::Welcome(Welcome {
-                session,
-                proof: [11; 32],
-            }),
-        ),
-        (
-            "refusal-unknown-resource",
-            Message::Refusal(Refusal::UnknownResource),
-        ),
-        (
-            "refusal-wrong-node",
-            Message::Refusal(Refusal::WrongNode(NodeId(3))),
-        ),
-        (
-            "refusal-version",
-            Message::Refusal(Refusal::Version(versions)),
-        ),
+        ("proof", Message::Proof(Proof { live: Session(8), proof: [9; 32] })),
+        ("welcome", Message::Welcome(Welcome { session, proof: [11; 32] })),
+        ("refusal-unknown-resource", Message::Refusal(Refusal::UnknownResource)),
+        ("refusal-wrong-node", Message::Refusal(Refusal::WrongNode(NodeId(3)))),
+        ("refusal-version", Message::Refusal(Refusal::Version(versions))),
         ("refusal-secret", Message::Refusal(Refusal::Secret)),
         ("refusal-unwanted", Message::Refusal(Refusal::Unwanted)),
         ("refusal-busy", Message::Refusal(Refusal::Busy)),
@@ -375,19 +186,13 @@ const PAYLOAD_SUM: u32 = 0xC0FF_EE00;
 
 fn frame_bytes(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let payload_sum = if frame.payload().is_some() {
-        PAYLOAD_SUM
-    } else {
-        0
-    };
+    let payload_sum = if frame.payload().is_some() { PAYLOAD_SUM } else { 0 };
     frame::encode(frame, TAG, payload_sum, &mut bytes);
     bytes
 }
 
 fn path(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name]
-        .iter()
-        .collect()
+    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name].iter().collect()
 }
 
 fn golden(name: &str) -> Vec<u8> {
@@ -399,10 +204,7 @@ fn golden_lines(name: &str) -> Vec<(String, Vec<u8>)> {
     let text = String::from_utf8(golden(name)).expect("it is text");
     let record = |line: &str| {
         let (name, hex) = line.split_once(' ').expect("a name and bytes");
-        let digits = hex
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| str::from_utf8(pair).expect("digits"));
+        let digits = hex.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).expect("digits"));
         let bytes = digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal"));
         (name.to_owned(), bytes.collect())
     };
@@ -452,21 +254,13 @@ fn frames_are_read_for_ever() {
         assert_eq!(name, expected_name);
         let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>().unwrap();
         let header = frame::decode_header(header).unwrap();
-        assert_eq!(
-            (header.tag(), header.kind()),
-            (TAG, expected.kind()),
-            "{name}"
-        );
+        assert_eq!((header.tag(), header.kind()), (TAG, expected.kind()), "{name}");
         assert_eq!(header.frame(body).as_ref(), Ok(&expected), "{name}");
         assert_eq!(&frame_bytes(&expected), bytes, "{name}");
         kinds.push(header.kind());
     }
     let missing = |kind: &&Kind| !kinds.contains(*kind);
-    assert_eq!(
-        Kind::ALL.iter().find(missing),
-        None,
-        "a kind without golden bytes"
-    );
+    assert_eq!(Kind::ALL.iter().find(missing), None, "a kind without golden bytes");
 }
 
 #[test]
@@ -497,33 +291,13 @@ fn present_bytes_are_at_hand() {
     let frames = frames();
     let messages = messages();
     let files = [
-        (
-            "v1/superblock.bin",
-            superblock::encode(&superblock()).to_vec(),
-        ),
-        (
-            "v1/bitmap-page.bin",
-            bitmap::encode(PAGE, &words()).to_vec(),
-        ),
-        (
-            "v1/log-block.bin",
-            extent_log::encode(LOG, &transaction()).to_vec(),
-        ),
-        (
-            "v1/frames.txt",
-            text(
-                frames
-                    .iter()
-                    .map(|(name, frame)| (*name, frame_bytes(frame))),
-            ),
-        ),
+        ("v1/superblock.bin", superblock::encode(&superblock()).to_vec()),
+        ("v1/bitmap-page.bin", bitmap::encode(PAGE, &words()).to_vec()),
+        ("v1/log-block.bin", extent_log::encode(LOG, &transaction()).to_vec()),
+        ("v1/frames.txt", text(frames.iter().map(|(name, frame)| (*name, frame_bytes(frame))))),
         (
             "v1/handshake.txt",
-            text(
-                messages
-                    .iter()
-                    .map(|(name, message)| (*name, message.encode())),
-            ),
+            text(messages.iter().map(|(name, message)| (*name, message.encode()))),
         ),
     ];
     for (name, bytes) in files {

@@ -44,6 +44,7 @@ fn status() -> Status {
         node: NodeId(0),
         role: Role::Primary,
         disk: DiskState::UpToDate,
+        disk_reason: String::new(),
         just_created: false,
         epoch: Epoch(4),
         generation: None,

@@ -173,7 +173,7 @@ impl Local {
                     let socket = shard.ring().adopt_socket(socket);
                     let arrival = Arrival { socket, hello: *hello, bytes };
                     if let Some(unknown) = shard.welcome(arrival) {
-                        shard.refuse(unknown);
+                        shard.refuse(&unknown);
                     }
                 }
                 Letter::Stop { done } => {

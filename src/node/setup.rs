@@ -117,7 +117,7 @@ fn link(options: &ServeOptions, resource: &Resource) -> Result<LinkOptions, Serv
             peer: there.name.as_str().to_owned(),
             secret_path: config.secret_file.display().to_string(),
         },
-        secret: options.secret.bytes().into(),
+        secret: crate::link::Secret::new(options.secret.bytes()),
         paths: paths(here, there)?,
         timing: Timing {
             heartbeat: config.link.heartbeat,

@@ -9,14 +9,12 @@ use super::site::{ResourceIndex, Site};
 use crate::buffer::{Budgets, Pool};
 use crate::export::{Newcomer, TurnedAway};
 use crate::format::hello::Refusal;
+use crate::limits::TURN_WORK_BYTES;
 use crate::link::doorman::{Arrival, Doorman};
 use crate::replica::event::{Command, CommandId, Input, Status};
 use crate::ring::{Completion, Lane, ListenerId, Ring};
 use crate::store::Files;
 use crate::units::Nanos;
-
-/// Bytes hashed or scanned in one turn: at several GB/s, well below a tenth of a millisecond.
-const LOOK_BYTES_PER_TURN: usize = 256 << 10;
 
 /// One shard. All calls are made from its thread.
 pub struct Shard<R: Ring> {
@@ -71,7 +69,7 @@ impl<R: Ring> Shard<R> {
         if self.doorman.deadline() <= self.ring.now() {
             self.doorman.on_time(&mut self.ring, &mut self.pool);
         }
-        let mut budget_bytes = LOOK_BYTES_PER_TURN;
+        let mut budget_bytes = TURN_WORK_BYTES;
         for resource in &mut self.resources {
             let mut around = Around { ring: &mut self.ring, pool: &mut self.pool, site };
             resource.go_on(&mut around, &mut budget_bytes);
@@ -99,7 +97,7 @@ impl<R: Ring> Shard<R> {
                     .welcome(arrival)
                     .and_then(|arrival| site.elsewhere(&mut self.ring, arrival))
                 {
-                    self.refuse(unknown);
+                    self.refuse(&unknown);
                 }
             }
             return;
@@ -125,7 +123,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Turns away a connection that asks for a resource nobody here has.
-    pub fn refuse(&mut self, arrival: Arrival) {
+    pub fn refuse(&mut self, arrival: &Arrival) {
         self.doorman.refuse(&mut self.ring, &mut self.pool, arrival, Refusal::UnknownResource);
     }
 
