@@ -9,7 +9,7 @@ use super::standing::Standing;
 use super::{Link, Turn};
 use crate::buffer::Pool;
 use crate::format::frame::Channel;
-use crate::format::hello::{Hello, Message, Refusal};
+use crate::format::hello::{Message, Refusal};
 use crate::link::doorman::Arrival;
 use crate::replica::event::Input;
 use crate::ring::{Errno, Ring};

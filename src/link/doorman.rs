@@ -157,12 +157,11 @@ impl Doorman {
     }
 
     /// Tells an arrival why nobody takes it, and closes the connection.
-    #[expect(clippy::needless_pass_by_value, reason = "the connection is given up for good")]
     pub fn refuse<R: Ring>(
         &mut self,
         ring: &mut R,
         pool: &mut Pool,
-        arrival: Arrival,
+        arrival: &Arrival,
         refusal: Refusal,
     ) {
         if let Some(id) = self.conns.adopt(ring, pool, arrival.socket) {

@@ -87,14 +87,13 @@ impl Default for Timing {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<[u8]>);
 
-impl From<&[u8]> for Secret {
-    /// That they are not empty is for the configuration to check.
-    fn from(bytes: &[u8]) -> Self {
+impl Secret {
+    /// These bytes; that they are not empty is for the configuration to check.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
-}
 
-impl Secret {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }

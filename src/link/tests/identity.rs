@@ -5,6 +5,7 @@ use super::stranger::Stranger;
 use crate::buffer::Purpose;
 use crate::format::frame::Channel;
 use crate::format::hello::{Challenge, Hello, Message, Refusal, Versions};
+use crate::link::Secret;
 use crate::units::{Nanos, NodeId, Session};
 
 fn versions(oldest: u16, newest: u16) -> Versions {
@@ -27,7 +28,7 @@ fn hello(resource: &str) -> Message {
 fn a_wrong_secret_is_never_up_and_said_on_both_nodes() {
     let mut pair = Pair::with(1, |index, options| {
         if index == 1 {
-            options.secret = b"marlin"[..].into();
+            options.secret = Secret::new(b"marlin");
         }
     });
     pair.pass(seconds(120));

@@ -11,7 +11,7 @@ use crate::buffer::{Budgets, Payload, Pool, Purpose, Span};
 use crate::format::frame::Frame;
 use crate::format::hello::{Refusal, Versions};
 use crate::link::doorman::{Arrival, Doorman};
-use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Timing};
+use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Secret, Timing};
 use crate::replica::event::{Input, Part, PeerIndex};
 use crate::ring::{Lane, Ring};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session};
@@ -175,7 +175,7 @@ pub(super) fn options(index: usize) -> LinkOptions {
             peer: names[other].into(),
             secret_path: "/etc/twinblk/r0.secret".into(),
         },
-        secret: b"swordfish"[..].into(),
+        secret: Secret::new(b"swordfish"),
         paths: vec![Path { local: None, peer: address(other) }],
         timing: Timing::default(),
         versions: Versions::SPOKEN,
@@ -253,7 +253,7 @@ impl Node {
             self.link.accept(&mut self.ring, &mut self.pool, arrival);
         } else {
             let refusal = Refusal::UnknownResource;
-            self.doorman.refuse(&mut self.ring, &mut self.pool, arrival, refusal);
+            self.doorman.refuse(&mut self.ring, &mut self.pool, &arrival, refusal);
         }
     }
 
