@@ -226,7 +226,7 @@ impl Node {
         }
         self.link.resume(&mut self.ring, &mut self.pool, &mut inputs);
         let now = self.ring.now();
-        if self.link.deadline() <= now {
+        if self.link.deadline(&self.pool) <= now {
             self.link.on_time(&mut self.ring, &mut self.pool, &mut inputs);
         }
         if self.doorman.deadline() <= now {
@@ -245,7 +245,7 @@ impl Node {
     }
 
     pub(super) fn deadline(&self) -> Nanos {
-        self.link.deadline().min(self.doorman.deadline())
+        self.link.deadline(&self.pool).min(self.doorman.deadline())
     }
 
     fn welcome(&mut self, arrival: Arrival) {
