@@ -36,6 +36,8 @@ pub(super) struct Source {
     items: Slab<Item>,
     /// Items not yet written by the target.
     in_flight: usize,
+    /// The slot's base is durably the newest generation, or was not changed.
+    end_durable: bool,
     done_sent: bool,
 }
 
@@ -49,6 +51,7 @@ impl Source {
             cursor: 0,
             items: Slab::new(),
             in_flight: 0,
+            end_durable: true,
             done_sent: false,
         }
     }
@@ -97,6 +100,16 @@ impl Replica {
         }
         if let Some(source) = &mut self.peers[peer].source {
             source.durable = true;
+        }
+        self.feed_resync(peer);
+    }
+
+    pub(super) fn source_end_saved(&mut self, peer: usize, session: crate::units::Session) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        if let Some(source) = &mut self.peers[peer].source {
+            source.end_durable = true;
         }
         self.feed_resync(peer);
     }
@@ -198,9 +211,23 @@ impl Replica {
             }
             return;
         }
+        let head = self.superblock.lineage.head();
+        let slot = &mut self.superblock.slots[peer];
+        let told = slot.base == head;
         let Some(source) = &mut self.peers[peer].source else {
             return;
         };
+        if !told {
+            // From the next frame on the peer may be equal to this generation: a write it misses
+            // after that belongs to another one, also if this node stops in between.
+            slot.base = head;
+            source.end_durable = false;
+            let session = self.peers[peer].session_id();
+            return self.save(super::persist::After::SourceEnds { peer, session });
+        }
+        if !source.end_durable {
+            return;
+        }
         source.done_sent = true;
         let lineage = Box::new(self.superblock.lineage.clone());
         self.send(peer, Frame::SyncDone { lineage });
@@ -353,7 +380,8 @@ impl Replica {
 
     /// The target has all and says so durably.
     pub(super) fn on_sync_adopted(&mut self, peer: usize) {
-        if self.peers[peer].phase != Phase::SyncSource {
+        let ending = self.peers[peer].source.as_ref().is_some_and(|source| source.done_sent);
+        if self.peers[peer].phase != Phase::SyncSource || !ending {
             return self.violation(peer, "the end of a resync that is not under way");
         }
         let slot = &mut self.superblock.slots[peer];

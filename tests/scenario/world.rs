@@ -797,6 +797,15 @@ impl World {
 
     fn submit(&mut self, node: usize, work: Work) {
         *self.nodes[node].counts.entry(work.name()).or_default() += 1;
+        let range = match &work {
+            Work::Load { blocks, .. } | Work::Fetch { blocks, .. } | Work::Digest { blocks, .. } => {
+                Some(*blocks)
+            }
+            _ => work.touches(),
+        };
+        if range.is_some_and(|b| b.count == 0 || b.end() > self.setup.device_blocks) {
+            self.fail(&format!("{} past the device: {range:?}", work.name()));
+        }
         if let Some(blocks) = work.touches() {
             let clash = self.nodes[node]
                 .pending
