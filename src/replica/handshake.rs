@@ -11,7 +11,7 @@ use super::reconcile::{Extent, Reason, Verdict, reconcile};
 use super::sync_source::Source;
 use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
-use crate::format::superblock::Bond;
+use crate::format::superblock::{Bond, DataState};
 use crate::limits::EARLY_FRAMES_MAX;
 use crate::units::{Epoch, Nanos, Session};
 
@@ -329,10 +329,10 @@ impl Replica {
         let superblock = &mut self.superblock;
         let quiet = !superblock.crashed_primary
             && !superblock.rebooted
-            && superblock.data == crate::format::superblock::DataState::Consistent;
+            && superblock.data == DataState::Consistent;
         superblock.crashed_primary = false;
         superblock.rebooted = false;
-        superblock.data = crate::format::superblock::DataState::Consistent;
+        superblock.data = DataState::Consistent;
         superblock.sync_target = None;
         self.peers[peer].discard_my_data = false;
         if settled && quiet {
@@ -377,6 +377,11 @@ impl Replica {
         found.phase = Phase::SourceWaits;
         found.deadline = self.now + crate::limits::HANDSHAKE_TIME;
         found.source = Some(Source::new(token, extent == Extent::Full));
+        if self.superblock.data == DataState::Outdated {
+            // It had withdrawn, and yet the other has nothing newer.
+            self.superblock.data = DataState::Consistent;
+        }
+        self.reconsider_disk("the peer is brought up to date from here");
         if extent == Extent::Full && !self.superblock.slots[peer].all_marked {
             self.superblock.slots[peer].all_marked = true;
             self.save(After::SourceAllMarked { peer, session });

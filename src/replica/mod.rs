@@ -77,6 +77,7 @@ enum IoPurpose {
     Sync { covered: Sequence, round: u64 },
     Apply { peer: usize, session: Session, sequence: Sequence },
     Barrier { peer: usize, session: Session },
+    SourceSync { peer: usize, session: Session },
     Item { peer: usize, session: Session, item: usize },
     Serve { peer: usize, session: Session, id: u64, blocks: Blocks },
     Verify { session: Session, chunk: usize },
@@ -316,6 +317,9 @@ impl Replica {
             IoPurpose::Apply { peer, sequence, .. } => self.apply_done(peer, sequence, result),
             IoPurpose::Barrier { peer, session } => {
                 self.barrier_synced(peer, session, result.is_ok());
+            }
+            IoPurpose::SourceSync { peer, session } => {
+                self.source_synced(peer, session, result.is_ok());
             }
             other => debug_assert!(false, "{other:?} does not end in Done"),
         }

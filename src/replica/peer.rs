@@ -177,7 +177,7 @@ impl Peer {
 
     /// Both sides know all marks, so those of stable blocks may go.
     pub(super) fn marks_may_go(&self) -> bool {
-        self.marks_heard && self.source.as_ref().is_none_or(Source::token_is_durable)
+        self.marks_heard && self.source.as_ref().is_none_or(Source::marks_may_go)
     }
 }
 

@@ -31,7 +31,10 @@ pub(super) struct Source {
     /// The target knows nothing of this node's marks: all blocks go.
     full: bool,
     ready: bool,
+    /// The slot carries the token.
     durable: bool,
+    /// What this node held when it began is stable here.
+    stable: bool,
     cursor: u64,
     items: Slab<Item>,
     /// Items not yet written by the target.
@@ -48,6 +51,7 @@ impl Source {
             full,
             ready: false,
             durable: false,
+            stable: false,
             cursor: 0,
             items: Slab::new(),
             in_flight: 0,
@@ -60,9 +64,9 @@ impl Source {
         self.token
     }
 
-    /// The slot carries the token, so marks may go.
-    pub(super) const fn token_is_durable(&self) -> bool {
-        self.durable
+    /// The slot carries the token, and a mark that goes is of a block that is stable here too.
+    pub(super) const fn marks_may_go(&self) -> bool {
+        self.durable && self.stable
     }
 }
 
@@ -90,6 +94,10 @@ impl Replica {
         slot.sync_token = token;
         slot.withdrawn = false;
         self.save(super::persist::After::SourceToken { peer, session });
+        if self.has_open_disk() {
+            let io = self.start_io(IoPurpose::SourceSync { peer, session });
+            self.emit(Output::Sync { io });
+        }
         self.resend_owed(peer);
         self.send_marks(peer);
     }
@@ -102,6 +110,19 @@ impl Replica {
             source.durable = true;
         }
         self.feed_resync(peer);
+    }
+
+    /// What this node wrote before, perhaps in a former life of the process, survives a power cut.
+    pub(super) fn source_synced(&mut self, peer: usize, session: crate::units::Session, ok: bool) {
+        if !ok {
+            return self.fail_disk("a flush failed");
+        }
+        if self.peers[peer].session == Some(session)
+            && let Some(source) = &mut self.peers[peer].source
+        {
+            source.stable = true;
+            self.feed_resync(peer);
+        }
     }
 
     pub(super) fn source_end_saved(&mut self, peer: usize, session: crate::units::Session) {
@@ -169,7 +190,7 @@ impl Replica {
             let found = &self.peers[peer];
             let Some(source) = &found.source else { return };
             let paused = found.paused_here || found.paused_there;
-            if found.phase != Phase::SyncSource || !source.ready || !source.durable {
+            if found.phase != Phase::SyncSource || !source.ready || !source.marks_may_go() {
                 return;
             }
             if !found.marks_heard || paused || source.done_sent {

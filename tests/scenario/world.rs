@@ -749,13 +749,14 @@ impl World {
 
     #[track_caller]
     pub fn fail(&self, what: &str) -> ! {
-        let from = self.log.len().saturating_sub(150);
+        let lines = std::env::var("LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+        let from = self.log.len().saturating_sub(lines);
         for line in &self.log[from..] {
             eprintln!("{line}");
         }
         for node in 0..self.nodes.len() {
             if self.alive(node) {
-                eprintln!("{:#?}", self.status(node));
+                eprintln!("{:?}", self.status(node));
             }
         }
         panic!("{what}");
