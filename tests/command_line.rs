@@ -25,12 +25,7 @@ fn usage_errors_exit_with_2_and_help_with_0() {
         assert_eq!(run.code, 2, "{wrong:?}: {}", run.errors);
         assert!(run.output.is_empty() && !run.errors.is_empty(), "{wrong:?}");
     }
-    for fine in [
-        &["--help"][..],
-        &["--version"],
-        &["promote", "--help"],
-        &["disk", "--help"],
-    ] {
+    for fine in [&["--help"][..], &["--version"], &["promote", "--help"], &["disk", "--help"]] {
         let run = twinblk(fine);
         assert_eq!((run.code, run.errors.as_str()), (0, ""), "{fine:?}");
     }
@@ -54,17 +49,11 @@ peer's daemon and at the network between
   cannot be promoted now: this copy is outdated
 ";
     assert_eq!(run.output, expected);
-    for json in [
-        &["status", "r0", "--json"][..],
-        &["-o", "json", "status", "r0"],
-    ] {
+    for json in [&["status", "r0", "--json"][..], &["-o", "json", "status", "r0"]] {
         let run = stage.run(json);
         let body: serde_json::Value = serde_json::from_str(&run.output).expect("JSON");
         assert_eq!(body["schema_version"], 1);
-        assert_eq!(
-            body["resources"][0]["peers"][0]["out_of_sync_bytes"],
-            8 << 20
-        );
+        assert_eq!(body["resources"][0]["peers"][0]["out_of_sync_bytes"], 8 << 20);
         assert_eq!(body["resources"][0]["degraded"], true);
     }
     assert_eq!(stage.run(&["status", "--exit-status"]).code, 7);
@@ -83,10 +72,7 @@ fn each_failure_has_its_exit_code() {
     assert_eq!(unknown.errors, expected);
     let refused = stage.run(&["promote", "r0"]);
     assert_eq!(refused.code, 5);
-    assert_eq!(
-        refused.errors,
-        "error: resource r0: this copy is outdated [not-current]\n"
-    );
+    assert_eq!(refused.errors, "error: resource r0: this copy is outdated [not-current]\n");
     let late = stage.run(&["verify", "r0", "--timeout", "20ms"]);
     assert_eq!(late.code, 6, "{}", late.errors);
     let stopping = stage.run(&["resume", "r0"]);
@@ -112,26 +98,14 @@ fn a_daemon_that_is_not_there_is_named_with_its_socket() {
     let stage = Stage::without_daemon();
     let run = stage.run(&["status"]);
     assert_eq!(run.code, 3);
-    assert!(
-        run.errors.contains("admin.sock: No such file"),
-        "{}",
-        run.errors
-    );
+    assert!(run.errors.contains("admin.sock: No such file"), "{}", run.errors);
     assert!(run.errors.contains("twinblk serve"), "{}", run.errors);
     let run = stage.run(&["wait", "r0", "--for", "insync", "--timeout", "1ms"]);
     assert_eq!(run.code, 3);
     let run = twinblk(&["status", "--config", "/nonexistent/twinblk.toml"]);
     assert_eq!(run.code, 3);
-    assert!(
-        run.errors.contains("/run/twinblk/admin.sock"),
-        "{}",
-        run.errors
-    );
-    assert!(
-        run.errors.contains("/nonexistent/twinblk.toml"),
-        "{}",
-        run.errors
-    );
+    assert!(run.errors.contains("/run/twinblk/admin.sock"), "{}", run.errors);
+    assert!(run.errors.contains("/nonexistent/twinblk.toml"), "{}", run.errors);
 }
 
 #[test]
@@ -152,16 +126,9 @@ fn what_cannot_be_taken_back_is_not_done_unasked() {
         assert_eq!(stage.run(&consented).code, 0, "{consented:?}");
     }
     let forced = stage.run(&["promote", "--force", "r0"]);
-    assert!(
-        forced.errors.contains("this copy is outdated"),
-        "{}",
-        forced.errors
-    );
+    assert!(forced.errors.contains("this copy is outdated"), "{}", forced.errors);
     assert!(forced.errors.contains("split brain"), "{}", forced.errors);
-    assert_eq!(
-        stage.orders().last().map(String::as_str),
-        Some("NodeReplace")
-    );
+    assert_eq!(stage.orders().last().map(String::as_str), Some("NodeReplace"));
 }
 
 #[test]
@@ -172,11 +139,7 @@ fn init_is_given_on_the_node_that_has_the_contents() {
     assert_eq!(stage.orders(), ["InitFrom", "InitEmpty"]);
     let elsewhere = stage.run(&["init", "r0", "--from", "beta"]);
     assert_eq!(elsewhere.code, 5);
-    assert!(
-        elsewhere
-            .errors
-            .contains("There, run: twinblk init r0 --from beta")
-    );
+    assert!(elsewhere.errors.contains("There, run: twinblk init r0 --from beta"));
     assert_eq!(stage.run(&["init", "r0", "--from", "gamma"]).code, 1);
 }
 
@@ -187,16 +150,10 @@ fn events_are_lines() {
     assert_eq!(run.code, 0);
     let lines: Vec<&str> = run.output.lines().collect();
     assert_eq!(lines.len(), 2);
-    assert!(
-        lines[0].ends_with(" exists r0 Secondary,Outdated beta:Connecting,Off,-"),
-        "{lines:?}"
-    );
+    assert!(lines[0].ends_with(" exists r0 Secondary,Outdated beta:Connecting,Off,-"), "{lines:?}");
     assert!(lines[1].ends_with(" exists -"), "{lines:?}");
     let run = stage.run(&["events", "--now", "--json"]);
-    let events = run
-        .output
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"));
+    let events = run.output.lines().map(|line| serde_json::from_str(line).expect("JSON"));
     let events: Vec<serde_json::Value> = events.collect();
     assert_eq!(events[0]["event"], "exists");
     assert_eq!(events[0]["status"]["disk"], "Outdated");
@@ -206,12 +163,7 @@ fn events_are_lines() {
 #[test]
 fn a_reader_that_goes_is_no_fault() {
     let stage = Stage::new();
-    for talkative in [
-        &["status", "--watch"][..],
-        &["status"],
-        &["events", "--now"],
-        &["--help"],
-    ] {
+    for talkative in [&["status", "--watch"][..], &["status"], &["events", "--now"], &["--help"]] {
         let run = stage.run_into_closed_pipe(talkative);
         assert_eq!((run.code, run.errors.as_str()), (0, ""), "{talkative:?}");
     }
@@ -222,23 +174,12 @@ fn config_check_shows_all_mistakes() {
     let stage = Stage::without_daemon();
     let run = stage.run(&["config", "check"]);
     assert_eq!(run.code, 1, "{}{}", run.output, run.errors);
-    assert!(
-        run.output.contains("cannot read the secret"),
-        "{}",
-        run.output
-    );
+    assert!(run.output.contains("cannot read the secret"), "{}", run.output);
     stage.write_secret();
     let run = stage.run(&["config", "check"]);
     assert_eq!(run.code, 0, "{}{}", run.output, run.errors);
-    assert!(
-        run.output
-            .ends_with("ok: 2 nodes, 1 resources; this machine is `alpha`\n")
-    );
-    assert!(
-        run.output.contains("cannot find /nonexistent/r0"),
-        "{}",
-        run.output
-    );
+    assert!(run.output.ends_with("ok: 2 nodes, 1 resources; this machine is `alpha`\n"));
+    assert!(run.output.contains("cannot find /nonexistent/r0"), "{}", run.output);
     stage.write_config("[node.alpha]\nid = 77\n[link]\nheartbeet = \"1s\"\n");
     let run = stage.run(&["config", "check"]);
     assert_eq!(run.code, 1);
@@ -247,10 +188,94 @@ fn config_check_shows_all_mistakes() {
     let run = stage.run(&["config", "check", "--json"]);
     let body: serde_json::Value = serde_json::from_str(&run.output).expect("JSON");
     assert_eq!(
-        (
-            body["usable"].as_bool(),
-            body["problems"][0]["line"].as_u64()
-        ),
+        (body["usable"].as_bool(), body["problems"][0]["line"].as_u64()),
         (Some(false), Some(1))
     );
+}
+
+#[test]
+fn a_replica_is_laid_out_once_looked_at_and_compared() {
+    let stage = Stage::without_daemon();
+    stage.use_disks(64 << 20);
+    let run = stage.run(&["create", "r0"]);
+    assert_eq!(run.code, 0, "{}", run.errors);
+    assert!(run.output.contains("twinblk init r0 --from NODE"), "{}", run.output);
+    assert_eq!(stage.run(&["create", "r0", "--node", "beta", "--json"]).code, 0);
+    let again = stage.run(&["create", "r0"]);
+    assert_eq!(again.code, 5, "{}", again.errors);
+    assert!(again.errors.contains("[metadata-exists]"), "{}", again.errors);
+    assert_eq!(stage.run(&["create", "r0", "--force"]).code, 0);
+    assert_eq!(stage.run(&["create", "r9"]).code, 4);
+
+    let check = stage.run(&["meta", "check", "r0"]);
+    assert_eq!((check.code, check.output.as_str()), (0, "r0: the metadata is sound\n"));
+    let dump = stage.run(&["meta", "dump", "r0"]);
+    assert_eq!(dump.code, 0, "{}", dump.errors);
+    let file = stage.write("dump.json", dump.output.as_bytes());
+    let unasked = stage.run(&["meta", "restore", "r0", &file]);
+    assert_eq!(unasked.code, 5, "{}", unasked.errors);
+    let restored = stage.run(&["meta", "restore", "r0", &file, "--yes"]);
+    assert_eq!(restored.code, 0, "{}", restored.errors);
+    let records = |dump: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(dump).expect("JSON");
+        // The log is laid out afresh, with higher numbers than any that were used.
+        value["log"]["next_transaction"].take();
+        value
+    };
+    let restored = stage.run(&["meta", "dump", "r0"]);
+    assert_eq!(records(&restored.output), records(&dump.output));
+    let nonsense = stage.write("nonsense.json", b"{\"a\": 1}");
+    let refused = stage.run(&["meta", "restore", "r0", &nonsense, "--yes"]);
+    assert_eq!(refused.code, 5, "{}", refused.errors);
+
+    let (alpha, beta) = (stage.disk("alpha"), stage.disk("beta"));
+    let equal = stage.run(&["compare", &alpha, &beta]);
+    assert_eq!(equal.code, 0, "{}{}", equal.output, equal.errors);
+    stage.spoil("beta", 5 * 4096 + 7);
+    let differ = stage.run(&["compare", &alpha, &beta]);
+    assert_eq!(differ.code, 1, "{}{}", differ.output, differ.errors);
+    assert!(differ.output.contains("at byte 20480: 4096 bytes"), "{}", differ.output);
+    assert_eq!(differ.errors, "");
+    let missing = stage.run(&["compare", &alpha, "/nonexistent/disk"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.errors.contains("does not exist"), "{}", missing.errors);
+}
+
+#[test]
+fn contents_are_not_overwritten_unasked() {
+    let stage = Stage::without_daemon();
+    stage.use_disks(64 << 20);
+    stage.make_xfs_of("alpha");
+    let refused = stage.run(&["create", "r0"]);
+    assert_eq!(refused.code, 5, "{}", refused.errors);
+    assert!(refused.errors.contains("holds an XFS file system"), "{}", refused.errors);
+    assert!(refused.errors.contains("[disk-not-empty]"), "{}", refused.errors);
+    assert_eq!(stage.run(&["create", "r0", "--force"]).code, 0);
+}
+
+#[test]
+fn a_disk_that_is_held_is_not_taken() {
+    let stage = Stage::without_daemon();
+    stage.use_disks(64 << 20);
+    let held = std::fs::File::open(stage.disk("alpha")).expect("the disk");
+    held.lock().expect("nobody else has it");
+    let refused = stage.run(&["create", "r0", "--force"]);
+    assert_eq!(refused.code, 5, "{}", refused.errors);
+    assert!(refused.errors.contains("[disk-in-use]"), "{}", refused.errors);
+}
+
+#[test]
+fn shells_can_complete() {
+    let script = twinblk(&["completion", "bash"]);
+    assert!(script.code == 0 && script.output.contains("pause-sync"), "{}", script.errors);
+    assert_eq!(twinblk(&["completion", "abacus"]).code, 2);
+}
+
+#[test]
+fn the_manual_is_in_the_program() {
+    let list = twinblk(&["manual"]);
+    assert!(list.code == 0 && list.output.contains("operating"), "{}", list.output);
+    let chapter = twinblk(&["manual", "failover"]);
+    assert!(chapter.code == 0 && chapter.output.starts_with("# Failover"), "{}", chapter.output);
+    assert_eq!(twinblk(&["manual", "cooking"]).code, 2);
 }

@@ -66,13 +66,7 @@ fn report_usable(config: &Config, context: &Context) -> Result<Exit, Failure> {
         if !text.is_empty() {
             text.push_str("\n\n");
         }
-        for Finding {
-            severity,
-            what,
-            remedy,
-            ..
-        } in &here
-        {
+        for Finding { severity, what, remedy, .. } in &here {
             text.push_str(&format!("{severity}: {what}\n"));
             if !remedy.is_empty() {
                 text.push_str(&format!("  help: {remedy}\n"));

@@ -29,9 +29,6 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         );
         arguments.consent.confirm(&cost, context)?;
     }
-    let parameters = Parameters {
-        discard_my_data,
-        ..Parameters::default()
-    };
+    let parameters = Parameters { discard_my_data, ..Parameters::default() };
     order::send("connect", &arguments.order, parameters, context)
 }

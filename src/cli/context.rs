@@ -22,10 +22,7 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(globals: Globals) -> Self {
-        Self {
-            globals,
-            terminal: Terminal::detect(),
-        }
+        Self { globals, terminal: Terminal::detect() }
     }
 
     /// Whether to answer in JSON.
@@ -74,25 +71,16 @@ impl Context {
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot start the event loop: {error}"),
-            )
+            Failure::new(Exit::Failed, format!("cannot start the event loop: {error}"))
         })?;
         runtime.block_on(work)
     }
 
     /// Prints an answer: `text` for people, `body` for programs.
     pub(super) fn answer(&self, text: &str, body: &impl Serialize) -> Result<(), Failure> {
-        if self.json() {
-            print_json(body)
-        } else {
-            Terminal::print(&format!("{text}\n"))
-        }
+        if self.json() { print_json(body) } else { Terminal::print(&format!("{text}\n")) }
     }
 
     /// Says on stderr why a command failed.
@@ -109,22 +97,12 @@ impl Context {
                 _ => "failed",
             };
             let (kind, reason) = (kind.to_owned(), failure.reason.clone());
-            let error = FailureBody {
-                kind,
-                reason,
-                message: failure.text.clone(),
-            };
-            let body = ErrorBody {
-                schema_version: SCHEMA_VERSION,
-                error,
-            };
+            let error = FailureBody { kind, reason, message: failure.text.clone() };
+            let body = ErrorBody { schema_version: SCHEMA_VERSION, error };
             Terminal::complain(&serde_json::to_string(&body).unwrap_or_default());
             return;
         }
-        let rule = failure
-            .reason
-            .as_ref()
-            .map_or_else(String::new, |id| format!(" [{id}]"));
+        let rule = failure.reason.as_ref().map_or_else(String::new, |id| format!(" [{id}]"));
         // Reports on the configuration bring their own heads.
         if failure.text.starts_with("error") || failure.text.starts_with('\u{1b}') {
             Terminal::complain(&failure.text);

@@ -50,17 +50,13 @@ impl Daemon {
             Some(name) => format!("/v1/status/{name}"),
             None => "/v1/status".to_owned(),
         };
-        self.ask(Method::GET, &path, Bytes::new(), ANSWER_TIME)
-            .await
+        self.ask(Method::GET, &path, Bytes::new(), ANSWER_TIME).await
     }
 
     /// The state of one resource.
     pub(super) async fn resource(&self, name: &str) -> Result<ResourceBody, Failure> {
         let mut status = self.status(Some(name)).await?;
-        status
-            .resources
-            .pop()
-            .ok_or_else(|| self.odd("it sent no resource"))
+        status.resources.pop().ok_or_else(|| self.odd("it sent no resource"))
     }
 
     /// Carries out a command on a resource, within `limit`.
@@ -72,29 +68,16 @@ impl Daemon {
         limit: Duration,
     ) -> Result<DoneBody, Failure> {
         let timeout_ms = Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        let parameters = Parameters {
-            timeout_ms,
-            ..parameters
-        };
+        let parameters = Parameters { timeout_ms, ..parameters };
         let body = serde_json::to_vec(&parameters)
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let path = format!("/v1/resource/{resource}/{command}");
-        self.ask(
-            Method::POST,
-            &path,
-            body.into(),
-            limit.saturating_add(GRACE_TIME),
-        )
-        .await
+        self.ask(Method::POST, &path, body.into(), limit.saturating_add(GRACE_TIME)).await
     }
 
     /// Follows the events.
     pub(super) async fn events(&self) -> Result<Events, Failure> {
-        let sent = timeout(
-            ANSWER_TIME,
-            self.send(Method::GET, "/v1/events", Bytes::new()),
-        )
-        .await;
+        let sent = timeout(ANSWER_TIME, self.send(Method::GET, "/v1/events", Bytes::new())).await;
         let answer = sent.map_err(|_| self.silent(ANSWER_TIME))??;
         if answer.status() == StatusCode::OK {
             return Ok(Events {
@@ -132,9 +115,7 @@ impl Daemon {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|e| self.unreachable(&e))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.odd(&error.to_string()))?;
@@ -146,19 +127,12 @@ impl Daemon {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.odd(&error.to_string()))
+        sender.send_request(request).await.map_err(|error| self.odd(&error.to_string()))
     }
 
     async fn body_of(&self, answer: Response<Incoming>) -> Result<Bytes, Failure> {
-        let collected = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await;
-        Ok(collected
-            .map_err(|error| self.odd(&error.to_string()))?
-            .to_bytes())
+        let collected = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok(collected.map_err(|error| self.odd(&error.to_string()))?.to_bytes())
     }
 
     /// What the daemon's refusal means.
@@ -173,11 +147,7 @@ impl Daemon {
             "stopping" => Exit::Unreachable,
             _ => Exit::Failed,
         };
-        Failure {
-            exit,
-            reason: error.reason,
-            text: error.message,
-        }
+        Failure { exit, reason: error.reason, text: error.message }
     }
 
     fn unreachable(&self, error: &io::Error) -> Failure {
@@ -232,14 +202,10 @@ impl Events {
                 return Ok(None);
             };
             let broken = |why: String| {
-                Failure::new(
-                    Exit::Unreachable,
-                    format!("the stream of events broke: {why}"),
-                )
+                Failure::new(Exit::Unreachable, format!("the stream of events broke: {why}"))
             };
             let frame = frame.map_err(|error| broken(error.to_string()))?;
-            self.rest
-                .extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
+            self.rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
             while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line = self.rest.split_to(end + 1);
                 let event = serde_json::from_slice(&line).map_err(|e| broken(e.to_string()))?;

@@ -33,45 +33,23 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
                 return Err(Failure::new(Exit::Failed, cause));
             }
         }
-        Err(Failure::new(
-            Exit::Unreachable,
-            "the daemon has ended the stream: it stops",
-        ))
+        Err(Failure::new(Exit::Unreachable, "the daemon has ended the stream: it stops"))
     })
 }
 
 fn line(event: &EventBody) -> String {
     let time = clock::show(event.time_ms);
     match &event.event {
-        Event::Exists {
-            resource,
-            status: Some(status),
-        } => {
+        Event::Exists { resource, status: Some(status) } => {
             let peers = status.peers.iter().map(|peer| {
                 let disk = peer.disk.as_deref().unwrap_or("-");
-                format!(
-                    " {}:{},{},{disk}",
-                    peer.node, peer.connection, peer.replication
-                )
+                format!(" {}:{},{},{disk}", peer.node, peer.connection, peer.replication)
             });
             let peers = peers.collect::<String>();
-            format!(
-                "{time} exists {resource} {},{}{peers}",
-                status.role, status.disk
-            )
+            format!("{time} exists {resource} {},{}{peers}", status.role, status.disk)
         }
-        Event::Exists {
-            resource,
-            status: None,
-        } => format!("{time} exists {resource}"),
-        Event::Change {
-            resource,
-            what,
-            old,
-            new,
-            cause,
-            ..
-        } => {
+        Event::Exists { resource, status: None } => format!("{time} exists {resource}"),
+        Event::Change { resource, what, old, new, cause, .. } => {
             format!("{time} change {resource} {what} {old} -> {new}: {cause}")
         }
         Event::Cut { cause } => format!("{time} cut: {cause}"),

@@ -42,19 +42,12 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self {
-            exit,
-            reason: None,
-            text: text.into(),
-        }
+        Self { exit, reason: None, text: text.into() }
     }
 
     /// A safety rule of the command line itself.
     pub(super) fn refused(reason: &str, text: impl Into<String>) -> Self {
-        Self {
-            reason: Some(reason.to_owned()),
-            ..Self::new(Exit::Refused, text)
-        }
+        Self { reason: Some(reason.to_owned()), ..Self::new(Exit::Refused, text) }
     }
 
     /// Whoever read our output has closed it: what they wanted they have.

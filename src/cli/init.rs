@@ -34,9 +34,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         return order::run("init-empty", &arguments.order, context);
     };
     let config = context.config()?;
-    let here = config
-        .local(context.node())
-        .map_err(|why| Failure::new(Exit::Failed, why.to_string()))?;
+    let here =
+        config.local(context.node()).map_err(|why| Failure::new(Exit::Failed, why.to_string()))?;
     if here.name == *from {
         return order::run("init-from", &arguments.order, context);
     }

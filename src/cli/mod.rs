@@ -7,18 +7,24 @@ mod context;
 mod daemon;
 mod exit;
 mod log;
+mod stopped;
 mod terminal;
 mod trend;
 mod view;
 mod words;
 
+mod compare;
+mod completion;
 mod config;
 mod connect;
+mod create;
 mod disk;
 mod events;
 mod init;
 mod invalidate;
 mod list;
+mod manual;
+mod meta;
 mod node;
 mod order;
 mod promote;
@@ -41,12 +47,7 @@ use exit::{Exit, Failure};
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon unreachable, 4 no such resource, 5
 /// refused by a safety rule, 6 timed out, 7 degraded.
 #[derive(Debug, Parser)]
-#[command(
-    name = "twinblk",
-    version,
-    propagate_version = true,
-    arg_required_else_help = true
-)]
+#[command(name = "twinblk", version, propagate_version = true, arg_required_else_help = true)]
 struct CommandLine {
     #[command(flatten)]
     globals: Globals,
@@ -62,13 +63,7 @@ struct Globals {
     #[arg(default_value = crate::config::DEFAULT_PATH, hide_env_values = true)]
     config: PathBuf,
     /// The node this machine is; else the one named like the host.
-    #[arg(
-        long,
-        global = true,
-        env = "TWINBLK_NODE",
-        value_name = "NAME",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, env = "TWINBLK_NODE", value_name = "NAME", hide_env_values = true)]
     node: Option<String>,
     /// Answer in JSON; the same as --output json.
     #[arg(long, global = true)]
@@ -99,6 +94,8 @@ enum Verb {
     Events(events::Arguments),
     /// Wait until a resource is as wanted.
     Wait(wait::Arguments),
+    /// Lay out this node's metadata for a new resource.
+    Create(create::Arguments),
     /// Say where the first contents of a new resource are.
     Init(init::Arguments),
     /// Make this node primary: it serves clients.
@@ -128,6 +125,15 @@ enum Verb {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Verb),
+    /// Look at the records of a stopped replica, or bring them back.
+    #[command(subcommand)]
+    Meta(meta::Verb),
+    /// Compare two stopped replicas byte for byte.
+    Compare(compare::Arguments),
+    /// Write a script with which a shell completes twinblk's words.
+    Completion(completion::Arguments),
+    /// Read the manual.
+    Manual(manual::Arguments),
 }
 
 /// Runs a command line, program name first. Everything a command says has been written when this
@@ -138,12 +144,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help on a closed pipe is no fault.
             let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Done
-            }
-            .into();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
     let context = Context::new(parsed.globals);
@@ -164,6 +165,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::List(arguments) => list::run(&arguments, context),
         Verb::Events(arguments) => events::run(&arguments, context),
         Verb::Wait(arguments) => wait::run(&arguments, context),
+        Verb::Create(arguments) => create::run(&arguments, context),
         Verb::Init(arguments) => init::run(&arguments, context),
         Verb::Promote(arguments) => promote::run(&arguments, context),
         Verb::Demote(arguments) => order::run("demote", &arguments, context),
@@ -177,6 +179,10 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Disk(verb) => disk::run(&verb, context),
         Verb::Node(verb) => node::run(&verb, context),
         Verb::Config(verb) => config::run(&verb, context),
+        Verb::Meta(verb) => meta::run(&verb, context),
+        Verb::Compare(arguments) => compare::run(&arguments, context),
+        Verb::Completion(arguments) => completion::run(&arguments),
+        Verb::Manual(arguments) => manual::run(&arguments, context),
     }
 }
 

@@ -29,15 +29,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
             arguments.consent.confirm(&cost(&resource), context)?;
         }
     }
-    order::send(
-        "promote",
-        &arguments.order,
-        Parameters {
-            force,
-            ..Parameters::default()
-        },
-        context,
-    )
+    order::send("promote", &arguments.order, Parameters { force, ..Parameters::default() }, context)
 }
 
 /// What a forced promotion costs, in the state the resource is in.

@@ -44,11 +44,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
     let text = view::status(&status, context.terminal, |_, _| None);
     context.answer(&text, &status)?;
     let degraded = status.resources.iter().any(|resource| resource.degraded);
-    Ok(if arguments.exit_status && degraded {
-        Exit::Degraded
-    } else {
-        Exit::Done
-    })
+    Ok(if arguments.exit_status && degraded { Exit::Degraded } else { Exit::Done })
 }
 
 async fn watch(
@@ -77,11 +73,7 @@ async fn watch(
             Err(gone) if gone.exit == Exit::Unreachable && context.terminal.can_redraw => gone.text,
             Err(failure) => return Err(failure),
         };
-        let wipe = if context.terminal.can_redraw {
-            "\u{1b}[H\u{1b}[2J"
-        } else {
-            ""
-        };
+        let wipe = if context.terminal.can_redraw { "\u{1b}[H\u{1b}[2J" } else { "" };
         Terminal::print(&format!("{wipe}{text}\n"))?;
     }
 }
@@ -98,10 +90,7 @@ impl Samples {
                 let samples = self.0.entry(key).or_default();
                 samples.push((now, peer.out_of_sync_bytes));
                 // One older than the span is kept: it is what the others are held against.
-                let young = samples
-                    .iter()
-                    .filter(|(at, _)| now - *at < TREND_SPAN)
-                    .count();
+                let young = samples.iter().filter(|(at, _)| now - *at < TREND_SPAN).count();
                 let old = samples.len().saturating_sub(young + 1);
                 samples.drain(..old);
             }
@@ -111,9 +100,6 @@ impl Samples {
     fn earlier(&self, resource: &ResourceBody, peer: &PeerBody, now: Instant) -> Option<Earlier> {
         let samples = self.0.get(&(resource.name.clone(), peer.node.clone()))?;
         let (at, out_of_sync_bytes) = *samples.first()?;
-        Some(Earlier {
-            out_of_sync_bytes,
-            age: now - at,
-        })
+        Some(Earlier { out_of_sync_bytes, age: now - at })
     }
 }

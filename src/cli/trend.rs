@@ -28,17 +28,11 @@ pub(super) fn progress(peer: &PeerBody, earlier: Option<Earlier>) -> Option<Stri
     let (done, total) = (peer.resync_done_bytes, peer.resync_total_bytes.max(1));
     let permille = u128::from(done.min(total)) * 1000 / u128::from(total);
     let filled = usize::try_from(permille * u128::from(BAR_CELLS) / 1000).unwrap_or_default();
-    let empty = usize::try_from(BAR_CELLS)
-        .unwrap_or_default()
-        .saturating_sub(filled);
+    let empty = usize::try_from(BAR_CELLS).unwrap_or_default().saturating_sub(filled);
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(empty));
     let percent = format!("{}.{} %", permille / 10, permille % 10);
     let left = show_bytes(peer.out_of_sync_bytes);
-    let pace = if paused {
-        "paused".to_owned()
-    } else {
-        pace(peer, earlier)
-    };
+    let pace = if paused { "paused".to_owned() } else { pace(peer, earlier) };
     Some(format!("[{bar}] {percent}, {left} out of sync, {pace}"))
 }
 
@@ -64,9 +58,7 @@ fn pace(peer: &PeerBody, earlier: Option<Earlier>) -> String {
 fn grown_per_second(now: u64, earlier: Earlier) -> Option<u64> {
     let grown = u128::from(now.checked_sub(earlier.out_of_sync_bytes)?);
     let millis = earlier.age.as_millis().max(1);
-    u64::try_from(grown * 1000 / millis)
-        .ok()
-        .filter(|grown| *grown > 0)
+    u64::try_from(grown * 1000 / millis).ok().filter(|grown| *grown > 0)
 }
 
 #[cfg(test)]
@@ -92,34 +84,19 @@ mod tests {
             progress(&syncing(575 << 20), None).as_deref(),
             Some("[########............] 42.5 %, 575 MiB out of sync, 5 MiB/s, about 115 s left")
         );
-        let stuck = PeerBody {
-            resync_bytes_per_second: 0,
-            ..syncing(575 << 20)
-        };
+        let stuck = PeerBody { resync_bytes_per_second: 0, ..syncing(575 << 20) };
         assert!(progress(&stuck, None).is_some_and(|line| line.ends_with("standing still")));
-        let paused = PeerBody {
-            replication: "PausedSyncTarget".to_owned(),
-            ..syncing(1)
-        };
+        let paused = PeerBody { replication: "PausedSyncTarget".to_owned(), ..syncing(1) };
         assert!(progress(&paused, None).is_some_and(|line| line.ends_with("paused")));
     }
 
     #[test]
     fn a_growing_backlog_has_no_end_in_sight() {
-        let earlier = Earlier {
-            out_of_sync_bytes: 555 << 20,
-            age: Duration::from_secs(2),
-        };
+        let earlier = Earlier { out_of_sync_bytes: 555 << 20, age: Duration::from_secs(2) };
         let line = progress(&syncing(575 << 20), Some(earlier)).expect("a resync");
-        assert!(
-            line.contains("losing ground: clients add 10 MiB/s more"),
-            "{line}"
-        );
+        assert!(line.contains("losing ground: clients add 10 MiB/s more"), "{line}");
         assert!(!line.contains("left"), "{line}");
-        let earlier = Earlier {
-            out_of_sync_bytes: 600 << 20,
-            ..earlier
-        };
+        let earlier = Earlier { out_of_sync_bytes: 600 << 20, ..earlier };
         let line = progress(&syncing(575 << 20), Some(earlier)).expect("a resync");
         assert!(line.contains("about 115 s left"), "{line}");
     }
@@ -135,10 +112,7 @@ mod tests {
         };
         let line = progress(&peer, None).expect("a resync");
         assert!(line.starts_with("[####################] 100.0 %"), "{line}");
-        let earlier = Earlier {
-            out_of_sync_bytes: 0,
-            age: Duration::ZERO,
-        };
+        let earlier = Earlier { out_of_sync_bytes: 0, age: Duration::ZERO };
         assert!(progress(&peer, Some(earlier)).is_some());
     }
 }

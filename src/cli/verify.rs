@@ -28,31 +28,20 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Failure> {
     let repair = arguments.repair;
-    let parameters = Parameters {
-        repair,
-        ..Parameters::default()
-    };
+    let parameters = Parameters { repair, ..Parameters::default() };
     let started = order::send("verify", &arguments.order, parameters, context)?;
     if !arguments.wait {
         return Ok(started);
     }
     let daemon = context.daemon();
     let resource = context.wait_for(wait(&daemon, arguments.order.resource.as_str()))?;
-    let differing: u64 = resource
-        .peers
-        .iter()
-        .map(|peer| peer.verify_differing_bytes)
-        .sum();
+    let differing: u64 = resource.peers.iter().map(|peer| peer.verify_differing_bytes).sum();
     let text = match differing {
         0 => format!("{}: the copies are equal", resource.name),
         some => format!("{}: {} differed", resource.name, show_bytes(some)),
     };
     context.answer(&text, &resource)?;
-    Ok(if differing > 0 && !repair {
-        Exit::Degraded
-    } else {
-        Exit::Done
-    })
+    Ok(if differing > 0 && !repair { Exit::Degraded } else { Exit::Done })
 }
 
 /// Looks until nothing is compared any more.
@@ -62,19 +51,11 @@ async fn wait(daemon: &Daemon, name: &str) -> Result<ResourceBody, Failure> {
     loop {
         ticks.tick().await;
         let resource = daemon.resource(name).await?;
-        if let Some(peer) = resource
-            .peers
-            .iter()
-            .find(|peer| peer.connection != "Connected")
-        {
+        if let Some(peer) = resource.peers.iter().find(|peer| peer.connection != "Connected") {
             let text = format!("{name}: the verify ended early, as {} went away", peer.node);
             return Err(Failure::new(Exit::Failed, text));
         }
-        if !resource
-            .peers
-            .iter()
-            .any(|peer| peer.replication.starts_with("Verify"))
-        {
+        if !resource.peers.iter().any(|peer| peer.replication.starts_with("Verify")) {
             return Ok(resource);
         }
     }

@@ -21,11 +21,7 @@ pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table
-        .lines()
-        .map(|line| line.trim_end().to_owned())
-        .collect::<Vec<_>>()
-        .join("\n")
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// The state of resources: the table, resyncs, and what is wrong. `earlier` tells what was seen
@@ -54,11 +50,7 @@ pub(super) fn status(
     for resource in &status.resources {
         for peer in &resource.peers {
             if let Some(progress) = trend::progress(peer, earlier(resource, peer)) {
-                text.push_str(&format!(
-                    "\n{}: {} {progress}",
-                    resource.name,
-                    direction(peer)
-                ));
+                text.push_str(&format!("\n{}: {} {progress}", resource.name, direction(peer)));
             }
         }
     }
@@ -83,13 +75,7 @@ fn direction(peer: &PeerBody) -> String {
 
 /// One row per peer, or one for a resource without any.
 fn rows(resource: &ResourceBody) -> Vec<Vec<String>> {
-    let own = || {
-        vec![
-            resource.name.clone(),
-            resource.role.clone(),
-            resource.disk.clone(),
-        ]
-    };
+    let own = || vec![resource.name.clone(), resource.role.clone(), resource.disk.clone()];
     let dash = || NO_PEER.to_owned();
     if resource.peers.is_empty() {
         return vec![[own(), vec![dash(); 6]].concat()];
@@ -104,11 +90,7 @@ fn rows(resource: &ResourceBody) -> Vec<Vec<String>> {
             show_bytes(peer.out_of_sync_bytes),
         ]
     };
-    resource
-        .peers
-        .iter()
-        .map(|peer| [own(), of_peer(peer)].concat())
-        .collect()
+    resource.peers.iter().map(|peer| [own(), of_peer(peer)].concat()).collect()
 }
 
 /// What needs somebody, one sentence each: the state, what it means, what to do.
@@ -125,12 +107,11 @@ pub(super) fn notes(resource: &ResourceBody) -> Vec<String> {
     if !resource.suspended.is_empty() {
         notes.push(format!("client I/O waits: {}", resource.suspended));
     }
-    let syncing = resource
-        .peers
-        .iter()
-        .any(|peer| peer.replication == "SyncTarget");
+    let syncing = resource.peers.iter().any(|peer| peer.replication == "SyncTarget");
     // A disk that is being mended, or never had contents, needs no further words.
-    if !(syncing || resource.just_created) {
+    if !resource.disk_reason.is_empty() {
+        notes.push(format!("disk {}: {}", resource.disk, resource.disk_reason));
+    } else if !(syncing || resource.just_created) {
         notes.extend(sentence("disk", words::disk(&resource.disk), name));
     }
     notes.extend(sentence("role", words::role(&resource.role), name));
@@ -138,10 +119,7 @@ pub(super) fn notes(resource: &ResourceBody) -> Vec<String> {
         notes.extend(peer_notes(peer, name));
     }
     if resource.degraded && !resource.may_promote && !resource.just_created {
-        notes.push(format!(
-            "cannot be promoted now: {}",
-            resource.promote_refusal
-        ));
+        notes.push(format!("cannot be promoted now: {}", resource.promote_refusal));
     }
     notes
 }
@@ -165,11 +143,7 @@ fn peer_notes(peer: &PeerBody, resource: &str) -> Vec<String> {
     notes.extend(sentence(&subject("replication"), replication, resource));
     let syncing = peer.replication == "SyncSource" || peer.replication == "PausedSyncSource";
     if let Some(disk) = peer.disk.as_deref().filter(|_| !syncing) {
-        notes.extend(sentence(
-            &format!("disk of {}", peer.node),
-            words::disk(disk),
-            resource,
-        ));
+        notes.extend(sentence(&format!("disk of {}", peer.node), words::disk(disk), resource));
     }
     if peer.verify_differing_bytes > 0 {
         let differing = show_bytes(peer.verify_differing_bytes);
@@ -184,11 +158,7 @@ fn peer_notes(peer: &PeerBody, resource: &str) -> Vec<String> {
 
 /// The words on a bad state; none on a good one.
 fn sentence(subject: &str, word: Word, resource: &str) -> Option<String> {
-    let Word {
-        state,
-        meaning,
-        remedy,
-    } = word;
+    let Word { state, meaning, remedy } = word;
     let remedy = remedy.replace("RES", resource);
     (!remedy.is_empty()).then(|| format!("{subject} {state}: {meaning}. Do: {remedy}"))
 }
@@ -222,6 +192,7 @@ pub(super) mod tests {
             name: "r0".to_owned(),
             role: "Primary".to_owned(),
             disk: "UpToDate".to_owned(),
+            disk_reason: String::new(),
             just_created: false,
             epoch: 3,
             generation: None,
@@ -241,14 +212,11 @@ pub(super) mod tests {
 
     fn shown(resources: Vec<ResourceBody>) -> String {
         let (schema_version, node) = (SCHEMA_VERSION, "alpha".to_owned());
-        let body = StatusBody {
-            schema_version,
-            node,
-            resources,
-        };
+        let body = StatusBody { schema_version, node, resources };
         let terminal = Terminal {
             can_ask: false,
             can_redraw: false,
+            can_show_progress: false,
             colour: false,
             error_colour: false,
         };
@@ -274,11 +242,7 @@ r0        Primary  UpToDate  beta  Connected   Established  Secondary  UpToDate 
             out_of_sync_bytes: 5 << 20,
             ..peer()
         };
-        let lonely = ResourceBody {
-            degraded: true,
-            peers: vec![away],
-            ..resource()
-        };
+        let lonely = ResourceBody { degraded: true, peers: vec![away], ..resource() };
         let expected = "\
 RESOURCE  ROLE     DISK      PEER  CONNECTION  REPLICATION  PEER-ROLE  PEER-DISK  OUT-OF-SYNC
 r0        Primary  UpToDate  beta  Connecting  Off          -          -          5 MiB
@@ -319,6 +283,17 @@ peer's daemon and at the network between";
     }
 
     #[test]
+    fn a_missing_disk_says_why_it_is_missing() {
+        let resource = ResourceBody {
+            degraded: true,
+            disk: "Diskless".to_owned(),
+            disk_reason: "it returned an error. Run X".to_owned(),
+            ..resource()
+        };
+        assert_eq!(notes(&resource), ["disk Diskless: it returned an error. Run X"]);
+    }
+
+    #[test]
     fn a_resync_needs_nobody() {
         let source = PeerBody {
             replication: "SyncTarget".to_owned(),
@@ -326,11 +301,8 @@ peer's daemon and at the network between";
             resync_done_bytes: 50,
             ..peer()
         };
-        let target = ResourceBody {
-            disk: "Inconsistent".to_owned(),
-            peers: vec![source],
-            ..resource()
-        };
+        let target =
+            ResourceBody { disk: "Inconsistent".to_owned(), peers: vec![source], ..resource() };
         assert_eq!(notes(&target), [""; 0]);
         assert!(shown(vec![target]).contains("\nr0: from beta [##########..........] 50.0 %"));
     }

@@ -100,21 +100,11 @@ mod tests {
     fn goals_are_read_off_the_state() {
         let all = [Goal::Insync, Goal::Connected, Goal::Uptodate, Goal::Primary];
         assert!(all.iter().all(|goal| goal.is_reached(&resource())));
-        let away = PeerBody {
-            connection: "Connecting".to_owned(),
-            ..peer()
-        };
-        let lonely = ResourceBody {
-            degraded: true,
-            peers: vec![away],
-            ..resource()
-        };
+        let away = PeerBody { connection: "Connecting".to_owned(), ..peer() };
+        let lonely = ResourceBody { degraded: true, peers: vec![away], ..resource() };
         assert!(!Goal::Insync.is_reached(&lonely) && !Goal::Connected.is_reached(&lonely));
         assert!(Goal::Primary.is_reached(&lonely) && Goal::Uptodate.is_reached(&lonely));
-        let nobody = ResourceBody {
-            peers: vec![],
-            ..resource()
-        };
+        let nobody = ResourceBody { peers: vec![], ..resource() };
         assert!(!Goal::Insync.is_reached(&nobody) && !Goal::Connected.is_reached(&nobody));
     }
 }

@@ -13,19 +13,11 @@ pub(super) struct Word {
 }
 
 const fn good(state: &'static str, meaning: &'static str) -> Word {
-    Word {
-        state,
-        meaning,
-        remedy: "",
-    }
+    Word { state, meaning, remedy: "" }
 }
 
 const fn bad(state: &'static str, meaning: &'static str, remedy: &'static str) -> Word {
-    Word {
-        state,
-        meaning,
-        remedy,
-    }
+    Word { state, meaning, remedy }
 }
 
 /// A state from a newer daemon.
@@ -35,10 +27,8 @@ const UNKNOWN: Word = bad(
     "use the command of the daemon's own version",
 );
 
-const ROLES: [Word; 2] = [
-    good("Primary", "serves clients"),
-    good("Secondary", "keeps a copy and shows it to nobody"),
-];
+const ROLES: [Word; 2] =
+    [good("Primary", "serves clients"), good("Secondary", "keeps a copy and shows it to nobody")];
 
 const DISKS: [Word; 6] = [
     bad(
@@ -87,19 +77,10 @@ const CONNECTIONS: [Word; 3] = [
 
 const REPLICATIONS: [Word; 11] = [
     good("Off", "nothing flows while not connected"),
-    good(
-        "Negotiating",
-        "the nodes are finding out whose data is newer",
-    ),
+    good("Negotiating", "the nodes are finding out whose data is newer"),
     good("Established", "every write reaches both"),
-    good(
-        "SyncSource",
-        "the peer is being brought up to date from here",
-    ),
-    good(
-        "SyncTarget",
-        "this node is being brought up to date by the peer",
-    ),
+    good("SyncSource", "the peer is being brought up to date from here"),
+    good("SyncTarget", "this node is being brought up to date by the peer"),
     bad(
         "PausedSyncSource",
         "the peer is behind and the resync rests",
@@ -110,14 +91,8 @@ const REPLICATIONS: [Word; 11] = [
         "this node is behind and the resync rests",
         "`twinblk resume-sync RES`, on the node where it was paused",
     ),
-    good(
-        "VerifySource",
-        "both copies are being compared, driven from here",
-    ),
-    good(
-        "VerifyTarget",
-        "both copies are being compared, driven by the peer",
-    ),
+    good("VerifySource", "both copies are being compared, driven from here"),
+    good("VerifyTarget", "both copies are being compared, driven by the peer"),
     bad(
         "Ahead",
         "the link does not keep up: writes are only marked, and copied later",
@@ -131,11 +106,7 @@ const REPLICATIONS: [Word; 11] = [
 ];
 
 fn find(words: &[Word], state: &str) -> Word {
-    words
-        .iter()
-        .find(|word| word.state == state)
-        .copied()
-        .unwrap_or(UNKNOWN)
+    words.iter().find(|word| word.state == state).copied().unwrap_or(UNKNOWN)
 }
 
 /// What a role means.
@@ -168,34 +139,13 @@ mod tests {
     #[test]
     fn every_state_has_words() {
         let roles = [Role::Primary, Role::Secondary];
-        assert!(
-            roles
-                .iter()
-                .all(|state| role(names::role(*state)) != UNKNOWN)
-        );
+        assert!(roles.iter().all(|state| role(names::role(*state)) != UNKNOWN));
         use DiskState as D;
-        let disks = [
-            D::Diskless,
-            D::Failed,
-            D::Inconsistent,
-            D::Outdated,
-            D::Consistent,
-            D::UpToDate,
-        ];
-        assert!(
-            disks
-                .iter()
-                .all(|state| disk(names::disk(*state)) != UNKNOWN)
-        );
-        let all = [
-            Connection::StandAlone,
-            Connection::Connecting,
-            Connection::Connected,
-        ];
-        assert!(
-            all.iter()
-                .all(|state| connection(names::connection(*state)) != UNKNOWN)
-        );
+        let disks =
+            [D::Diskless, D::Failed, D::Inconsistent, D::Outdated, D::Consistent, D::UpToDate];
+        assert!(disks.iter().all(|state| disk(names::disk(*state)) != UNKNOWN));
+        let all = [Connection::StandAlone, Connection::Connecting, Connection::Connected];
+        assert!(all.iter().all(|state| connection(names::connection(*state)) != UNKNOWN));
         use Replication as R;
         let all = [
             R::Off,
@@ -210,31 +160,18 @@ mod tests {
             R::Ahead,
             R::Behind,
         ];
-        assert!(
-            all.iter()
-                .all(|state| replication(names::replication(*state)) != UNKNOWN)
-        );
+        assert!(all.iter().all(|state| replication(names::replication(*state)) != UNKNOWN));
         assert_eq!(all.len(), REPLICATIONS.len());
         assert_eq!(disk("Melted"), UNKNOWN);
     }
 
     #[test]
     fn words_are_plain_sentences() {
-        let words = ROLES
-            .iter()
-            .chain(&DISKS)
-            .chain(&CONNECTIONS)
-            .chain(&REPLICATIONS);
+        let words = ROLES.iter().chain(&DISKS).chain(&CONNECTIONS).chain(&REPLICATIONS);
         for word in words {
             assert!(word.meaning.len() > 12, "{word:?}");
-            assert!(
-                !word.meaning.ends_with('.') && !word.remedy.ends_with('.'),
-                "{word:?}"
-            );
-            assert!(
-                !word.meaning.contains("  ") && !word.remedy.contains("  "),
-                "{word:?}"
-            );
+            assert!(!word.meaning.ends_with('.') && !word.remedy.ends_with('.'), "{word:?}");
+            assert!(!word.meaning.contains("  ") && !word.remedy.contains("  "), "{word:?}");
         }
     }
 }

@@ -40,21 +40,14 @@ impl Drafts<'_> {
 
     fn check_counts(&self, problems: &mut Problems) {
         if self.nodes.len() < 2 {
-            let what = format!(
-                "the file has {} and a pair needs two",
-                count(self.nodes.len())
-            );
+            let what = format!("the file has {} and a pair needs two", count(self.nodes.len()));
             let remedy = "add a section `[node.NAME]` with `id` and `address` for each machine";
             let place = self.nodes.first().map_or(0..0, |node| node.places.header());
             problems.missing(place, Complaint::new(what, remedy));
         }
         for node in self.nodes {
             let uses = |draft: &ReplicaDraft| draft.node_name == node.name;
-            if !self
-                .resources
-                .iter()
-                .any(|resource| resource.replicas.iter().any(uses))
-            {
+            if !self.resources.iter().any(|resource| resource.replicas.iter().any(uses)) {
                 let what = format!("node `{}` carries no resource", node.name);
                 let remedy = "name it in a resource as `on.NODE`, or remove the section";
                 problems.unused(node.places.header(), Complaint::new(what, remedy));
@@ -76,10 +69,7 @@ impl Drafts<'_> {
         };
         check(&node.admin_socket, "admin_socket");
         for resource in self.resources {
-            let here = resource
-                .replicas
-                .iter()
-                .any(|replica| replica.node_name == node.name);
+            let here = resource.replicas.iter().any(|replica| replica.node_name == node.name);
             if here {
                 check(&node.nbd_socket(&resource.name), "run_directory");
             }
@@ -111,10 +101,7 @@ impl Drafts<'_> {
         if resource.protocol != Protocol::A && resource.on_congestion == OnCongestion::Bitmap {
             let what = format!("`on_congestion` of resource `{name}` acts under protocol A only");
             let remedy = "under B and C the client waits for the peer anyway: remove the line";
-            problems.warning(
-                resource.places.of("on_congestion"),
-                Complaint::new(what, remedy),
-            );
+            problems.warning(resource.places.of("on_congestion"), Complaint::new(what, remedy));
         }
     }
 
@@ -138,16 +125,10 @@ impl Drafts<'_> {
                 (first, second);
             // Compared by components: `//dev/x` and `/dev/./x` are `/dev/x`.
             if node == other_node && path.components().eq(other.components()) {
-                let what = format!(
-                    "on node `{node}`, {} is both {user} and {other_user}",
-                    path.display()
-                );
+                let what =
+                    format!("on node `{node}`, {} is both {user} and {other_user}", path.display());
                 let complaint = Complaint::new(what, "give each its own file or device");
-                problems.clash(
-                    other_place.clone(),
-                    complaint,
-                    (place.clone(), "used here first"),
-                );
+                problems.clash(other_place.clone(), complaint, (place.clone(), "used here first"));
             }
         }
     }
@@ -187,10 +168,7 @@ impl NodePair<'_> {
             let complaint = Complaint::new(what, "give each node its own number from 0 to 31");
             self.clash("id", complaint, problems);
         }
-        let address = first
-            .addresses
-            .iter()
-            .find(|at| second.addresses.contains(at));
+        let address = first.addresses.iter().find(|at| second.addresses.contains(at));
         let Some(address) = address else {
             return;
         };
@@ -211,10 +189,7 @@ impl NodePair<'_> {
     /// What two daemons on one machine cannot share.
     fn check_one_machine(&self, problems: &mut Problems) {
         let (first, second) = (self.first, self.second);
-        let both = format!(
-            "nodes `{}` and `{}` share one machine",
-            first.name, second.name
-        );
+        let both = format!("nodes `{}` and `{}` share one machine", first.name, second.name);
         let remedy = "give each node its own `run_directory`";
         if first.admin_socket == second.admin_socket {
             let complaint = Complaint::new(format!("{both} and one admin socket"), remedy);
@@ -249,11 +224,7 @@ fn check_listeners(node: &node::Draft, problems: &mut Problems) {
     }
     for listen in &node.nbd_listen {
         if listen.port() == node.link_port && !listen.ip().is_loopback() {
-            let what = format!(
-                "node `{}` uses port {} for NBD and link",
-                node.name,
-                listen.port()
-            );
+            let what = format!("node `{}` uses port {} for NBD and link", node.name, listen.port());
             let complaint = Complaint::new(what, "choose another port for one of them");
             let other = (node.places.of("link_port"), "the link's");
             problems.clash(place.clone(), complaint, other);
@@ -289,7 +260,5 @@ fn count(nodes: usize) -> String {
 /// Every two of a list, in order.
 fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
     let second = |i: usize| list[i + 1..].iter();
-    list.iter()
-        .enumerate()
-        .flat_map(move |(i, first)| second(i).map(move |other| (first, other)))
+    list.iter().enumerate().flat_map(move |(i, first)| second(i).map(move |other| (first, other)))
 }

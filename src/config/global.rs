@@ -22,11 +22,8 @@ pub enum Engine {
     Portable,
 }
 
-const ENGINES: [(&str, Engine); 3] = [
-    ("auto", Engine::Auto),
-    ("uring", Engine::Uring),
-    ("portable", Engine::Portable),
-];
+const ENGINES: [(&str, Engine); 3] =
+    [("auto", Engine::Auto), ("uring", Engine::Uring), ("portable", Engine::Portable)];
 
 /// Sizes and threads of the data plane: `[tuning]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,23 +86,14 @@ pub(super) fn tuning(file: &mut Section<'_>, problems: &mut Problems) -> Tuning 
     let buffers = |most| bytes((8 << 20)..=most);
     let shards = section.setting("shards", problems, |value| match value.as_str() {
         Some("auto") => Ok(None),
-        Some(_) => Err(Complaint::new(
-            "this is a text",
-            "write a whole number, or \"auto\"",
-        )),
+        Some(_) => Err(Complaint::new("this is a text", "write a whole number, or \"auto\"")),
         None => integer(1..=SHARDS_MAX)(value).map(|n| u16::try_from(n).ok()),
     });
     let tuning = Tuning {
         shards: shards.flatten(),
-        engine: section
-            .setting("engine", problems, choice(&ENGINES))
-            .unwrap_or_default(),
+        engine: section.setting("engine", problems, choice(&ENGINES)).unwrap_or_default(),
         client_buffers: section
-            .setting(
-                "client_buffers",
-                problems,
-                bytes(REQUEST_BYTES_MAX..=BUFFERS_MAX),
-            )
+            .setting("client_buffers", problems, bytes(REQUEST_BYTES_MAX..=BUFFERS_MAX))
             .unwrap_or(default.client_buffers),
         peer_buffers: section
             .setting("peer_buffers", problems, buffers(BUFFERS_MAX))
@@ -126,9 +114,7 @@ pub(super) fn link_times(file: &mut Section<'_>, problems: &mut Problems) -> Lin
     let mut section = file.table("link", "`[link]`", problems);
     let default = LinkTimes::default();
     let mut read = |key, least, most, default: Nanos| {
-        section
-            .setting(key, problems, time(least..=most))
-            .unwrap_or(default)
+        section.setting(key, problems, time(least..=most)).unwrap_or(default)
     };
     let times = LinkTimes {
         heartbeat: read("heartbeat", 10, 60_000, default.heartbeat),
@@ -146,18 +132,12 @@ fn check_times(times: LinkTimes, places: &Places, problems: &mut Problems) {
         let what =
             "`heartbeat` is not shorter than `peer_timeout`: every session would end at once";
         let remedy = "let `peer_timeout` be at least three times `heartbeat`";
-        problems.error(
-            either(places, "peer_timeout", "heartbeat"),
-            Complaint::new(what, remedy),
-        );
+        problems.error(either(places, "peer_timeout", "heartbeat"), Complaint::new(what, remedy));
     } else if times.peer_timeout.0 / 3 < times.heartbeat.0 {
         let what = "`peer_timeout` is less than three times `heartbeat`: one lost packet may end a \
                     session";
         let remedy = "let `peer_timeout` be at least three times `heartbeat`";
-        problems.warning(
-            either(places, "peer_timeout", "heartbeat"),
-            Complaint::new(what, remedy),
-        );
+        problems.warning(either(places, "peer_timeout", "heartbeat"), Complaint::new(what, remedy));
     }
     if times.progress_timeout < times.peer_timeout {
         let what = "`progress_timeout` is shorter than `peer_timeout`: a slow disk would end a \

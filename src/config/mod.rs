@@ -132,15 +132,10 @@ pub struct UnknownNode {
 /// # Errors
 /// If it cannot be read, or with every mistake found in it.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let unreadable = |source| ConfigErrors::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| ConfigErrors::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let why = format!("it is larger than {}", quantity::show_bytes(FILE_BYTES_MAX));
         return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, why)));
@@ -161,10 +156,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
     let mut syntax = Problems::default();
     for error in unparsable {
         let remedy = "see https://toml.io for how to write it";
-        syntax.error(
-            error.span().unwrap_or(0..0),
-            Complaint::new(error.message(), remedy),
-        );
+        syntax.error(error.span().unwrap_or(0..0), Complaint::new(error.message(), remedy));
     }
     let mut listed = syntax.into_sorted();
     if !listed.is_empty() {
@@ -174,10 +166,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
     listed.sort_by_key(|problem| problem.span.start);
     let report = Report::new(path, text, listed);
     match config {
-        Some(config) if report.errors() == 0 => Ok(Config {
-            warnings: report,
-            ..config
-        }),
+        Some(config) if report.errors() == 0 => Ok(Config { warnings: report, ..config }),
         _ => Err(ConfigErrors::Mistakes(Box::new(report))),
     }
 }
@@ -193,16 +182,8 @@ fn read(path: &Path, table: &DeTable<'_>, problems: &mut Problems) -> Option<Con
     let nodes = node::read_all(&mut file, &run_directory, problems);
     let resources = resource::read_all(&mut file, problems);
     let _places = file.finish(problems);
-    cross::Drafts {
-        tuning: &tuning,
-        nodes: &nodes,
-        resources: &resources,
-    }
-    .check(problems);
-    let nodes: Vec<Node> = nodes
-        .into_iter()
-        .map(node::Draft::finish)
-        .collect::<Option<_>>()?;
+    cross::Drafts { tuning: &tuning, nodes: &nodes, resources: &resources }.check(problems);
+    let nodes: Vec<Node> = nodes.into_iter().map(node::Draft::finish).collect::<Option<_>>()?;
     let resources = resources.into_iter().map(|draft| draft.finish(&nodes));
     Some(Config {
         path: path.to_owned(),
@@ -239,11 +220,7 @@ impl Config {
         };
         found.ok_or_else(|| {
             let nodes: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-            UnknownNode {
-                reason,
-                nodes: nodes.join(", "),
-                path: self.path.clone(),
-            }
+            UnknownNode { reason, nodes: nodes.join(", "), path: self.path.clone() }
         })
     }
 
@@ -262,16 +239,12 @@ impl Config {
     /// A resource by name.
     #[must_use]
     pub fn resource(&self, name: &str) -> Option<&Resource> {
-        self.resources
-            .iter()
-            .find(|resource| resource.name.as_str() == name)
+        self.resources.iter().find(|resource| resource.name.as_str() == name)
     }
 
     /// The resources that have a replica on a node, by name.
     pub fn resources_on(&self, node: NodeId) -> impl Iterator<Item = &Resource> {
-        self.resources
-            .iter()
-            .filter(move |resource| resource.mine(node).is_some())
+        self.resources.iter().filter(move |resource| resource.mine(node).is_some())
     }
 
     /// Reads the secret both nodes share.

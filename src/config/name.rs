@@ -74,10 +74,7 @@ mod tests {
     #[test]
     fn names_are_safe_in_paths_and_lines() {
         for good in ["a", "r0", "db.data-1_x", &"x".repeat(64)] {
-            assert_eq!(
-                Name::parse(good).map(|name| name.to_string()),
-                Ok(good.to_owned())
-            );
+            assert_eq!(Name::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
         }
         assert_eq!(Name::parse(""), Err(NameError::Empty));
         assert_eq!(Name::parse(".."), Err(NameError::Start));

@@ -71,10 +71,7 @@ pub(super) fn read_all(
     problems: &mut Problems,
 ) -> Vec<Draft> {
     let named = file.named_tables("node", "node", problems);
-    named
-        .into_iter()
-        .map(|(name, node)| read(name, node, run_directory, problems))
-        .collect()
+    named.into_iter().map(|(name, node)| read(name, node, run_directory, problems)).collect()
 }
 
 fn read(
@@ -95,19 +92,12 @@ fn read(
         }
         one_or_more("a list such as [\"127.0.0.1:10809\"]", socket_address)(value)
     });
-    let loopback = || {
-        vec![SocketAddr::new(
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            NBD_PORT_DEFAULT,
-        )]
-    };
+    let loopback = || vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), NBD_PORT_DEFAULT)];
     let admin_socket = section.setting("admin_socket", problems, value::path);
     Draft {
         id: id.and_then(|id| u8::try_from(id).ok()).map(NodeId),
         addresses,
-        link_port: port
-            .and_then(|port| u16::try_from(port).ok())
-            .unwrap_or(LINK_PORT_DEFAULT),
+        link_port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(LINK_PORT_DEFAULT),
         nbd_listen: nbd_listen.unwrap_or_else(loopback),
         admin_socket: admin_socket.unwrap_or_else(|| run_directory.join("admin.sock")),
         run_directory,
@@ -120,9 +110,7 @@ fn addresses(section: &mut Section<'_>, problems: &mut Problems) -> Vec<Host> {
     let wanted = "an address such as \"10.0.0.1\", or a list of them";
     let example = "\"10.0.0.1\"";
     let read = one_or_more(wanted, host);
-    section
-        .required("address", example, problems, read)
-        .unwrap_or_default()
+    section.required("address", example, problems, read).unwrap_or_default()
 }
 
 impl Draft {

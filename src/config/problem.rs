@@ -52,10 +52,7 @@ pub(super) struct Complaint {
 
 impl Complaint {
     pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self { what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -108,14 +105,7 @@ impl Problems {
     ) -> &mut Problem {
         let Complaint { what, remedy } = complaint;
         let at = self.found.len();
-        self.found.push(Problem {
-            severity,
-            span,
-            what,
-            remedy,
-            other: None,
-            doubt: Doubt::None,
-        });
+        self.found.push(Problem { severity, span, what, remedy, other: None, doubt: Doubt::None });
         &mut self.found[at]
     }
 
@@ -125,20 +115,11 @@ impl Problems {
     pub(super) fn forget_consequences(&mut self, text: &str, broken: &[Problem]) {
         let start = |at: usize| {
             let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
-            before
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1)
+            before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
         };
-        let lines: Vec<usize> = broken
-            .iter()
-            .map(|problem| start(problem.span.start))
-            .collect();
-        let is_header = |line: &usize| {
-            text.as_bytes()[*line..]
-                .trim_ascii_start()
-                .starts_with(b"[")
-        };
+        let lines: Vec<usize> = broken.iter().map(|problem| start(problem.span.start)).collect();
+        let is_header =
+            |line: &usize| text.as_bytes()[*line..].trim_ascii_start().starts_with(b"[");
         let header_broken = lines.iter().any(is_header);
         self.found.retain(|problem| {
             let implied = match problem.doubt {
@@ -152,8 +133,7 @@ impl Problems {
 
     /// The problems in the order of the file.
     pub(super) fn into_sorted(mut self) -> Vec<Problem> {
-        self.found
-            .sort_by_key(|problem| (problem.span.start, problem.span.end));
+        self.found.sort_by_key(|problem| (problem.span.start, problem.span.end));
         self.found
     }
 }
@@ -170,20 +150,13 @@ pub struct Report {
 
 impl Report {
     pub(super) fn new(path: &Path, text: &str, problems: Vec<Problem>) -> Self {
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            problems,
-        }
+        Self { path: path.to_owned(), text: text.to_owned(), problems }
     }
 
     /// How many problems make the file unusable.
     #[must_use]
     pub fn errors(&self) -> usize {
-        self.problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .count()
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 
     /// The line a problem stands in, from 1.
@@ -196,16 +169,9 @@ impl Report {
     /// Each problem with its line, a caret and a remedy; with ANSI colours if `colour`.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let path = self.path.display().to_string();
-        let shown = self
-            .problems
-            .iter()
-            .map(|it| renderer.render(&[self.group(it, &path)]));
+        let shown = self.problems.iter().map(|it| renderer.render(&[self.group(it, &path)]));
         shown.collect::<Vec<_>>().join("\n\n")
     }
 
@@ -215,19 +181,13 @@ impl Report {
             Severity::Warning => Level::WARNING,
         };
         let place = AnnotationKind::Primary.span(self.within(&problem.span));
-        let mut snippet = Snippet::source(self.text.as_str())
-            .path(path)
-            .annotation(place);
+        let mut snippet = Snippet::source(self.text.as_str()).path(path).annotation(place);
         if let Some((span, label)) = &problem.other {
-            let other = AnnotationKind::Context
-                .span(self.within(span))
-                .label(label.as_str());
+            let other = AnnotationKind::Context.span(self.within(span)).label(label.as_str());
             snippet = snippet.annotation(other);
         }
         let title = level.primary_title(problem.what.as_str());
-        title
-            .element(snippet)
-            .element(Level::HELP.message(problem.remedy.as_str()))
+        title.element(snippet).element(Level::HELP.message(problem.remedy.as_str()))
     }
 
     /// The span cut to its first line and to character boundaries: what can be underlined.
@@ -236,9 +196,7 @@ impl Report {
         while !self.text.is_char_boundary(start) {
             start -= 1;
         }
-        let line_end = self.text[start..]
-            .find('\n')
-            .map_or(self.text.len(), |at| start + at);
+        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
         let mut end = span.end.clamp(start, line_end.max(start));
         while !self.text.is_char_boundary(end) {
             end += 1;

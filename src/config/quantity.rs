@@ -18,23 +18,15 @@ const SIZES: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
 ];
 
-const TIMES: [(&str, u64); 4] = [
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-    ("min", 60_000_000_000),
-    ("h", 3_600_000_000_000),
-];
+const TIMES: [(&str, u64); 4] =
+    [("ms", 1_000_000), ("s", 1_000_000_000), ("min", 60_000_000_000), ("h", 3_600_000_000_000)];
 
 /// Parses a size such as `64MiB`.
 ///
 /// # Errors
 /// Says in words what is wrong with it.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    parse(
-        text,
-        &SIZES,
-        "a size such as \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)",
-    )
+    parse(text, &SIZES, "a size such as \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)")
 }
 
 /// Parses a rate such as `10MiB/s`, in bytes a second.
@@ -43,9 +35,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// Says in words what is wrong with it.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     let wanted = "a rate such as \"10MiB/s\" (B/s, KiB/s, MiB/s, GiB/s)";
-    let size = text
-        .strip_suffix("/s")
-        .ok_or_else(|| format!("{text:?} is not {wanted}"))?;
+    let size = text.strip_suffix("/s").ok_or_else(|| format!("{text:?} is not {wanted}"))?;
     parse(size, &SIZES, wanted)
 }
 
@@ -62,13 +52,8 @@ fn parse(text: &str, units: &[(&str, u64)], wanted: &str) -> Result<u64, String>
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().map_err(|_| refuse())?;
     let unit = text[digits..].trim_start_matches(' ');
-    let (_, factor) = units
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or_else(refuse)?;
-    number
-        .checked_mul(*factor)
-        .ok_or_else(|| format!("{text:?} is too large"))
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or_else(refuse)?;
+    number.checked_mul(*factor).ok_or_else(|| format!("{text:?} is too large"))
 }
 
 /// A size in the largest unit that shows three digits of it.
@@ -127,16 +112,7 @@ mod tests {
         assert_eq!(parse_rate("10MiB/s"), Ok(10 << 20));
         assert_eq!(parse_time("500ms"), Ok(Nanos::from_millis(500)));
         assert_eq!(parse_time("2min"), Ok(Nanos::from_millis(120_000)));
-        for bad in [
-            "",
-            "64",
-            "MiB",
-            "-1MiB",
-            "1.5MiB",
-            "64mib",
-            "64MiB/s",
-            "99999999999TiB",
-        ] {
+        for bad in ["", "64", "MiB", "-1MiB", "1.5MiB", "64mib", "64MiB/s", "99999999999TiB"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
         assert!(parse_rate("10MiB").is_err());

@@ -61,11 +61,7 @@ pub struct ResyncOptions {
 
 impl Default for ResyncOptions {
     fn default() -> Self {
-        Self {
-            rate_max: None,
-            rate_min: 4 << 20,
-            checksum: false,
-        }
+        Self { rate_max: None, rate_min: 4 << 20, checksum: false }
     }
 }
 
@@ -161,15 +157,11 @@ pub(super) struct Draft {
 const PROTOCOLS: [(&str, Protocol); 3] =
     [("A", Protocol::A), ("B", Protocol::B), ("C", Protocol::C)];
 
-const PEER_LOSS: [(&str, OnPeerLoss); 2] = [
-    ("continue", OnPeerLoss::Continue),
-    ("suspend", OnPeerLoss::Suspend),
-];
+const PEER_LOSS: [(&str, OnPeerLoss); 2] =
+    [("continue", OnPeerLoss::Continue), ("suspend", OnPeerLoss::Suspend)];
 
-const CONGESTION: [(&str, OnCongestion); 2] = [
-    ("wait", OnCongestion::Wait),
-    ("bitmap", OnCongestion::Bitmap),
-];
+const CONGESTION: [(&str, OnCongestion); 2] =
+    [("wait", OnCongestion::Wait), ("bitmap", OnCongestion::Bitmap)];
 
 /// Who decides when the nodes cannot see each other: only an operator, for now.
 const ARBITERS: [(&str, ()); 1] = [("none", ())];
@@ -179,10 +171,7 @@ const IO_ERROR: [(&str, OnIoError); 1] = [("detach", OnIoError::Detach)];
 /// Reads all `[resource.NAME]` sections.
 pub(super) fn read_all(file: &mut Section<'_>, problems: &mut Problems) -> Vec<Draft> {
     let named = file.named_tables("resource", "resource", problems);
-    named
-        .into_iter()
-        .map(|(name, section)| read(name, section, problems))
-        .collect()
+    named.into_iter().map(|(name, section)| read(name, section, problems)).collect()
 }
 
 fn read(name: Name, mut section: Section<'_>, problems: &mut Problems) -> Draft {
@@ -197,11 +186,7 @@ fn read(name: Name, mut section: Section<'_>, problems: &mut Problems) -> Draft 
     let extents = integer(LOG_EXTENTS_MIN.into()..=LOG_EXTENTS_MAX.into());
     let log_extents = s.setting("log_extents", problems, extents);
     let peer_slots = s.setting("peer_slots", problems, integer(1..=PEER_SLOTS_MAX as u64));
-    let shard = s.setting(
-        "shard",
-        problems,
-        integer(0..=super::global::SHARDS_MAX - 1),
-    );
+    let shard = s.setting("shard", problems, integer(0..=super::global::SHARDS_MAX - 1));
     let replicas = replicas(s, &name, problems);
     let slots_default = u8::try_from(PEER_SLOTS_DEFAULT).expect("a handful");
     Draft {
@@ -269,12 +254,7 @@ fn replica(node_name: Name, mut section: Section<'_>, problems: &mut Problems) -
         _ => value::path(value).map(Metadata::At),
     });
     let metadata = metadata.unwrap_or_default();
-    ReplicaDraft {
-        node_name,
-        disk,
-        metadata,
-        places: section.finish(problems),
-    }
+    ReplicaDraft { node_name, disk, metadata, places: section.finish(problems) }
 }
 
 impl Draft {
@@ -283,12 +263,7 @@ impl Draft {
         let finished = self.replicas.into_iter().map(|draft| {
             let node = nodes.iter().find(|node| node.name == draft.node_name)?;
             let (node, node_name) = (node.id, draft.node_name);
-            Some(Replica {
-                node,
-                node_name,
-                disk: draft.disk?,
-                metadata: draft.metadata,
-            })
+            Some(Replica { node, node_name, disk: draft.disk?, metadata: draft.metadata })
         });
         let replicas = finished.collect::<Option<Vec<_>>>()?;
         Some(Resource {

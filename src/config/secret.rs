@@ -84,36 +84,22 @@ impl Secret {
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, SecretError> {
-        let unreadable = |source| SecretError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
+        let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
         // The checks are made on the descriptor that is read, so nobody can swap the file between.
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
         if mode & 0o077 != 0 {
-            return Err(SecretError::Open {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(SecretError::Open { path: path.to_owned(), mode });
         }
         if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
-            return Err(SecretError::Foreign {
-                path: path.to_owned(),
-                owner,
-            });
+            return Err(SecretError::Foreign { path: path.to_owned(), owner });
         }
         let mut bytes = Vec::new();
-        file.take(SECRET_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         let secret = bytes.trim_ascii().to_vec();
         if secret.len() < SECRET_BYTES_MIN || bytes.len() as u64 > SECRET_BYTES_MAX {
-            return Err(SecretError::Length {
-                path: path.to_owned(),
-                length: secret.len(),
-            });
+            return Err(SecretError::Length { path: path.to_owned(), length: secret.len() });
         }
         Ok(Self(secret))
     }

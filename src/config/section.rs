@@ -53,14 +53,8 @@ impl<'t> Section<'t> {
         let title = title.into();
         let table = value.get_ref().as_table();
         if table.is_none() {
-            let what = format!(
-                "{title} is {} and should be a section",
-                kind(value.get_ref())
-            );
-            problems.error(
-                value.span(),
-                Complaint::new(what, "write it as `[...]` with settings"),
-            );
+            let what = format!("{title} is {} and should be a section", kind(value.get_ref()));
+            problems.error(value.span(), Complaint::new(what, "write it as `[...]` with settings"));
         }
         Self::over(title, header, table)
     }
@@ -81,16 +75,8 @@ impl<'t> Section<'t> {
     }
 
     fn over(title: String, header: Range<usize>, table: Option<&'t DeTable<'t>>) -> Self {
-        let places = Places {
-            header,
-            keys: BTreeMap::new(),
-        };
-        Self {
-            title,
-            table,
-            asked: Vec::new(),
-            places,
-        }
+        let places = Places { header, keys: BTreeMap::new() };
+        Self { title, table, asked: Vec::new(), places }
     }
 
     /// Where the section begins.
@@ -205,14 +191,8 @@ impl<'t> Section<'t> {
 
 /// The one of `candidates` that `typed` was probably meant to be.
 pub(super) fn nearest<'c>(typed: &str, candidates: &[&'c str]) -> Option<&'c str> {
-    let typed: String = typed
-        .chars()
-        .take(64)
-        .flat_map(char::to_lowercase)
-        .collect();
-    let scored = candidates
-        .iter()
-        .map(|candidate| (distance(&typed, candidate), *candidate));
+    let typed: String = typed.chars().take(64).flat_map(char::to_lowercase).collect();
+    let scored = candidates.iter().map(|candidate| (distance(&typed, candidate), *candidate));
     let (edits, best) = scored.min_by_key(|(edits, _)| *edits)?;
     (edits <= (best.len() / 3).max(1)).then_some(best)
 }

@@ -54,21 +54,12 @@ fn a_short_file_is_enough_and_the_rest_has_defaults() {
     let beta = config.node_named("beta").expect("beta");
     assert_eq!(beta.addresses.len(), 3);
     assert_eq!((beta.id, beta.link_port), (NodeId(1), 7790));
-    assert_eq!(
-        beta.nbd_listen,
-        ["127.0.0.1:10809".parse().expect("an address")]
-    );
+    assert_eq!(beta.nbd_listen, ["127.0.0.1:10809".parse().expect("an address")]);
     assert_eq!(beta.admin_socket, Path::new("/run/twinblk/admin.sock"));
     let r0 = config.resource("r0").expect("r0");
     assert_eq!(beta.nbd_socket(&r0.name), Path::new("/run/twinblk/r0.nbd"));
-    assert_eq!(
-        (r0.protocol, r0.on_peer_loss),
-        (Protocol::C, OnPeerLoss::Continue)
-    );
-    assert_eq!(
-        r0.mine(NodeId(0)).expect("alpha's").metadata,
-        Metadata::Internal
-    );
+    assert_eq!((r0.protocol, r0.on_peer_loss), (Protocol::C, OnPeerLoss::Continue));
+    assert_eq!(r0.mine(NodeId(0)).expect("alpha's").metadata, Metadata::Internal);
     let theirs = r0.theirs(NodeId(0)).expect("beta's");
     assert_eq!(theirs.metadata, Metadata::At("/dev/vg0/r0-meta".into()));
     assert_eq!(r0.theirs(NodeId(7)), None);
@@ -130,11 +121,7 @@ disk = "/b/disk"
     assert_eq!(b.admin_socket, Path::new("/run/b/control"));
     assert!(a.nbd_listen.is_empty());
     let r0 = &config.resources[0];
-    let resync = ResyncOptions {
-        rate_max: Some(100 << 20),
-        rate_min: 1 << 20,
-        checksum: true,
-    };
+    let resync = ResyncOptions { rate_max: Some(100 << 20), rate_min: 1 << 20, checksum: true };
     assert_eq!(r0.resync, resync);
     assert_eq!((r0.log_extents, r0.peer_slots, r0.shard), (256, 1, Some(1)));
     assert_eq!(r0.on_congestion, OnCongestion::Bitmap);
@@ -154,9 +141,7 @@ error: resource `r0` has no setting `protocl`
    = help: did you mean `protocol`?";
     assert_eq!(shown, expected);
 
-    let shown = file(&edited("id = 1", "id = 0"))
-        .expect_err("a mistake")
-        .to_string();
+    let shown = file(&edited("id = 1", "id = 0")).expect_err("a mistake").to_string();
     let expected = "\
 error: nodes `alpha` and `beta` have the same id 0
  --> twinblk.toml:8:6
@@ -176,10 +161,7 @@ fn all_mistakes_of_a_file_are_shown_in_one_run() {
     let text = GOOD
         .replace("id = 1", "id = \"1\"")
         .replace("address = \"10.0.0.1\"", "adress = \"10.0.0.1\"")
-        .replace(
-            "protocol = \"C\"",
-            "protocol = \"D\"\nlog_extents = 3\n[link]\nheartbeat = 3\n",
-        )
+        .replace("protocol = \"C\"", "protocol = \"D\"\nlog_extents = 3\n[link]\nheartbeat = 3\n")
         .replace("on.alpha", "[resource.r0.on]\nalpha")
         .replace("on.beta", "beta");
     let expected = [
@@ -293,11 +275,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
       choose another name",
     ),
     // Sections.
-    (
-        "[node.alpha]",
-        "[nodes.alpha]",
-        "3: the file has no setting `nodes`; did you mean `node`?",
-    ),
+    ("[node.alpha]", "[nodes.alpha]", "3: the file has no setting `nodes`; did you mean `node`?"),
     (
         "protocol = \"C\"",
         "resync = 3",
@@ -400,22 +378,14 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "3: unclosed table, expected `]`; see https://toml.io for how \
       to write it",
     ),
-    (
-        "id = 0",
-        "id = 0\nid = 0",
-        "5: duplicate key; see https://toml.io for how to write it",
-    ),
+    ("id = 0", "id = 0\nid = 0", "5: duplicate key; see https://toml.io for how to write it"),
 ];
 
 #[test]
 fn each_mistake_has_its_words() {
     for (from, to, expected) in MISTAKES {
         let shown = problems(&edited(from, to));
-        assert!(
-            shown.iter().any(|it| it == expected),
-            "{to:?} shows:\n{}",
-            shown.join("\n")
-        );
+        assert!(shown.iter().any(|it| it == expected), "{to:?} shows:\n{}", shown.join("\n"));
     }
 }
 
@@ -444,11 +414,7 @@ fn socket_paths_fit_the_kernel() {
 #[test]
 fn the_local_node_is_named_or_called_like_the_host() {
     let config = file(GOOD).expect("a good file");
-    let name = |wanted, host| {
-        config
-            .local_on(wanted, host)
-            .map(|node| node.name.to_string())
-    };
+    let name = |wanted, host| config.local_on(wanted, host).map(|node| node.name.to_string());
     assert_eq!(name(Some("beta"), "alpha"), Ok("beta".to_owned()));
     assert_eq!(name(None, "alpha"), Ok("alpha".to_owned()));
     assert_eq!(name(None, "alpha.example.org"), Ok("alpha".to_owned()));
@@ -466,16 +432,10 @@ fn files_that_are_no_text_are_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("twinblk.toml");
     let missing = load(&path).expect_err("no file").to_string();
-    assert!(
-        missing.contains("No such file") && missing.contains("--config"),
-        "{missing}"
-    );
+    assert!(missing.contains("No such file") && missing.contains("--config"), "{missing}");
     std::fs::write(&path, b"\xff\xfe").expect("write");
     assert!(matches!(load(&path), Err(ConfigErrors::Unreadable { .. })));
-    assert!(matches!(
-        load(Path::new("/dev/zero")),
-        Err(ConfigErrors::Unreadable { .. })
-    ));
+    assert!(matches!(load(Path::new("/dev/zero")), Err(ConfigErrors::Unreadable { .. })));
 }
 
 proptest! {

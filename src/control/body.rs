@@ -45,6 +45,9 @@ pub struct ResourceBody {
     pub role: String,
     /// State of the local disk.
     pub disk: String,
+    /// Why there is no local disk, and what to do; empty if there is one.
+    #[serde(default)]
+    pub disk_reason: String,
     /// `init` is needed.
     pub just_created: bool,
     /// Epoch adopted.
@@ -138,10 +141,7 @@ pub struct Parameters {
     pub timeout_ms: Option<u64>,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 const fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -195,11 +195,7 @@ impl EventBody {
     /// An event of this moment.
     #[must_use]
     pub fn now(event: Event) -> Self {
-        Self {
-            schema_version: SCHEMA_VERSION,
-            time_ms: wall_clock_millis(),
-            event,
-        }
+        Self { schema_version: SCHEMA_VERSION, time_ms: wall_clock_millis(), event }
     }
 }
 
@@ -249,11 +245,8 @@ impl ResourceBody {
             id: format!("{:016x}", it.id),
             node: gateway.node_name(it.node),
         };
-        let peers: Vec<PeerBody> = status
-            .peers
-            .iter()
-            .map(|peer| PeerBody::new(gateway, peer))
-            .collect();
+        let peers: Vec<PeerBody> =
+            status.peers.iter().map(|peer| PeerBody::new(gateway, peer)).collect();
         let disk = names::disk(status.disk);
         let whole = disk == "UpToDate" && status.suspended.is_empty() && !status.just_created;
         let metadata = facts.metadata.as_ref();
@@ -261,6 +254,7 @@ impl ResourceBody {
             name: name.to_owned(),
             role: names::role(status.role).to_owned(),
             disk: disk.to_owned(),
+            disk_reason: status.disk_reason.clone(),
             just_created: status.just_created,
             epoch: status.epoch.0,
             generation: status.generation.map(generation),
@@ -311,11 +305,7 @@ impl PeerBody {
 
 impl Failure {
     pub(super) fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            reason: None,
-            message: message.into(),
-        }
+        Self { kind: kind.to_owned(), reason: None, message: message.into() }
     }
 }
 
@@ -326,10 +316,7 @@ impl From<ControlError> for Failure {
             ControlError::NoSuchResource { .. } => Self::new("no_such_resource", message),
             ControlError::Refused { refusal, .. } => {
                 let reason = Some(refusal.reason.to_owned());
-                Self {
-                    reason,
-                    ..Self::new("refused", message)
-                }
+                Self { reason, ..Self::new("refused", message) }
             }
             ControlError::TimedOut { .. } => Self::new("timed_out", message),
             ControlError::Busy(_) => Self::new("busy", message),

@@ -12,11 +12,7 @@ struct Entry {
 }
 
 const fn plain(name: &'static str, build: fn(Parameters) -> Command) -> Entry {
-    Entry {
-        name,
-        takes: &[],
-        build,
-    }
+    Entry { name, takes: &[], build }
 }
 
 /// All commands but `Stop`, which is a signal's.
@@ -29,16 +25,12 @@ const COMMANDS: [Entry; 15] = [
     Entry {
         name: "connect",
         takes: &["discard_my_data"],
-        build: |with| Command::Connect {
-            discard_my_data: with.discard_my_data,
-        },
+        build: |with| Command::Connect { discard_my_data: with.discard_my_data },
     },
     Entry {
         name: "verify",
         takes: &["repair"],
-        build: |with| Command::Verify {
-            repair: with.repair,
-        },
+        build: |with| Command::Verify { repair: with.repair },
     },
     plain("demote", |_| Command::Demote),
     plain("disconnect", |_| Command::Disconnect),
@@ -59,22 +51,16 @@ const COMMANDS: [Entry; 15] = [
 /// # Errors
 /// In words, if there is none or it does not take one of the parameters.
 pub(super) fn parse(name: &str, parameters: Parameters) -> Result<Command, String> {
-    let entry = COMMANDS
-        .iter()
-        .find(|entry| entry.name == name)
-        .ok_or_else(|| {
-            let known: Vec<&str> = COMMANDS.iter().map(|entry| entry.name).collect();
-            format!("no command {name:?}; there are: {}", known.join(", "))
-        })?;
+    let entry = COMMANDS.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let known: Vec<&str> = COMMANDS.iter().map(|entry| entry.name).collect();
+        format!("no command {name:?}; there are: {}", known.join(", "))
+    })?;
     let given = [
         ("force", parameters.force),
         ("discard_my_data", parameters.discard_my_data),
         ("repair", parameters.repair),
     ];
-    match given
-        .iter()
-        .find(|(key, set)| *set && !entry.takes.contains(key))
-    {
+    match given.iter().find(|(key, set)| *set && !entry.takes.contains(key)) {
         Some((key, _)) => Err(format!("{name:?} does not take {key:?}")),
         None => Ok((entry.build)(parameters)),
     }
@@ -86,18 +72,9 @@ mod tests {
 
     #[test]
     fn a_command_takes_only_its_own_parameters() {
-        let force = Parameters {
-            force: true,
-            ..Parameters::default()
-        };
-        assert_eq!(
-            parse("promote", force),
-            Ok(Command::Promote { force: true })
-        );
-        assert_eq!(
-            parse("demote", force),
-            Err("\"demote\" does not take \"force\"".to_owned())
-        );
+        let force = Parameters { force: true, ..Parameters::default() };
+        assert_eq!(parse("promote", force), Ok(Command::Promote { force: true }));
+        assert_eq!(parse("demote", force), Err("\"demote\" does not take \"force\"".to_owned()));
         assert_eq!(parse("demote", Parameters::default()), Ok(Command::Demote));
         assert!(parse("stop", Parameters::default()).is_err());
         assert!(parse("", Parameters::default()).is_err());

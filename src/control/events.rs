@@ -30,9 +30,7 @@ impl Body for Lines {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(context)
-            .map(|line| line.map(|line| Ok(Frame::data(line))))
+        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
     }
 }
 
@@ -48,9 +46,7 @@ pub(super) fn stream(
     let changes = gateway.subscribe();
     tokio::spawn(async move {
         let _permit = permit;
-        let writer = Writer {
-            lines: lines.clone(),
-        };
+        let writer = Writer { lines: lines.clone() };
         tokio::select! {
             // The reader or the daemon goes: nothing is left to say.
             () = lines.closed() => {}
@@ -78,16 +74,12 @@ impl Writer {
             Ok(resources) => {
                 for status in resources {
                     let (resource, status) = (status.name.clone(), Some(Box::new(status)));
-                    self.put(&EventBody::now(Event::Exists { resource, status }))
-                        .await?;
+                    self.put(&EventBody::now(Event::Exists { resource, status })).await?;
                 }
             }
             Err(error) => return self.cut(&error).await,
         }
-        let marker = Event::Exists {
-            resource: "-".to_owned(),
-            status: None,
-        };
+        let marker = Event::Exists { resource: "-".to_owned(), status: None };
         self.put(&EventBody::now(marker)).await?;
         loop {
             match changes.recv().await {
@@ -103,10 +95,7 @@ impl Writer {
     }
 
     async fn cut(&self, why: &ControlError) -> Result<(), Gone> {
-        self.put(&EventBody::now(Event::Cut {
-            cause: why.to_string(),
-        }))
-        .await
+        self.put(&EventBody::now(Event::Cut { cause: why.to_string() })).await
     }
 
     async fn put(&self, event: &EventBody) -> Result<(), Gone> {

@@ -90,12 +90,10 @@ impl Door {
 
     fn put(&self, resource: &str, kind: OrderKind) -> Result<(), ControlError> {
         let resource = resource.to_owned();
-        self.orders
-            .try_send(Order { resource, kind })
-            .map_err(|full| match full {
-                mpsc::error::TrySendError::Full(order) => ControlError::Busy(order.resource),
-                mpsc::error::TrySendError::Closed(_) => ControlError::Stopping,
-            })?;
+        self.orders.try_send(Order { resource, kind }).map_err(|full| match full {
+            mpsc::error::TrySendError::Full(order) => ControlError::Busy(order.resource),
+            mpsc::error::TrySendError::Closed(_) => ControlError::Stopping,
+        })?;
         (self.wake)();
         Ok(())
     }
@@ -171,19 +169,12 @@ impl Gateway {
         nodes: BTreeMap<NodeId, String>,
         resources: impl IntoIterator<Item = (String, Facts, Door)>,
     ) -> Self {
-        let keyed = resources
-            .into_iter()
-            .map(|(name, facts, door)| (name, (facts, door)));
+        let keyed = resources.into_iter().map(|(name, facts, door)| (name, (facts, door)));
         let announcer = Announcer {
             changes: broadcast::channel(CHANGES_KEPT).0,
             number: Arc::new(AtomicU64::new(1)),
         };
-        Self {
-            node,
-            nodes,
-            resources: keyed.collect(),
-            announcer,
-        }
+        Self { node, nodes, resources: keyed.collect(), announcer }
     }
 
     /// What the shards announce changes with.
@@ -200,10 +191,7 @@ impl Gateway {
 
     /// The name of a node, or its number if the configuration has forgotten it.
     pub(super) fn node_name(&self, id: NodeId) -> String {
-        self.nodes
-            .get(&id)
-            .cloned()
-            .unwrap_or_else(|| format!("#{}", id.0))
+        self.nodes.get(&id).cloned().unwrap_or_else(|| format!("#{}", id.0))
     }
 
     /// The name of this node.
@@ -229,10 +217,7 @@ impl Gateway {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(refusal))) => Err(ControlError::Refused { resource, refusal }),
             Ok(Err(_)) => Err(ControlError::Stopping),
-            Err(_) => Err(ControlError::TimedOut {
-                resource,
-                after: limit,
-            }),
+            Err(_) => Err(ControlError::TimedOut { resource, after: limit }),
         }
     }
 
@@ -249,10 +234,7 @@ impl Gateway {
             Ok(Err(_)) => Err(ControlError::Stopping),
             Err(_) => {
                 let resource = resource.to_owned();
-                Err(ControlError::TimedOut {
-                    resource,
-                    after: STATUS_TIME,
-                })
+                Err(ControlError::TimedOut { resource, after: STATUS_TIME })
             }
         }
     }
@@ -272,15 +254,8 @@ impl Gateway {
     fn find(&self, resource: &str) -> Result<&(Facts, Door), ControlError> {
         self.resources.get(resource).ok_or_else(|| {
             let known: Vec<&str> = self.resources.keys().map(String::as_str).collect();
-            let known = if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            };
-            ControlError::NoSuchResource {
-                resource: resource.to_owned(),
-                known,
-            }
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            ControlError::NoSuchResource { resource: resource.to_owned(), known }
         })
     }
 }
@@ -311,8 +286,6 @@ impl Announcer {
 
 /// The wall clock in milliseconds since 1970, for people to read: nothing is decided by it.
 pub(super) fn wall_clock_millis() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -45,11 +45,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(gateway: Arc<Gateway>, stop: watch::Receiver<bool>) -> Self {
-        Self {
-            gateway,
-            stop,
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-        }
+        Self { gateway, stop, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 }
 
@@ -96,29 +92,17 @@ impl IntoResponse for Failure {
             "forbidden" => StatusCode::FORBIDDEN,
             _ => StatusCode::BAD_REQUEST,
         };
-        json(
-            status,
-            &ErrorBody {
-                schema_version: SCHEMA_VERSION,
-                error: self,
-            },
-        )
+        json(status, &ErrorBody { schema_version: SCHEMA_VERSION, error: self })
     }
 }
 
 async fn not_found() -> Failure {
-    Failure::new(
-        "not_found",
-        "no such path; there are /v1/version, status, resource and events",
-    )
+    Failure::new("not_found", "no such path; there are /v1/version, status, resource and events")
 }
 
 async fn wrong_method() -> Response {
     let error = Failure::new("bad_request", "this path takes another method");
-    let body = ErrorBody {
-        schema_version: SCHEMA_VERSION,
-        error,
-    };
+    let body = ErrorBody { schema_version: SCHEMA_VERSION, error };
     json(StatusCode::METHOD_NOT_ALLOWED, &body)
 }
 
@@ -135,14 +119,7 @@ async fn version(State(shared): State<Shared>) -> Response {
 async fn status_of_all(State(shared): State<Shared>) -> Result<Response, Failure> {
     let resources = shared.gateway.status_of_all().await?;
     let node = shared.gateway.here();
-    Ok(json(
-        StatusCode::OK,
-        &StatusBody {
-            schema_version: SCHEMA_VERSION,
-            node,
-            resources,
-        },
-    ))
+    Ok(json(StatusCode::OK, &StatusBody { schema_version: SCHEMA_VERSION, node, resources }))
 }
 
 async fn status(
@@ -151,14 +128,7 @@ async fn status(
 ) -> Result<Response, Failure> {
     let resources = vec![shared.gateway.status(&resource).await?];
     let node = shared.gateway.here();
-    Ok(json(
-        StatusCode::OK,
-        &StatusBody {
-            schema_version: SCHEMA_VERSION,
-            node,
-            resources,
-        },
-    ))
+    Ok(json(StatusCode::OK, &StatusBody { schema_version: SCHEMA_VERSION, node, resources }))
 }
 
 async fn run(
@@ -170,9 +140,7 @@ async fn run(
     let body = timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await;
     let body = body.map_err(|_| bad("the body did not arrive in time".to_owned()))?;
     let body = body.map_err(|why| {
-        bad(format!(
-            "the body cannot be read (it has at most {BODY_BYTES_MAX} bytes): {why}"
-        ))
+        bad(format!("the body cannot be read (it has at most {BODY_BYTES_MAX} bytes): {why}"))
     })?;
     let parameters = match body.trim_ascii() {
         [] => Parameters::default(),
@@ -180,31 +148,18 @@ async fn run(
             .map_err(|why| bad(format!("the body is no set of parameters: {why}")))?,
     };
     let command = command::parse(&name, parameters).map_err(bad)?;
-    let limit = parameters
-        .timeout_ms
-        .map_or(COMMAND_TIME, Duration::from_millis);
+    let limit = parameters.timeout_ms.map_or(COMMAND_TIME, Duration::from_millis);
     let limit = limit.min(COMMAND_TIME_MAX);
     let result = shared.gateway.command(&resource, command, limit).await?;
-    let body = DoneBody {
-        schema_version: SCHEMA_VERSION,
-        resource,
-        result,
-    };
+    let body = DoneBody { schema_version: SCHEMA_VERSION, resource, result };
     Ok(json(StatusCode::OK, &body))
 }
 
 async fn follow(State(shared): State<Shared>) -> Result<Response, Failure> {
     let permit = Arc::clone(&shared.streams).try_acquire_owned();
     let permit = permit.map_err(|_| {
-        Failure::new(
-            "busy",
-            format!("{STREAMS_MAX} readers follow events already: end one"),
-        )
+        Failure::new("busy", format!("{STREAMS_MAX} readers follow events already: end one"))
     })?;
     let lines = events::stream(shared.gateway, shared.stop, permit);
-    Ok((
-        [(header::CONTENT_TYPE, "application/x-ndjson")],
-        Body::new(lines),
-    )
-        .into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(lines)).into_response())
 }

@@ -75,16 +75,9 @@ impl Server {
     /// # Errors
     /// If another daemon answers there or the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| BindError::Io { path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(directory)
-                .map_err(failed)?;
+            DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         }
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
@@ -107,10 +100,7 @@ impl Server {
         let listener = UnixListener::bind(&unfinished).map_err(failed)?;
         fs::set_permissions(&unfinished, Permissions::from_mode(0o600)).map_err(failed)?;
         fs::rename(&unfinished, path).map_err(failed)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        Ok(Self { listener, path: path.to_owned() })
     }
 
     /// Answers requests until `stop` becomes true, then lets the running ones end.
@@ -147,9 +137,8 @@ impl Server {
         // A socket that is gone says "no daemon" at once, where a dead one would be tried.
         let _ = fs::remove_file(&self.path);
         drop(self.listener);
-        let ended = timeout(FAREWELL_TIME, async {
-            while connections.join_next().await.is_some() {}
-        });
+        let ended =
+            timeout(FAREWELL_TIME, async { while connections.join_next().await.is_some() {} });
         if ended.await.is_err() {
             connections.shutdown().await;
         }

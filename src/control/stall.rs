@@ -20,11 +20,7 @@ pub(super) struct StallGuard<S> {
 
 impl<S> StallGuard<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self {
-            stream,
-            limit,
-            stalled: None,
-        }
+        Self { stream, limit, stalled: None }
     }
 
     /// Passes on what a write came to, or fails if it has waited for longer than the limit.
@@ -38,9 +34,7 @@ impl<S> StallGuard<S> {
             return outcome;
         }
         let limit = self.limit;
-        let timer = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(timeout(limit, pending())));
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(timeout(limit, pending())));
         match timer.as_mut().poll(context) {
             Poll::Ready(_) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,

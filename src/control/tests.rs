@@ -44,6 +44,7 @@ fn status() -> Status {
         node: NodeId(0),
         role: Role::Primary,
         disk: DiskState::UpToDate,
+        disk_reason: String::new(),
         just_created: false,
         epoch: Epoch(4),
         generation: None,
@@ -64,10 +65,7 @@ async fn shard(mut orders: mpsc::Receiver<Order>) {
         match order.kind {
             OrderKind::Status { reply } => drop(reply.send(Box::new(status()))),
             OrderKind::Command { command, reply } => {
-                let refusal = Refusal {
-                    reason: "not-current",
-                    text: "old data".to_owned(),
-                };
+                let refusal = Refusal { reason: "not-current", text: "old data".to_owned() };
                 match command {
                     Command::Verify { .. } => endless.push(reply),
                     Command::Invalidate => drop(reply),
@@ -87,15 +85,9 @@ fn gateway(wake: Wake) -> (Arc<Gateway>, mpsc::Receiver<Order>) {
         metadata: None,
         nbd_socket: "/run/twinblk/r0.nbd".into(),
     };
-    let names = [
-        (NodeId(0), "alpha".to_owned()),
-        (NodeId(1), "beta".to_owned()),
-    ];
+    let names = [(NodeId(0), "alpha".to_owned()), (NodeId(1), "beta".to_owned())];
     let resources = [("r0".to_owned(), facts, door)];
-    (
-        Arc::new(Gateway::new(NodeId(0), BTreeMap::from(names), resources)),
-        orders,
-    )
+    (Arc::new(Gateway::new(NodeId(0), BTreeMap::from(names), resources)), orders)
 }
 
 /// A daemon's admin surface on a socket of its own.
@@ -116,19 +108,11 @@ impl Daemon {
         let (stop, stopping) = watch::channel(false);
         let server = Server::bind(&socket).expect("a socket");
         let server = tokio::spawn(server.run(Arc::clone(&gateway), stopping));
-        Self {
-            _directory: directory,
-            socket,
-            gateway,
-            stop,
-            server,
-        }
+        Self { _directory: directory, socket, gateway, stop, server }
     }
 
     async fn connect(&self) -> UnixStream {
-        UnixStream::connect(&self.socket)
-            .await
-            .expect("the daemon listens")
+        UnixStream::connect(&self.socket).await.expect("the daemon listens")
     }
 
     /// Sends bytes and reads all that comes until the connection ends.
@@ -159,9 +143,7 @@ impl Daemon {
 /// Status and body of an answer.
 fn parted(answer: &str) -> (u16, String) {
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let body = answer
-        .split_once("\r\n\r\n")
-        .map(|(_, body)| body.to_owned());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
     (status.unwrap_or_default(), body.unwrap_or_default())
 }
 
@@ -177,14 +159,8 @@ async fn status_and_version_are_told() {
     let told: StatusBody = serde_json::from_str(&body).expect("a status");
     let r0 = &told.resources[0];
     assert_eq!((told.schema_version, told.node.as_str()), (1, "alpha"));
-    assert_eq!(
-        (r0.role.as_str(), r0.device_bytes, r0.degraded),
-        ("Primary", 1 << 20, false)
-    );
-    assert_eq!(
-        (r0.peers[0].node.as_str(), r0.peers[0].last_resync_bytes),
-        ("beta", 3 * 4096)
-    );
+    assert_eq!((r0.role.as_str(), r0.device_bytes, r0.degraded), ("Primary", 1 << 20, false));
+    assert_eq!((r0.peers[0].node.as_str(), r0.peers[0].last_resync_bytes), ("beta", 3 * 4096));
     assert!(r0.may_promote);
     assert_eq!(daemon.get("/v1/status").await, (200, body));
     let (_, body) = daemon.get("/v1/version").await;
@@ -207,19 +183,13 @@ fn degraded_means_less_than_two_good_copies() {
         body::ResourceBody::new(&gateway, "r0", &facts, &status).degraded
     };
     assert!(!degraded(|_| {}));
-    assert!(!degraded(
-        |it| it.peers[0].replication = Replication::VerifySource
-    ));
+    assert!(!degraded(|it| it.peers[0].replication = Replication::VerifySource));
     assert!(degraded(|it| it.disk = DiskState::Diskless));
     assert!(degraded(|it| it.suspended = "waits".to_owned()));
     assert!(degraded(|it| it.just_created = true));
     assert!(degraded(|it| it.peers[0].disk = None));
-    assert!(degraded(
-        |it| it.peers[0].disk = Some(DiskState::Inconsistent)
-    ));
-    assert!(degraded(
-        |it| it.peers[0].replication = Replication::SyncSource
-    ));
+    assert!(degraded(|it| it.peers[0].disk = Some(DiskState::Inconsistent)));
+    assert!(degraded(|it| it.peers[0].replication = Replication::SyncSource));
     assert!(degraded(|it| it.peers[0].out_of_sync_blocks = 1));
 }
 
@@ -230,18 +200,10 @@ async fn commands_reach_the_shard_and_can_be_repeated() {
         let (code, body) = daemon.post("/v1/resource/r0/demote", "").await;
         assert_eq!(code, 200);
         let done: DoneBody = serde_json::from_str(&body).expect("done");
-        assert_eq!(
-            (done.resource.as_str(), done.result.as_str()),
-            ("r0", "Demote")
-        );
+        assert_eq!((done.resource.as_str(), done.result.as_str()), ("r0", "Demote"));
     }
-    let (code, body) = daemon
-        .post("/v1/resource/r0/promote", r#"{"force":true}"#)
-        .await;
-    assert!(
-        code == 200 && body.contains("Promote { force: true }"),
-        "{body}"
-    );
+    let (code, body) = daemon.post("/v1/resource/r0/promote", r#"{"force":true}"#).await;
+    assert!(code == 200 && body.contains("Promote { force: true }"), "{body}");
 }
 
 #[tokio::test]
@@ -253,10 +215,7 @@ async fn a_shard_is_woken_for_each_order() {
     }));
     tokio::spawn(shard(orders));
     gateway.status("r0").await.expect("a status");
-    gateway
-        .command("r0", Command::Demote, Duration::from_secs(1))
-        .await
-        .expect("done");
+    gateway.command("r0", Command::Demote, Duration::from_secs(1)).await.expect("done");
     assert_eq!(woken.load(Ordering::Relaxed), 2);
 }
 
@@ -267,16 +226,12 @@ async fn failures_say_what_kind_they_are() {
     assert_eq!((code, kind(&body).as_str()), (404, "no_such_resource"));
     assert!(body.contains("it has: r0"), "{body}");
     let (code, body) = daemon.post("/v1/resource/r0/promote", "{}").await;
-    let error = serde_json::from_str::<ErrorBody>(&body)
-        .expect("an error")
-        .error;
+    let error = serde_json::from_str::<ErrorBody>(&body).expect("an error").error;
     assert_eq!(
         (code, error.kind.as_str(), error.reason.as_deref()),
         (409, "refused", Some("not-current"))
     );
-    let (code, body) = daemon
-        .post("/v1/resource/r0/verify", r#"{"timeout_ms":1}"#)
-        .await;
+    let (code, body) = daemon.post("/v1/resource/r0/verify", r#"{"timeout_ms":1}"#).await;
     assert_eq!((code, kind(&body).as_str()), (504, "timed_out"));
     let (code, body) = daemon.post("/v1/resource/r0/invalidate", "").await;
     assert_eq!((code, kind(&body).as_str()), (503, "stopping"));
@@ -305,11 +260,8 @@ async fn nonsense_is_refused_and_harmless() {
     let large = " ".repeat(1 << 20);
     let (code, _) = daemon.post("/v1/resource/r0/demote", &large).await;
     assert!(code == 400 || code == 0, "a large body gave {code}");
-    let lines = vec![
-        b"\x16\x03\x01\x02garbage\r\n\r\n".to_vec(),
-        b"GET ".to_vec(),
-        vec![0; 70_000],
-    ];
+    let lines =
+        vec![b"\x16\x03\x01\x02garbage\r\n\r\n".to_vec(), b"GET ".to_vec(), vec![0; 70_000]];
     for garbage in lines {
         let mut stream = daemon.connect().await;
         let _ = stream.write_all(&garbage).await;
@@ -338,25 +290,17 @@ async fn a_body_that_is_too_large_is_never_read_whole() {
 async fn events_begin_with_all_there_is_then_go_on() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect().await;
-    stream
-        .write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .expect("sent");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
     let mut lines = BufReader::new(stream).lines();
     let mut next = async || loop {
         let line = lines.next_line().await.expect("open").expect("not ended");
         if line.starts_with('{') {
-            return serde_json::from_str::<EventBody>(&line)
-                .expect("an event")
-                .event;
+            return serde_json::from_str::<EventBody>(&line).expect("an event").event;
         }
     };
     let first = next().await;
     assert!(matches!(first, Event::Exists { resource, status: Some(_) } if resource == "r0"));
-    let marker = Event::Exists {
-        resource: "-".to_owned(),
-        status: None,
-    };
+    let marker = Event::Exists { resource: "-".to_owned(), status: None };
     assert_eq!(next().await, marker);
     let change = Change {
         what: "role",
@@ -373,10 +317,7 @@ async fn events_begin_with_all_there_is_then_go_on() {
 async fn a_reader_that_falls_behind_is_cut_and_told() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect().await;
-    stream
-        .write_all(b"GET /v1/events HTTP/1.0\r\n\r\n")
-        .await
-        .expect("sent");
+    stream.write_all(b"GET /v1/events HTTP/1.0\r\n\r\n").await.expect("sent");
     let mut lines = BufReader::new(stream).lines();
     loop {
         let line = lines.next_line().await.expect("open").expect("not ended");
@@ -384,12 +325,8 @@ async fn a_reader_that_falls_behind_is_cut_and_told() {
             break;
         }
     }
-    let change = Change {
-        what: "io",
-        old: String::new(),
-        new: String::new(),
-        cause: String::new(),
-    };
+    let change =
+        Change { what: "io", old: String::new(), new: String::new(), cause: String::new() };
     for _ in 0..5000 {
         daemon.gateway.announcer().announce("r0", &change);
     }
@@ -397,10 +334,7 @@ async fn a_reader_that_falls_behind_is_cut_and_told() {
     while let Ok(Some(line)) = lines.next_line().await {
         last = line;
     }
-    assert!(
-        last.contains(r#""event":"cut""#) && last.contains("too slow"),
-        "{last}"
-    );
+    assert!(last.contains(r#""event":"cut""#) && last.contains("too slow"), "{last}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -430,9 +364,7 @@ async fn only_root_and_the_daemons_user_are_heard() {
     assert!(!admits(1000, 0) && !admits(1000, 990));
     let (_stop, stopping) = watch::channel(false);
     let (mut ours, theirs) = UnixStream::pair().expect("a pair");
-    let place = Arc::new(Semaphore::new(1))
-        .try_acquire_owned()
-        .expect("a place");
+    let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
     tokio::spawn(converse(theirs, router::refusal(1000), stopping, place));
     let request = b"POST /v1/resource/r0/demote HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     ours.write_all(request).await.expect("sent");
@@ -454,9 +386,7 @@ async fn event_streams_and_connections_are_counted() {
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         let place = Arc::clone(&places).try_acquire_owned().expect("a place");
         tokio::spawn(converse(theirs, routes.clone(), stopping.clone(), place));
-        ours.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
-            .await
-            .expect("sent");
+        ours.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
         let mut head = [0; 12];
         ours.read_exact(&mut head).await.expect("a status line");
         codes.push(String::from_utf8_lossy(&head[9..]).into_owned());
@@ -470,15 +400,9 @@ async fn event_streams_and_connections_are_counted() {
 async fn a_stopping_daemon_ends_streams_and_leaves_no_socket() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect().await;
-    stream
-        .write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .expect("sent");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
     let mut first = [0; 1];
-    stream
-        .read_exact(&mut first)
-        .await
-        .expect("the answer begins");
+    stream.read_exact(&mut first).await.expect("the answer begins");
     daemon.stop.send(true).expect("it runs");
     daemon.server.await.expect("it ends");
     let mut rest = Vec::new();
@@ -492,10 +416,7 @@ async fn a_dead_daemons_socket_is_taken_over_and_a_live_ones_is_not() {
     let daemon = Daemon::start();
     let error = Server::bind(&daemon.socket).expect_err("somebody listens");
     assert!(matches!(error, BindError::InUse(_)), "{error}");
-    let mode = std::fs::metadata(&daemon.socket)
-        .expect("a socket")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(&daemon.socket).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let directory = tempfile::tempdir().expect("a directory");
     let stale = directory.path().join("admin.sock");
@@ -512,17 +433,11 @@ async fn a_dead_daemons_socket_is_taken_over_and_a_live_ones_is_not() {
 async fn an_order_whose_sender_gave_up_is_known_as_such() {
     let (gateway, mut orders) = gateway(Arc::new(|| {}));
     let limit = Duration::from_millis(1);
-    let error = gateway
-        .command("r0", Command::Demote, limit)
-        .await
-        .expect_err("nobody answers");
+    let error = gateway.command("r0", Command::Demote, limit).await.expect_err("nobody answers");
     assert!(matches!(error, ControlError::TimedOut { .. }), "{error}");
     assert!(orders.recv().await.expect("the order").is_abandoned());
     drop(orders);
-    let error = gateway
-        .command("r0", Command::Demote, limit)
-        .await
-        .expect_err("nobody is there");
+    let error = gateway.command("r0", Command::Demote, limit).await.expect_err("nobody is there");
     assert_eq!(error, ControlError::Stopping);
 }
 
@@ -533,10 +448,7 @@ async fn a_shard_that_does_not_look_is_not_buried() {
     for _ in 0..256 {
         let _ = gateway.command("r0", Command::Demote, limit).await;
     }
-    let error = gateway
-        .command("r0", Command::Demote, limit)
-        .await
-        .expect_err("it is full");
+    let error = gateway.command("r0", Command::Demote, limit).await.expect_err("it is full");
     assert_eq!(error, ControlError::Busy("r0".to_owned()));
     let mut waiting = 0;
     while orders.try_recv().is_ok() {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::mpsc as std_mpsc;
@@ -30,12 +30,7 @@ pub(crate) struct Run {
 fn program(arguments: &[&str]) -> Process {
     let mut program = Process::new(env!("CARGO_BIN_EXE_twinblk"));
     program.args(arguments).stdin(Stdio::null());
-    for variable in [
-        "TWINBLK_CONFIG",
-        "TWINBLK_NODE",
-        "CLICOLOR_FORCE",
-        "NO_COLOR",
-    ] {
+    for variable in ["TWINBLK_CONFIG", "TWINBLK_NODE", "CLICOLOR_FORCE", "NO_COLOR"] {
         program.env_remove(variable);
     }
     program
@@ -50,11 +45,7 @@ fn finish(mut program: Process) -> Run {
     let ended = program.output().expect("the program runs");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     let code = ended.status.code().expect("no signal");
-    Run {
-        code,
-        output: text(ended.stdout),
-        errors: text(ended.stderr),
-    }
+    Run { code, output: text(ended.stdout), errors: text(ended.stderr) }
 }
 
 /// One node, `alpha`, with a resource `r0` whose peer `beta` is away.
@@ -72,9 +63,7 @@ impl Stage {
         let (stop, stopping) = watch::channel(false);
         let (ready, begun) = std_mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 let server = Server::bind(&socket).expect("a socket");
                 ready.send(()).expect("the test waits");
@@ -90,19 +79,51 @@ impl Stage {
 
     pub(crate) fn without_daemon() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let stage = Self {
-            directory,
-            daemon: None,
-            orders: Arc::default(),
-        };
-        let here = stage.path().display();
-        stage.write_config(&format!(
+        let stage = Self { directory, daemon: None, orders: Arc::default() };
+        stage.name_disks("/nonexistent/r0", "/nonexistent/r0");
+        stage
+    }
+
+    fn name_disks(&self, alpha: &str, beta: &str) {
+        let here = self.path().display();
+        self.write_config(&format!(
             "secret_file = \"{here}/secret\"\nrun_directory = \"{here}\"\n\
              [node.alpha]\nid = 0\naddress = \"10.0.0.1\"\n\
              [node.beta]\nid = 1\naddress = \"10.0.0.2\"\n\
-             [resource.r0.on]\nalpha.disk = \"/nonexistent/r0\"\nbeta.disk = \"/nonexistent/r0\"\n"
+             [resource.r0.on]\nalpha.disk = \"{alpha}\"\nbeta.disk = \"{beta}\"\n"
         ));
-        stage
+    }
+
+    /// Gives both nodes a disk of zeroes in a file.
+    pub(crate) fn use_disks(&self, bytes: u64) {
+        for node in ["alpha", "beta"] {
+            let disk = fs::File::create(self.disk(node)).expect("made");
+            disk.set_len(bytes).expect("sized");
+        }
+        self.name_disks(&self.disk("alpha"), &self.disk("beta"));
+    }
+
+    pub(crate) fn disk(&self, node: &str) -> String {
+        self.path().join(node).display().to_string()
+    }
+
+    /// Changes one byte of a disk.
+    pub(crate) fn spoil(&self, node: &str, offset: u64) {
+        let disk = fs::OpenOptions::new().write(true).open(self.disk(node)).expect("the disk");
+        disk.write_all_at(b"!", offset).expect("written");
+    }
+
+    /// Writes the magic number of a file system.
+    pub(crate) fn make_xfs_of(&self, node: &str) {
+        let disk = fs::OpenOptions::new().write(true).open(self.disk(node)).expect("the disk");
+        disk.write_all_at(b"XFSB", 0).expect("written");
+    }
+
+    /// Writes a file; its path.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> String {
+        let path = self.path().join(name);
+        fs::write(&path, content).expect("written");
+        path.display().to_string()
     }
 
     fn path(&self) -> &Path {
@@ -141,18 +162,10 @@ impl Stage {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let mut program = self.program(arguments);
-        let child = program
-            .stdout(writer)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
+        let child = program.stdout(writer).stderr(Stdio::piped()).spawn().expect("it runs");
         let ended = child.wait_with_output().expect("it ends");
         let errors = String::from_utf8(ended.stderr).expect("text");
-        Run {
-            code: ended.status.code().expect("no signal"),
-            output: String::new(),
-            errors,
-        }
+        Run { code: ended.status.code().expect("no signal"), output: String::new(), errors }
     }
 }
 
@@ -173,15 +186,9 @@ fn gateway() -> (Gateway, mpsc::Receiver<Order>) {
         metadata: None,
         nbd_socket: "/nonexistent/r0.nbd".into(),
     };
-    let names = [
-        (NodeId(0), "alpha".to_owned()),
-        (NodeId(1), "beta".to_owned()),
-    ];
+    let names = [(NodeId(0), "alpha".to_owned()), (NodeId(1), "beta".to_owned())];
     let resources = [("r0".to_owned(), facts, door)];
-    (
-        Gateway::new(NodeId(0), BTreeMap::from(names), resources),
-        orders,
-    )
+    (Gateway::new(NodeId(0), BTreeMap::from(names), resources), orders)
 }
 
 /// `promote` is refused unless forced, `verify` never ends, `resume` finds the shard stopping, all
@@ -192,19 +199,13 @@ async fn shard(mut received: mpsc::Receiver<Order>, orders: Arc<Mutex<Vec<String
         match order.kind {
             OrderKind::Status { reply } => drop(reply.send(Box::new(status()))),
             OrderKind::Command { command, reply } => {
-                orders
-                    .lock()
-                    .expect("no panic")
-                    .push(format!("{command:?}"));
+                orders.lock().expect("no panic").push(format!("{command:?}"));
                 let text = "this copy is outdated".to_owned();
                 match command {
                     Command::Verify { .. } => endless.push(reply),
                     Command::Resume => drop(reply),
                     Command::Promote { force: false } => {
-                        drop(reply.send(Err(Refusal {
-                            reason: "not-current",
-                            text,
-                        })));
+                        drop(reply.send(Err(Refusal { reason: "not-current", text })));
                     }
                     other => drop(reply.send(Ok(format!("{other:?}")))),
                 }
@@ -234,6 +235,7 @@ fn status() -> Status {
         node: NodeId(0),
         role: Role::Secondary,
         disk: DiskState::Outdated,
+        disk_reason: String::new(),
         just_created: false,
         epoch: Epoch(4),
         generation: None,
