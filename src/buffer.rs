@@ -2,6 +2,7 @@
 //! Must never know what a payload means. With `ring`, the only place with `unsafe`.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 
 /// Alignment of every slot: what O_DIRECT needs on any device in use (4 KiB sectors included).
@@ -49,6 +50,11 @@ pub struct PayloadRef {
     generation: u32,
 }
 
+/// A place in the line of those who wait for memory of one purpose.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "whoever stands in line holds up those behind"]
+pub struct Ticket(u64);
+
 /// Some bytes of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -86,6 +92,8 @@ pub struct Pool {
     free: [Vec<NonNull<u8>>; CLASS_BYTES.len()],
     used_bytes: [usize; PURPOSES],
     budget_bytes: [usize; PURPOSES],
+    lines: [VecDeque<u64>; PURPOSES],
+    next_ticket: u64,
 }
 
 impl Pool {
@@ -103,6 +111,8 @@ impl Pool {
                 budgets.background_bytes,
                 usize::MAX,
             ],
+            lines: [const { VecDeque::new() }; PURPOSES],
+            next_ticket: 0,
         }
     }
 
@@ -112,14 +122,29 @@ impl Pool {
     /// # Panics
     /// If `bytes` is over 1 MiB.
     pub fn take(&mut self, purpose: Purpose, bytes: usize) -> Option<Payload> {
-        let class = CLASS_BYTES.iter().position(|size| *size >= bytes);
-        let class = class.expect("no slot is larger than a piece");
+        let class = class_of(bytes);
+        self.fits(purpose, CLASS_BYTES[class]).then(|| self.allot(purpose, class))
+    }
+
+    /// Slots of at least these sizes, in this order, all or none. A purpose that uses nothing gets
+    /// them whatever they sum to: a request larger than the budget is served alone.
+    pub fn take_all(
+        &mut self,
+        purpose: Purpose,
+        sizes: impl Iterator<Item = usize> + Clone,
+    ) -> Option<Vec<Payload>> {
+        let wanted = sizes.clone().map(|bytes| CLASS_BYTES[class_of(bytes)]).sum();
+        let fits = self.fits(purpose, wanted);
+        fits.then(|| sizes.map(|bytes| self.allot(purpose, class_of(bytes))).collect())
+    }
+
+    fn fits(&self, purpose: Purpose, bytes: usize) -> bool {
         let used = self.used_bytes[purpose as usize];
-        let wanted = used + CLASS_BYTES[class];
-        if used > 0 && wanted > self.budget_bytes[purpose as usize] {
-            return None;
-        }
-        self.used_bytes[purpose as usize] = wanted;
+        used == 0 || used + bytes <= self.budget_bytes[purpose as usize]
+    }
+
+    fn allot(&mut self, purpose: Purpose, class: usize) -> Payload {
+        self.used_bytes[purpose as usize] += CLASS_BYTES[class];
         let memory = self.free[class].pop().unwrap_or_else(|| allocate(class));
         let index = self.vacant.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 slots");
@@ -131,15 +156,39 @@ impl Pool {
         slot.class = u8::try_from(class).expect("five classes");
         slot.purpose = purpose;
         slot.holders = 1;
-        Some(Payload(PayloadRef { index, generation: slot.generation }))
+        Payload(PayloadRef { index, generation: slot.generation })
+    }
+
+    /// Joins the line for memory of a purpose. The pool serves whoever asks; those who would be
+    /// fair ask only when they are first, or when there is no line.
+    pub fn join_line(&mut self, purpose: Purpose) -> Ticket {
+        self.next_ticket += 1;
+        self.lines[purpose as usize].push_back(self.next_ticket);
+        Ticket(self.next_ticket)
+    }
+
+    /// Leaves the line, served or not.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is good for one place")]
+    pub fn leave_line(&mut self, purpose: Purpose, ticket: Ticket) {
+        self.lines[purpose as usize].retain(|number| *number != ticket.0);
+    }
+
+    /// Whether nobody of the purpose has waited longer.
+    #[must_use]
+    pub fn is_first(&self, purpose: Purpose, ticket: &Ticket) -> bool {
+        self.lines[purpose as usize].front() == Some(&ticket.0)
+    }
+
+    /// Whether someone waits for memory of the purpose.
+    #[must_use]
+    pub fn has_line(&self, purpose: Purpose) -> bool {
+        !self.lines[purpose as usize].is_empty()
     }
 
     /// Whether [`take`](Self::take) would succeed.
     #[must_use]
     pub fn has_room(&self, purpose: Purpose, bytes: usize) -> bool {
-        let used = self.used_bytes[purpose as usize];
-        let class = CLASS_BYTES.iter().find(|size| **size >= bytes);
-        used == 0 || class.is_some_and(|size| used + size <= self.budget_bytes[purpose as usize])
+        self.fits(purpose, CLASS_BYTES[class_of(bytes)])
     }
 
     /// Adds a holder: the slot stays until each has let go.
@@ -255,6 +304,11 @@ impl Drop for Pool {
     }
 }
 
+fn class_of(bytes: usize) -> usize {
+    let class = CLASS_BYTES.iter().position(|size| *size >= bytes);
+    class.expect("no slot is larger than a piece")
+}
+
 fn layout(class: usize) -> Layout {
     Layout::from_size_align(CLASS_BYTES[class], SLOT_ALIGN_BYTES).expect("constant and valid")
 }
@@ -288,6 +342,34 @@ mod tests {
             pool.release(payload);
         }
         assert_eq!(pool.used_bytes(Purpose::Client), 0);
+    }
+
+    #[test]
+    fn several_slots_come_together_or_not_at_all() {
+        let mut pool = Pool::new(BUDGETS);
+        let one = pool.take(Purpose::Client, 1).expect("room");
+        assert_eq!(pool.take_all(Purpose::Client, [4096, 1].into_iter()), None);
+        assert_eq!(pool.used_bytes(Purpose::Client), 4096);
+        pool.release(one);
+        let many = pool.take_all(Purpose::Client, [4096, 1, 5000].into_iter());
+        let many = many.expect("alone, whatever the budget");
+        assert_eq!(many.iter().map(|p| pool.capacity_bytes(p.share())).sum::<usize>(), 24 << 10);
+        assert!(!pool.has_room(Purpose::Client, 1));
+        many.into_iter().for_each(|payload| pool.release(payload));
+        assert_eq!(pool.used_bytes(Purpose::Client), 0);
+    }
+
+    #[test]
+    fn a_line_moves_on_when_anyone_leaves_it() {
+        let mut pool = Pool::new(BUDGETS);
+        let [a, b, c] = [(); 3].map(|()| pool.join_line(Purpose::Client));
+        assert!(pool.is_first(Purpose::Client, &a) && !pool.is_first(Purpose::Client, &b));
+        assert!(!pool.has_line(Purpose::Peer));
+        pool.leave_line(Purpose::Client, b);
+        pool.leave_line(Purpose::Client, a);
+        assert!(pool.is_first(Purpose::Client, &c));
+        pool.leave_line(Purpose::Client, c);
+        assert!(!pool.has_line(Purpose::Client));
     }
 
     #[test]

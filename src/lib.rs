@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod export;
 pub mod format;
 pub mod limits;
 pub mod link;

@@ -87,3 +87,59 @@ pub const RESYNC_WINDOW_MIN: usize = 1;
 
 /// Pieces of a verify in flight: two per disk keep both busy, and few ranges are locked.
 pub const VERIFY_PIECES: usize = 4;
+/// Connections of NBD clients to one resource: four clients of sixteen connections each. Bounds
+/// the receive buffers.
+pub const CLIENTS_MAX: usize = 64;
+
+/// Requests of one NBD connection that are not answered yet: the queue depth of Linux's nbd driver.
+pub const CLIENT_REQUESTS_MAX: usize = 128;
+
+/// Bytes of slots that one NBD connection may hold, or one request if that is larger: 128 requests
+/// of 256 KiB, and half the default memory for clients, so that one of them cannot take it all.
+pub const CLIENT_BYTES_MAX: u64 = 32 << 20;
+
+/// Requests of one resource in the core, those of connections that have ended included: bounds the
+/// core's memory while I/O is suspended and clients come, ask and go.
+pub const EXPORT_REQUESTS_MAX: usize = 4096;
+
+/// Receive buffer of one NBD connection: 2340 requests without payload, or one of 64 KiB, in one
+/// system call.
+pub const CLIENT_RECEIVE_BYTES: u32 = 64 << 10;
+
+/// Payload still missing from which on it is received in place: below, one more copy costs less
+/// than the system call that could have brought the next requests along.
+pub const CLIENT_DIRECT_BYTES: u64 = 16 << 10;
+
+/// Bytes in one send to an NBD client, or one more slot: what a fast network takes in a
+/// millisecond or less, so that a finished send gives its slots back soon.
+pub const CLIENT_SEND_BYTES: u64 = 4 << 20;
+
+/// Chunks in one send to an NBD client: well below the kernel's 1024 (`UIO_MAXIOV`).
+pub const CLIENT_SEND_CHUNKS: usize = 256;
+
+/// Bytes of replies that wait for an NBD client to read, above which no more of its requests are
+/// taken: two full sends, so that a client that reads never notices.
+pub const CLIENT_REPLIES_BYTES_MAX: u64 = 2 * CLIENT_SEND_BYTES;
+
+/// How long an NBD client may keep slots without taking or sending a byte, while others wait for
+/// memory: longer than any hiccup of a network, shorter than the patience of a file system.
+pub const CLIENT_STALL: Nanos = Nanos::from_millis(30_000);
+
+/// Bytes a second that extend [`CLIENT_STALL`] while a payload arrives: the slowest link that is
+/// worth other clients' waiting.
+pub const CLIENT_PAYLOAD_RATE: u64 = 64 << 10;
+
+/// How long the negotiation with an NBD client may take: four round trips on the worst of links.
+pub const NEGOTIATION_TIME: Nanos = Nanos::from_millis(10_000);
+
+/// Negotiations with NBD clients at once; the oldest gives way to a newcomer, so that clients that
+/// say nothing keep nobody out.
+pub const NEGOTIATIONS_MAX: usize = 64;
+
+/// Bytes an NBD client may send to negotiate: the protocol's 128 options, most of them short, and
+/// some of the longest.
+pub const NEGOTIATION_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes one shard hashes or scans in one turn: about a tenth of a millisecond, so that no client
+/// waits for a resync's arithmetic. Shared by its disks, through `Disk::resume`.
+pub const TURN_WORK_BYTES: usize = 256 << 10;

@@ -232,7 +232,7 @@ impl Link {
             (Ok(Heard::Welcomed), Channel::Data) => self.on_data_welcome(turn),
             (Ok(Heard::Welcomed), Channel::Control) => {
                 if let Some(attempt) = self.dialled.take() {
-                    self.stand(turn, attempt);
+                    self.stand(turn, &attempt);
                 }
             }
         }
@@ -310,11 +310,11 @@ impl Link {
         if let Some(conn) = self.conns.get(id) {
             conn.outbox.push(turn.pool, &welcome, None);
         }
-        self.stand(turn, attempt);
+        self.stand(turn, &attempt);
     }
 
     /// An attempt is complete: a session stands, every other attempt ends.
-    fn stand<R: Ring>(&mut self, turn: &mut Turn<'_, R>, attempt: Attempt) {
+    fn stand<R: Ring>(&mut self, turn: &mut Turn<'_, R>, attempt: &Attempt) {
         self.abandon_attempts(turn, Refusal::Busy);
         let (Some(session), Some(control)) = (attempt.session(), &attempt.control) else {
             return;
@@ -327,6 +327,7 @@ impl Link {
         for fault in &mut self.faults {
             fault.clear();
         }
+        self.fault = self.faults.len() - 1;
         tracing::info!(resource = %self.options.resource, peer = %self.options.names.peer,
             session = session.0, version, "connected");
         turn.out.push(Input::LinkUp { peer: self.options.peer_index, session });

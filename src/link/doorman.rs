@@ -156,7 +156,7 @@ impl Doorman {
         &mut self,
         ring: &mut R,
         pool: &mut Pool,
-        arrival: Arrival,
+        arrival: &Arrival,
         refusal: Refusal,
     ) {
         if let Some(id) = self.conns.adopt(ring, pool, arrival.socket) {

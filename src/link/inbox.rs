@@ -9,7 +9,7 @@ use crate::format::hello::{self, Flaw};
 use crate::units::{Epoch, Session};
 
 // Header and body of any frame fit into the receive buffer.
-const _: () = assert!(HEADER_BYTES as u32 + BODY_BYTES_MAX <= RECEIVE_BYTES);
+const _: () = assert!(HEADER_BYTES + BODY_BYTES_MAX as usize <= RECEIVE_BYTES as usize);
 
 /// What a look into the inbox came to.
 #[derive(Debug)]

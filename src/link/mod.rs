@@ -34,7 +34,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use options::{HANDSHAKE_LIMIT, LinkOptions, Names, Path, Timing};
+pub use options::{HANDSHAKE_LIMIT, LinkOptions, Names, Path, Secret, Timing};
 
 use self::conn::Conns;
 use self::connecting::Attempt;
@@ -46,7 +46,7 @@ use crate::format::frame::Frame;
 use crate::format::hello::Refusal;
 use crate::replica::event::{Input, Part};
 use crate::ring::{Completion, Lane, Ring};
-use crate::units::{Epoch, Nanos, Session};
+use crate::units::{Epoch, Nanos, NodeId, Session};
 
 /// The connection to one peer for one resource.
 ///
@@ -110,7 +110,7 @@ impl Link {
             dialled: None,
             accepted: Vec::new(),
             faults: vec![String::new(); paths + 2],
-            fault: paths,
+            fault: paths + 1,
             epoch: Epoch(0),
             scratch: Vec::new(),
         }
@@ -206,6 +206,12 @@ impl Link {
         }
     }
 
+    /// The other node.
+    #[must_use]
+    pub const fn peer(&self) -> NodeId {
+        self.options.peer
+    }
+
     /// The session that stands and is not being ended from this side.
     #[must_use]
     pub fn session(&self) -> Option<Session> {
@@ -242,9 +248,12 @@ impl Link {
     }
 
     /// Records why the way `place` (a path, or what the peer dialled) does not lead to a session:
-    /// one log line when it changes.
+    /// one log line when it changes. What this node saw itself is the better explanation.
     fn set_fault(&mut self, place: usize, words: String) {
-        self.fault = place;
+        let paths = self.options.paths.len();
+        if place < paths || self.fault >= paths {
+            self.fault = place;
+        }
         if self.faults[place] == words {
             return;
         }

@@ -41,7 +41,6 @@ pub(super) struct Standing {
     bye_received: bool,
     /// A payload waits for room.
     starved: bool,
-    /// Above the limit, and not yet below half of it again.
     /// The peer does not read what it is sent.
     overfull: bool,
 }
@@ -201,7 +200,7 @@ impl Link {
                 if channel == Channel::Data {
                     standing.unsent_since = None;
                 }
-                self.on_sent(turn);
+                self.leave_if_done(turn);
             }
             Event::Closed => self.end_session(turn, "it closed the connection"),
             Event::Broken(errno) | Event::NotConnected(errno) => {
@@ -209,10 +208,6 @@ impl Link {
             }
             Event::Connected => {}
         }
-    }
-
-    fn on_sent<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
-        self.leave_if_done(turn);
     }
 
     /// Reads all that arrived, control first.

@@ -282,6 +282,12 @@ impl Resource {
         links.chain(export).fold(self.replica.deadline(), Nanos::min)
     }
 
+    /// Whether the disk is closed and no session stands.
+    pub(super) fn is_quiet(&self) -> bool {
+        let closed = matches!(self.disk, LocalDisk::Absent);
+        closed && self.links.iter().all(|link| link.session().is_none())
+    }
+
     fn feed(&mut self, now: Nanos) {
         for input in self.inputs.drain(..) {
             self.replica.handle(now, input);

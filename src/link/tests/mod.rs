@@ -1,6 +1,9 @@
 //! Two links over a network in memory, under virtual time.
 
+mod ends;
 mod faults;
+mod identity;
 mod pair;
+mod stranger;
 mod traffic;
 mod world;
