@@ -192,3 +192,90 @@ fn config_check_shows_all_mistakes() {
         (Some(false), Some(1))
     );
 }
+
+#[test]
+fn a_replica_is_laid_out_once_looked_at_and_compared() {
+    let stage = Stage::without_daemon();
+    stage.use_disks(64 << 20);
+    let run = stage.run(&["create", "r0"]);
+    assert_eq!(run.code, 0, "{}", run.errors);
+    assert!(run.output.contains("twinblk init r0 --from NODE"), "{}", run.output);
+    assert_eq!(stage.run(&["create", "r0", "--node", "beta", "--json"]).code, 0);
+    let again = stage.run(&["create", "r0"]);
+    assert_eq!(again.code, 5, "{}", again.errors);
+    assert!(again.errors.contains("[metadata-exists]"), "{}", again.errors);
+    assert_eq!(stage.run(&["create", "r0", "--force"]).code, 0);
+    assert_eq!(stage.run(&["create", "r9"]).code, 4);
+
+    let check = stage.run(&["meta", "check", "r0"]);
+    assert_eq!((check.code, check.output.as_str()), (0, "r0: the metadata is sound\n"));
+    let dump = stage.run(&["meta", "dump", "r0"]);
+    assert_eq!(dump.code, 0, "{}", dump.errors);
+    let file = stage.write("dump.json", dump.output.as_bytes());
+    let unasked = stage.run(&["meta", "restore", "r0", &file]);
+    assert_eq!(unasked.code, 5, "{}", unasked.errors);
+    let restored = stage.run(&["meta", "restore", "r0", &file, "--yes"]);
+    assert_eq!(restored.code, 0, "{}", restored.errors);
+    let records = |dump: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(dump).expect("JSON");
+        // The log is laid out afresh, with higher numbers than any that were used.
+        value["log"]["next_transaction"].take();
+        value
+    };
+    let restored = stage.run(&["meta", "dump", "r0"]);
+    assert_eq!(records(&restored.output), records(&dump.output));
+    let nonsense = stage.write("nonsense.json", b"{\"a\": 1}");
+    let refused = stage.run(&["meta", "restore", "r0", &nonsense, "--yes"]);
+    assert_eq!(refused.code, 5, "{}", refused.errors);
+
+    let (alpha, beta) = (stage.disk("alpha"), stage.disk("beta"));
+    let equal = stage.run(&["compare", &alpha, &beta]);
+    assert_eq!(equal.code, 0, "{}{}", equal.output, equal.errors);
+    stage.spoil("beta", 5 * 4096 + 7);
+    let differ = stage.run(&["compare", &alpha, &beta]);
+    assert_eq!(differ.code, 1, "{}{}", differ.output, differ.errors);
+    assert!(differ.output.contains("at byte 20480: 4096 bytes"), "{}", differ.output);
+    assert_eq!(differ.errors, "");
+    let missing = stage.run(&["compare", &alpha, "/nonexistent/disk"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.errors.contains("does not exist"), "{}", missing.errors);
+}
+
+#[test]
+fn contents_are_not_overwritten_unasked() {
+    let stage = Stage::without_daemon();
+    stage.use_disks(64 << 20);
+    stage.make_xfs_of("alpha");
+    let refused = stage.run(&["create", "r0"]);
+    assert_eq!(refused.code, 5, "{}", refused.errors);
+    assert!(refused.errors.contains("holds an XFS file system"), "{}", refused.errors);
+    assert!(refused.errors.contains("[disk-not-empty]"), "{}", refused.errors);
+    assert_eq!(stage.run(&["create", "r0", "--force"]).code, 0);
+}
+
+#[test]
+fn a_disk_that_is_held_is_not_taken() {
+    let stage = Stage::without_daemon();
+    stage.use_disks(64 << 20);
+    let held = std::fs::File::open(stage.disk("alpha")).expect("the disk");
+    held.lock().expect("nobody else has it");
+    let refused = stage.run(&["create", "r0", "--force"]);
+    assert_eq!(refused.code, 5, "{}", refused.errors);
+    assert!(refused.errors.contains("[disk-in-use]"), "{}", refused.errors);
+}
+
+#[test]
+fn shells_can_complete() {
+    let script = twinblk(&["completion", "bash"]);
+    assert!(script.code == 0 && script.output.contains("pause-sync"), "{}", script.errors);
+    assert_eq!(twinblk(&["completion", "abacus"]).code, 2);
+}
+
+#[test]
+fn the_manual_is_in_the_program() {
+    let list = twinblk(&["manual"]);
+    assert!(list.code == 0 && list.output.contains("operating"), "{}", list.output);
+    let chapter = twinblk(&["manual", "failover"]);
+    assert!(chapter.code == 0 && chapter.output.starts_with("# Failover"), "{}", chapter.output);
+    assert_eq!(twinblk(&["manual", "cooking"]).code, 2);
+}

@@ -7,18 +7,24 @@ mod context;
 mod daemon;
 mod exit;
 mod log;
+mod stopped;
 mod terminal;
 mod trend;
 mod view;
 mod words;
 
+mod compare;
+mod completion;
 mod config;
 mod connect;
+mod create;
 mod disk;
 mod events;
 mod init;
 mod invalidate;
 mod list;
+mod manual;
+mod meta;
 mod node;
 mod order;
 mod promote;
@@ -88,6 +94,8 @@ enum Verb {
     Events(events::Arguments),
     /// Wait until a resource is as wanted.
     Wait(wait::Arguments),
+    /// Lay out this node's metadata for a new resource.
+    Create(create::Arguments),
     /// Say where the first contents of a new resource are.
     Init(init::Arguments),
     /// Make this node primary: it serves clients.
@@ -117,6 +125,15 @@ enum Verb {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Verb),
+    /// Look at the records of a stopped replica, or bring them back.
+    #[command(subcommand)]
+    Meta(meta::Verb),
+    /// Compare two stopped replicas byte for byte.
+    Compare(compare::Arguments),
+    /// Write a script with which a shell completes twinblk's words.
+    Completion(completion::Arguments),
+    /// Read the manual.
+    Manual(manual::Arguments),
 }
 
 /// Runs a command line, program name first. Everything a command says has been written when this
@@ -148,6 +165,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::List(arguments) => list::run(&arguments, context),
         Verb::Events(arguments) => events::run(&arguments, context),
         Verb::Wait(arguments) => wait::run(&arguments, context),
+        Verb::Create(arguments) => create::run(&arguments, context),
         Verb::Init(arguments) => init::run(&arguments, context),
         Verb::Promote(arguments) => promote::run(&arguments, context),
         Verb::Demote(arguments) => order::run("demote", &arguments, context),
@@ -161,6 +179,10 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Disk(verb) => disk::run(&verb, context),
         Verb::Node(verb) => node::run(&verb, context),
         Verb::Config(verb) => config::run(&verb, context),
+        Verb::Meta(verb) => meta::run(&verb, context),
+        Verb::Compare(arguments) => compare::run(&arguments, context),
+        Verb::Completion(arguments) => completion::run(&arguments),
+        Verb::Manual(arguments) => manual::run(&arguments, context),
     }
 }
 

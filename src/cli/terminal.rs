@@ -12,6 +12,8 @@ pub(super) struct Terminal {
     pub(super) can_ask: bool,
     /// Stdout can be redrawn.
     pub(super) can_redraw: bool,
+    /// Stderr can be redrawn.
+    pub(super) can_show_progress: bool,
     /// Stdout takes colours.
     pub(super) colour: bool,
     /// Stderr takes colours.
@@ -50,6 +52,7 @@ impl Terminal {
         Self {
             can_ask: io::stdin().is_terminal() && error,
             can_redraw: out && !wishes.dumb,
+            can_show_progress: error && !wishes.dumb,
             colour: wishes.colour(out),
             error_colour: wishes.colour(error),
         }
@@ -69,6 +72,27 @@ impl Terminal {
     /// Writes a line to stderr; nobody can be told if that fails.
     pub(super) fn complain(text: &str) {
         let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// Shows on stderr how far a long look has come, where somebody can see it; always says to go
+    /// on.
+    pub(super) fn progress(self, done: &'static str) -> impl FnMut(u64, u64) -> bool {
+        let mut shown = None;
+        move |bytes, all| {
+            let percent = u128::from(bytes) * 100 / u128::from(all.max(1));
+            if self.can_show_progress && shown != Some(percent) {
+                shown = Some(percent);
+                let _ = write!(io::stderr().lock(), "\r{percent:3} % {done}");
+            }
+            true
+        }
+    }
+
+    /// Takes the progress away again.
+    pub(super) fn clear_progress(self) {
+        if self.can_show_progress {
+            let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
+        }
     }
 
     /// `text` in red, where colours are wanted on stderr.

@@ -109,7 +109,9 @@ pub(super) fn notes(resource: &ResourceBody) -> Vec<String> {
     }
     let syncing = resource.peers.iter().any(|peer| peer.replication == "SyncTarget");
     // A disk that is being mended, or never had contents, needs no further words.
-    if !(syncing || resource.just_created) {
+    if !resource.disk_reason.is_empty() {
+        notes.push(format!("disk {}: {}", resource.disk, resource.disk_reason));
+    } else if !(syncing || resource.just_created) {
         notes.extend(sentence("disk", words::disk(&resource.disk), name));
     }
     notes.extend(sentence("role", words::role(&resource.role), name));
@@ -190,6 +192,7 @@ pub(super) mod tests {
             name: "r0".to_owned(),
             role: "Primary".to_owned(),
             disk: "UpToDate".to_owned(),
+            disk_reason: String::new(),
             just_created: false,
             epoch: 3,
             generation: None,
@@ -210,8 +213,13 @@ pub(super) mod tests {
     fn shown(resources: Vec<ResourceBody>) -> String {
         let (schema_version, node) = (SCHEMA_VERSION, "alpha".to_owned());
         let body = StatusBody { schema_version, node, resources };
-        let terminal =
-            Terminal { can_ask: false, can_redraw: false, colour: false, error_colour: false };
+        let terminal = Terminal {
+            can_ask: false,
+            can_redraw: false,
+            can_show_progress: false,
+            colour: false,
+            error_colour: false,
+        };
         status(&body, terminal, |_, _| None)
     }
 
@@ -272,6 +280,17 @@ peer's daemon and at the network between";
             "cannot be promoted now: older than the peer. Run Z",
         ];
         assert_eq!(notes(&resource), expected);
+    }
+
+    #[test]
+    fn a_missing_disk_says_why_it_is_missing() {
+        let resource = ResourceBody {
+            degraded: true,
+            disk: "Diskless".to_owned(),
+            disk_reason: "it returned an error. Run X".to_owned(),
+            ..resource()
+        };
+        assert_eq!(notes(&resource), ["disk Diskless: it returned an error. Run X"]);
     }
 
     #[test]

@@ -2,20 +2,7 @@
 //! to checked values, with every mistake of the file shown in one run.
 //! Must never be read again by the parts: each is handed the small struct of options it needs.
 //!
-//! ```toml
-//! [node.alpha]
-//! id = 0
-//! address = "10.0.0.1"
-//!
-//! [node.beta]
-//! id = 1
-//! address = ["10.0.0.2", "192.168.7.2"]   # two paths, used in turn
-//!
-//! [resource.r0]
-//! protocol = "C"
-//! on.alpha = { disk = "/dev/vg0/r0" }
-//! on.beta = { disk = "/dev/vg0/r0" }
-//! ```
+//! What can be written, and why the defaults are as they are: `manual::configuration`.
 
 mod cross;
 mod global;
@@ -104,7 +91,7 @@ pub enum ConfigErrors {
     /// The file could not be read.
     #[error(
         "cannot read the configuration {}: {source}\n\
-         Write the file (`twinblk manual operating` has an example), or name another with --config.",
+         Write the file (`twinblk manual configuration` has an example), or name another with --config.",
         path.display()
     )]
     Unreadable {

@@ -128,6 +128,24 @@ disk = "/b/disk"
 }
 
 #[test]
+fn the_manual_shows_files_that_can_be_used() {
+    let chapter = include_str!("../manual/configuration.md");
+    let examples: Vec<&str> = chapter.split("```toml\n").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    let example = |at: usize| examples[at].split("```").next().expect("the text before");
+    assert_eq!(problems(example(0)), [""; 0]);
+    // All that the second one spells out is the default, but for the place of the metadata.
+    let (short, long) = (file(example(0)).expect("good"), file(example(1)).expect("good"));
+    assert_eq!(long.warnings.problems, []);
+    assert_eq!((long.tuning, long.link), (short.tuning, short.link));
+    assert_eq!(long.nodes[0], short.nodes[0]);
+    assert_eq!(long.secret_file, short.secret_file);
+    let defaults =
+        Resource { replicas: long.resources[0].replicas.clone(), ..short.resources[0].clone() };
+    assert_eq!(long.resources[0], defaults);
+}
+
+#[test]
 fn a_mistake_is_shown_with_its_line_a_caret_and_a_remedy() {
     let text = edited("protocol = \"C\"", "protocl = \"C\"");
     let shown = file(&text).expect_err("a mistake").to_string();

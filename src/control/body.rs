@@ -45,6 +45,9 @@ pub struct ResourceBody {
     pub role: String,
     /// State of the local disk.
     pub disk: String,
+    /// Why there is no local disk, and what to do; empty if there is one.
+    #[serde(default)]
+    pub disk_reason: String,
     /// `init` is needed.
     pub just_created: bool,
     /// Epoch adopted.
@@ -251,6 +254,7 @@ impl ResourceBody {
             name: name.to_owned(),
             role: names::role(status.role).to_owned(),
             disk: disk.to_owned(),
+            disk_reason: status.disk_reason.clone(),
             just_created: status.just_created,
             epoch: status.epoch.0,
             generation: status.generation.map(generation),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::mpsc as std_mpsc;
@@ -80,14 +80,50 @@ impl Stage {
     pub(crate) fn without_daemon() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let stage = Self { directory, daemon: None, orders: Arc::default() };
-        let here = stage.path().display();
-        stage.write_config(&format!(
+        stage.name_disks("/nonexistent/r0", "/nonexistent/r0");
+        stage
+    }
+
+    fn name_disks(&self, alpha: &str, beta: &str) {
+        let here = self.path().display();
+        self.write_config(&format!(
             "secret_file = \"{here}/secret\"\nrun_directory = \"{here}\"\n\
              [node.alpha]\nid = 0\naddress = \"10.0.0.1\"\n\
              [node.beta]\nid = 1\naddress = \"10.0.0.2\"\n\
-             [resource.r0.on]\nalpha.disk = \"/nonexistent/r0\"\nbeta.disk = \"/nonexistent/r0\"\n"
+             [resource.r0.on]\nalpha.disk = \"{alpha}\"\nbeta.disk = \"{beta}\"\n"
         ));
-        stage
+    }
+
+    /// Gives both nodes a disk of zeroes in a file.
+    pub(crate) fn use_disks(&self, bytes: u64) {
+        for node in ["alpha", "beta"] {
+            let disk = fs::File::create(self.disk(node)).expect("made");
+            disk.set_len(bytes).expect("sized");
+        }
+        self.name_disks(&self.disk("alpha"), &self.disk("beta"));
+    }
+
+    pub(crate) fn disk(&self, node: &str) -> String {
+        self.path().join(node).display().to_string()
+    }
+
+    /// Changes one byte of a disk.
+    pub(crate) fn spoil(&self, node: &str, offset: u64) {
+        let disk = fs::OpenOptions::new().write(true).open(self.disk(node)).expect("the disk");
+        disk.write_all_at(b"!", offset).expect("written");
+    }
+
+    /// Writes the magic number of a file system.
+    pub(crate) fn make_xfs_of(&self, node: &str) {
+        let disk = fs::OpenOptions::new().write(true).open(self.disk(node)).expect("the disk");
+        disk.write_all_at(b"XFSB", 0).expect("written");
+    }
+
+    /// Writes a file; its path.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> String {
+        let path = self.path().join(name);
+        fs::write(&path, content).expect("written");
+        path.display().to_string()
     }
 
     fn path(&self) -> &Path {
