@@ -136,8 +136,10 @@ impl HotExtents {
         debug_assert!(!self.under_way);
         let mut plan = Plan::default();
         let mut updates = Vec::new();
-        let pinned: Vec<usize> =
-            keep.filter_map(|extent| self.places.get(&extent)).map(|place| *place as usize).collect();
+        let pinned: Vec<usize> = keep
+            .filter_map(|extent| self.places.get(&extent))
+            .map(|place| *place as usize)
+            .collect();
         pinned.iter().for_each(|place| self.entries[*place].users += 1);
         for extent in wanted {
             if updates.len() == LOG_UPDATES_MAX {
@@ -245,10 +247,17 @@ mod tests {
         log.commit();
         assert!(log.enter(Blocks::new(0, 1)));
         log.issued(Blocks::new(0, 1), Sequence(7));
-        assert!(log.plan([5].into_iter(), std::iter::empty(), Sequence(9), |_| 0..1).is_none(), "in use");
+        assert!(
+            log.plan([5].into_iter(), std::iter::empty(), Sequence(9), |_| 0..1).is_none(),
+            "in use"
+        );
         log.leave(Blocks::new(0, 1));
-        assert!(log.plan([5].into_iter(), std::iter::empty(), Sequence(6), |_| 0..1).is_none(), "not safe");
-        let plan = log.plan([5].into_iter(), std::iter::empty(), Sequence(7), |_| 0..1).expect("room");
+        assert!(
+            log.plan([5].into_iter(), std::iter::empty(), Sequence(6), |_| 0..1).is_none(),
+            "not safe"
+        );
+        let plan =
+            log.plan([5].into_iter(), std::iter::empty(), Sequence(7), |_| 0..1).expect("room");
         assert_eq!(plan.cooled, [0]);
         assert!(!log.enter(Blocks::new(0, 1)), "no longer hot");
         assert_eq!(log.transaction().updates, [(0, Some(5))]);

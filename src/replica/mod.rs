@@ -391,7 +391,7 @@ impl Replica {
             Frame::ReadAsk { id, blocks } => self.on_read_ask(peer, id, blocks),
             Frame::ReadAnswer { id, blocks, .. } => {
                 self.on_read_answer(peer, (id, blocks), payload);
-            },
+            }
             other => {
                 self.release(payload);
                 self.on_rare_frame(peer, other);

@@ -21,10 +21,7 @@ pub(super) enum After {
     BondThenNothing { peer: usize, session: Session },
     TargetPrepared { peer: usize, session: Session, token: u64 },
     SourceToken { peer: usize, session: Session },
-    SourceEnds {
-        peer: usize,
-        session: Session,
-    },
+    SourceEnds { peer: usize, session: Session },
     SourceAllMarked { peer: usize, session: Session },
     Adopted { peer: usize, session: Session },
     Promoted,
@@ -63,9 +60,14 @@ pub(super) enum AfterPages {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Write {
-    Superblock { version: u64 },
+    Superblock {
+        version: u64,
+    },
     /// `full`: there may be more pages than fit one write.
-    Pages { job: PagesJob, full: bool },
+    Pages {
+        job: PagesJob,
+        full: bool,
+    },
     Log,
     /// Its disk is gone: nobody waits for it.
     Abandoned,

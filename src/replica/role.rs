@@ -273,7 +273,8 @@ impl Replica {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
         self.emit(Output::Serve { open: false });
-        self.demoting = Some(Demoting { id, stop, flushing: false, saving: false, upto: Vec::new() });
+        self.demoting =
+            Some(Demoting { id, stop, flushing: false, saving: false, upto: Vec::new() });
         self.drain_for_demote();
     }
 
@@ -327,7 +328,8 @@ impl Replica {
         // A resync from here goes on meanwhile: only what clients wrote is waited for.
         let upto = self.demoting.as_ref().map_or(&[][..], |demoting| &demoting.upto);
         let mut streams = self.peers.iter().zip(upto);
-        let there = streams.all(|(peer, upto)| peer.out.sent.is_empty() || peer.out.stable >= *upto);
+        let there =
+            streams.all(|(peer, upto)| peer.out.sent.is_empty() || peer.out.stable >= *upto);
         if !here && !self.syncing {
             self.sync_here();
         }

@@ -139,7 +139,8 @@ impl Replica {
         if self.peers.iter().any(super::peer::Peer::negotiates) {
             return Some("the nodes are agreeing whose data is newer");
         }
-        let unknown = |peer: &super::peer::Peer| peer.phase == Phase::SyncTarget && !peer.marks_heard;
+        let unknown =
+            |peer: &super::peer::Peer| peer.phase == Phase::SyncTarget && !peer.marks_heard;
         if self.peers.iter().any(unknown) {
             return Some("the peer is telling which blocks are stale here");
         }

@@ -21,10 +21,12 @@ fn sequence(dice: &mut Dice) -> Sequence {
 }
 
 fn frame(dice: &mut Dice, state: &PeerState) -> Frame {
-    let generation = Generation { epoch: Epoch(dice.below(9)), id: 1 + dice.below(3), node: NodeId(1) };
+    let generation =
+        Generation { epoch: Epoch(dice.below(9)), id: 1 + dice.below(3), node: NodeId(1) };
     let s = sequence(dice);
-    let disk = [DiskState::Diskless, DiskState::Failed, DiskState::Inconsistent, DiskState::UpToDate]
-        [dice.below(4) as usize];
+    let disk =
+        [DiskState::Diskless, DiskState::Failed, DiskState::Inconsistent, DiskState::UpToDate]
+            [dice.below(4) as usize];
     match dice.below(34) {
         0 | 1 => {
             let mut state = state.clone();
@@ -46,14 +48,30 @@ fn frame(dice: &mut Dice, state: &PeerState) -> Frame {
             Frame::State(Box::new(state))
         }
         2 | 3 => Frame::Met,
-        4 | 5 => Frame::Write { sequence: s, after: sequence(dice), blocks: blocks(dice, 16), fua: dice.one_in(2) },
-        6 => Frame::Zero { sequence: s, after: sequence(dice), blocks: blocks(dice, 1024), fua: false, discard: true },
+        4 | 5 => Frame::Write {
+            sequence: s,
+            after: sequence(dice),
+            blocks: blocks(dice, 16),
+            fua: dice.one_in(2),
+        },
+        6 => Frame::Zero {
+            sequence: s,
+            after: sequence(dice),
+            blocks: blocks(dice, 1024),
+            fua: false,
+            discard: true,
+        },
         7 => Frame::Barrier { sequence: s },
         8 => Frame::ResyncData { sequence: s, blocks: blocks(dice, 16) },
         9 => Frame::ResyncZero { sequence: s, blocks: blocks(dice, 64) },
-        10 => Frame::ResyncHash { sequence: s, blocks: blocks(dice, 64), digest: Box::new([7; 32]) },
+        10 => {
+            Frame::ResyncHash { sequence: s, blocks: blocks(dice, 64), digest: Box::new([7; 32]) }
+        }
         11 => Frame::HashAnswer { sequence: s, equal: dice.one_in(2) },
-        12 => Frame::Marks { page: dice.below(4) as u32, words: vec![dice.roll(); 1 + dice.below(508) as usize].into() },
+        12 => Frame::Marks {
+            page: dice.below(4) as u32,
+            words: vec![dice.roll(); 1 + dice.below(508) as usize].into(),
+        },
         13 => Frame::MarksAll,
         14 => Frame::MarksDone,
         15 => Frame::SyncReady { token: dice.below(4) },
@@ -63,7 +81,10 @@ fn frame(dice: &mut Dice, state: &PeerState) -> Frame {
         19 => Frame::PauseSync { paused: dice.one_in(2) },
         20 => Frame::PromoteAsk { epoch: Epoch(dice.below(60)) },
         21 => Frame::PromoteAnswer { epoch: Epoch(dice.below(60)), granted: dice.one_in(2) },
-        22 => Frame::RoleChange { role: if dice.one_in(2) { Role::Primary } else { Role::Secondary }, epoch: Epoch(dice.below(60)) },
+        22 => Frame::RoleChange {
+            role: if dice.one_in(2) { Role::Primary } else { Role::Secondary },
+            epoch: Epoch(dice.below(60)),
+        },
         23 => Frame::DiskChange { disk },
         24 => Frame::GenerationBegin { generation },
         25 => Frame::GenerationHeld { generation },
@@ -78,7 +99,11 @@ fn frame(dice: &mut Dice, state: &PeerState) -> Frame {
         30 => {
             let blocks = blocks(dice, 64);
             let words = vec![dice.roll(); blocks.count.div_ceil(64) as usize];
-            Frame::VerifyAnswer { id: dice.below(4), blocks, differing: dice.one_in(2).then(|| words.into()) }
+            Frame::VerifyAnswer {
+                id: dice.below(4),
+                blocks,
+                differing: dice.one_in(2).then(|| words.into()),
+            }
         }
         31 => match dice.below(4) {
             0 => Frame::EmptyAsk { generation },
@@ -89,7 +114,10 @@ fn frame(dice: &mut Dice, state: &PeerState) -> Frame {
         _ => match dice.below(3) {
             0 => Frame::Stable { sequence: s },
             1 => Frame::WriteFailed { sequence: s },
-            _ => Frame::Bye { reason: [ByeReason::Renegotiate, ByeReason::Stop, ByeReason::Disconnect][dice.below(3) as usize] },
+            _ => Frame::Bye {
+                reason: [ByeReason::Renegotiate, ByeReason::Stop, ByeReason::Disconnect]
+                    [dice.below(3) as usize],
+            },
         },
     }
 }
@@ -179,7 +207,10 @@ fn a_peer_that_sends_garbage_cannot_make_the_core_panic() {
         } else if let Err(what) = std::panic::catch_unwind(|| insult(seed, 200)) {
             let text = what.downcast_ref::<String>().cloned().unwrap_or_default();
             let text = what.downcast_ref::<&str>().map_or(text, |s| (*s).to_owned());
-            bad.push(format!("GARBAGE_SEED={seed}: {}", text.chars().take(160).collect::<String>()));
+            bad.push(format!(
+                "GARBAGE_SEED={seed}: {}",
+                text.chars().take(160).collect::<String>()
+            ));
         }
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));

@@ -32,7 +32,11 @@ fn init_from_one_node_copies_it_whole() {
     w.settle();
     for block in [0, 1, 999, 32_767] {
         w.nodes[ALPHA].medium.write(block, Some(crate::medium::fill(5, block)), true);
-        w.nodes[BRAVO].medium.write(block + 1 - block / 32_767 * 2, Some(crate::medium::fill(6, block)), true);
+        w.nodes[BRAVO].medium.write(
+            block + 1 - block / 32_767 * 2,
+            Some(crate::medium::fill(6, block)),
+            true,
+        );
     }
     assert_eq!(w.refused(ALPHA, PROMOTE), "just-created");
     w.must(ALPHA, Command::InitFrom);
@@ -417,8 +421,20 @@ fn lose_in_resync(from: usize, kind: &'static str, chaos: u64, setup: &Setup) ->
 #[test]
 fn any_frame_of_a_resync_may_be_lost() {
     let kinds = [
-        "State", "Met", "SyncStart", "SyncReady", "Marks", "MarksDone", "ResyncData", "Written",
-        "Stable", "Barrier", "SyncDone", "SyncAdopted", "DiskChange", "Write",
+        "State",
+        "Met",
+        "SyncStart",
+        "SyncReady",
+        "Marks",
+        "MarksDone",
+        "ResyncData",
+        "Written",
+        "Stable",
+        "Barrier",
+        "SyncDone",
+        "SyncAdopted",
+        "DiskChange",
+        "Write",
     ];
     let mut lost = Vec::new();
     for kind in kinds {
@@ -912,9 +928,8 @@ fn sixteen_hot_extents_serve_many_cold_writes() {
         let setup = Setup { device_blocks: 256 * 1024, protocol, ..Setup::default() };
         let mut w = World::running(setup);
         let before = w.now;
-        let ids: Vec<_> = (0..500u64)
-            .map(|i| w.write(ALPHA, (i * 37 % 255) * 1024 + 1022, 4, i + 1))
-            .collect();
+        let ids: Vec<_> =
+            (0..500u64).map(|i| w.write(ALPHA, (i * 37 % 255) * 1024 + 1022, 4, i + 1)).collect();
         w.until("all done", |w| ids.iter().all(|id| w.done(ALPHA, *id)));
         let took = w.now.since(before).as_millis();
         assert!(took < 450, "{took} ms: it waits for idle barriers");

@@ -78,8 +78,12 @@ impl Judge {
                     for (block, values) in at {
                         let cell = self.cell(block);
                         // What was before the flush was asked can come back no more.
-                        let later: BTreeSet<u64> =
-                            cell.since_flush.iter().filter(|s| values.iter().all(|v| *s > v)).copied().collect();
+                        let later: BTreeSet<u64> = cell
+                            .since_flush
+                            .iter()
+                            .filter(|s| values.iter().all(|v| *s > v))
+                            .copied()
+                            .collect();
                         cell.since_flush = values.union(&later).copied().collect();
                         cell.since_flush.extend(cell.now.iter().copied());
                     }
@@ -93,7 +97,9 @@ impl Judge {
                         let now = self.cell(block).now.clone();
                         let was = &before[&block];
                         if !now.contains(&stamp) && !was.now.contains(&stamp) {
-                            w.fail(&format!("read {stamp} from block {block}, not of {was:?} {now:?}"));
+                            w.fail(&format!(
+                                "read {stamp} from block {block}, not of {was:?} {now:?}"
+                            ));
                         }
                         self.checked += 1;
                     }
@@ -165,7 +171,9 @@ impl Judge {
             let data = read_blocks(&w.nodes[node].medium, Blocks::new(*block, 1));
             match stamp_of(&data, *block) {
                 Some(stamp) if cell.now.contains(&stamp) => {}
-                found => w.fail(&format!("block {block} of node {node} is {found:?}, not of {cell:?}")),
+                found => {
+                    w.fail(&format!("block {block} of node {node} is {found:?}, not of {cell:?}"))
+                }
             }
         }
     }
@@ -270,9 +278,8 @@ impl Walk {
             if self.w.established() {
                 break;
             }
-            let split = (0..2).any(|node| {
-                self.w.status(node).peers[0].connection == Connection::StandAlone
-            });
+            let split = (0..2)
+                .any(|node| self.w.status(node).peers[0].connection == Connection::StandAlone);
             if !split {
                 break;
             }
@@ -318,8 +325,7 @@ fn setup_for(seed: u64) -> Setup {
         1 => Protocol::B,
         _ => Protocol::C,
     };
-    setup.on_peer_loss =
-        if seed % 3 == 0 { PeerLoss::Suspend } else { PeerLoss::Continue };
+    setup.on_peer_loss = if seed % 3 == 0 { PeerLoss::Suspend } else { PeerLoss::Continue };
     setup.checksum = seed % 4 == 0;
     setup
 }

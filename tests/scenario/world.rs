@@ -373,11 +373,7 @@ impl World {
             pool.take(Purpose::Client, bytes).expect("room")
         };
         let mut slots: Vec<Payload> = range.blocks().pieces(256).map(&mut take).collect();
-        if slots.len() == 1 {
-            Pieces::One(slots.remove(0))
-        } else {
-            Pieces::Many(slots)
-        }
+        if slots.len() == 1 { Pieces::One(slots.remove(0)) } else { Pieces::Many(slots) }
     }
 
     pub fn write_bytes(&mut self, node: usize, offset: u64, data: &[u8], fua: bool) -> RequestId {
@@ -612,9 +608,7 @@ impl World {
 
     fn drain(&mut self, node: usize) {
         self.nodes[node].dirty = false;
-        while let Some(output) =
-            self.nodes[node].replica.as_mut().and_then(Replica::poll_output)
-        {
+        while let Some(output) = self.nodes[node].replica.as_mut().and_then(Replica::poll_output) {
             self.carry_out(node, output);
         }
     }
@@ -777,10 +771,7 @@ impl World {
         if self.log.len() < 200_000 {
             let text = format!("{:?}", parcel.frame);
             let text: String = text.chars().take(110).collect();
-            self.log.push(format!(
-                "{:>12} {} -> {}: {text}",
-                self.now.0, NAMES[from], NAMES[to]
-            ));
+            self.log.push(format!("{:>12} {} -> {}: {text}", self.now.0, NAMES[from], NAMES[to]));
         }
         let pool = &mut self.nodes[to].pool;
         let payload = parcel.bytes.map(|bytes| {
@@ -799,9 +790,9 @@ impl World {
     fn submit(&mut self, node: usize, work: Work) {
         *self.nodes[node].counts.entry(work.name()).or_default() += 1;
         let range = match &work {
-            Work::Load { blocks, .. } | Work::Fetch { blocks, .. } | Work::Digest { blocks, .. } => {
-                Some(*blocks)
-            }
+            Work::Load { blocks, .. }
+            | Work::Fetch { blocks, .. }
+            | Work::Digest { blocks, .. } => Some(*blocks),
             _ => work.touches(),
         };
         if range.is_some_and(|b| b.count == 0 || b.end() > self.setup.device_blocks) {
@@ -904,10 +895,8 @@ impl World {
                 assert!(before.is_none(), "a command is answered twice");
             }
             Output::Change(change) => {
-                let text = format!(
-                    "{}: {} -> {} ({})",
-                    change.what, change.old, change.new, change.cause
-                );
+                let text =
+                    format!("{}: {} -> {} ({})", change.what, change.old, change.new, change.cause);
                 self.say(node, &text);
                 self.nodes[node].changes.push(*change);
             }
@@ -965,9 +954,8 @@ impl World {
             return;
         }
         *self.sent.entry((node, kind_name(&frame))).or_default() += 1;
-        let bytes = part.zip(frame.payload()).map(|(part, blocks)| {
-            self.part_bytes(node, part, blocks)
-        });
+        let bytes =
+            part.zip(frame.payload()).map(|(part, blocks)| self.part_bytes(node, part, blocks));
         let epoch = self.replica(node).epoch();
         let delay = self.delay(LINK_TIME);
         self.order += 1;
