@@ -34,11 +34,10 @@ struct Copy {
     history: u32,
     /// The copy is all that its history has acknowledged.
     current: bool,
-    /// The last moment at which it was, and at which all was stable there.
-    current_at: Mark,
+    /// The last moment for which it is known to have held all that was acknowledged by then, and
+    /// for which all was stable there.
+    complete_at: Mark,
     stable_at: Mark,
-    /// The first moment at which it was known not to be.
-    behind_at: Mark,
     /// Something it had but not stable may be gone.
     lost_memory: bool,
     /// It was written by the server itself, not by way of a link that may be behind.
@@ -62,21 +61,27 @@ impl Copies {
         let copy = Copy {
             history: 0,
             current: true,
-            current_at: 0,
+            complete_at: 0,
             stable_at: 0,
-            behind_at: 0,
             lost_memory: false,
             firsthand: false,
             mixed: false,
             serving: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
-        Self { protocol, histories, next_history: 1, copies: vec![copy; nodes] }
+        Self {
+            protocol,
+            histories,
+            next_history: 1,
+            copies: vec![copy; nodes],
+        }
     }
 
     /// The judge of what clients of this node see.
     pub(crate) fn checker(&mut self, node: usize) -> &mut Checker {
-        self.histories.get_mut(&self.copies[node].history).expect("each copy has a history")
+        self.histories
+            .get_mut(&self.copies[node].history)
+            .expect("each copy has a history")
     }
 
     pub(crate) fn is_serving(&self, node: usize) -> bool {
@@ -91,11 +96,16 @@ impl Copies {
     /// The earliest moment that a crash state of this copy may show.
     pub(crate) fn floor(&self, node: usize) -> Mark {
         let copy = &self.copies[node];
-        if self.protocol == Protocol::C { copy.current_at } else { copy.stable_at }
+        if self.protocol == Protocol::C {
+            copy.complete_at
+        } else {
+            copy.stable_at
+        }
     }
 
-    /// A serving node says how all copies are. To be told after each of its turns, before the
-    /// acknowledgements of that turn are: so a floor is never too high.
+    /// A serving node says how all copies are. To be told after each of its turns and after what
+    /// that turn acknowledged: to go on without a peer takes a record on disk, hence more than one
+    /// turn, so these acknowledgements have reached all that followed until now.
     pub(crate) fn sample(&mut self, server: usize, followers: &[Follower]) {
         assert!(self.copies[server].serving, "only a server can say");
         let history = self.copies[server].history;
@@ -106,19 +116,20 @@ impl Copies {
             if copy.serving && !own {
                 continue;
             }
-            copy.mixed = follower.mixed;
+            copy.mixed |= follower.mixed;
             if follower.follows {
+                copy.mixed = false;
                 if copy.history != history || !copy.current {
                     copy.lost_memory = false;
                     copy.stable_at = mark;
                 }
-                (copy.history, copy.current, copy.current_at) = (history, true, mark);
+                (copy.history, copy.current, copy.complete_at) = (history, true, mark);
                 copy.firsthand = own;
                 if follower.stable {
                     copy.stable_at = mark;
                 }
             } else if copy.history == history && copy.current {
-                (copy.current, copy.behind_at) = (false, mark);
+                (copy.current, copy.complete_at) = (false, mark);
             }
         }
         let used: Vec<u32> = self.copies.iter().map(|copy| copy.history).collect();
@@ -129,7 +140,7 @@ impl Copies {
     pub(crate) fn forget(&mut self) {
         for (number, checker) in &mut self.histories {
             let of = self.copies.iter().filter(|copy| copy.history == *number);
-            let floor = of.map(|copy| copy.current_at.min(copy.stable_at)).min();
+            let floor = of.map(|copy| copy.complete_at.min(copy.stable_at)).min();
             checker.forget_before(floor.unwrap_or(0));
         }
     }
@@ -166,29 +177,39 @@ impl Copies {
             numbered.filter(|(other, held)| *other != node && rivals(held))
         };
         let elsewhere = others().any(|(_, other)| other.current && !other.lost_memory);
-        let rival = others().find(|(_, other)| other.serving).map(|(other, _)| other);
-        let loses = !copy.current || (copy.lost_memory && elsewhere);
+        let rival = others()
+            .find(|(_, other)| other.serving)
+            .map(|(other, _)| other);
         if !forced && let Some(rival) = rival {
-            return Err(refuse("G15", node, &format!("node {rival} serves the same history")));
+            let text = format!("node {rival} serves the same history");
+            return Err(refuse("G15", node, &text));
         }
-        if !forced && loses {
-            let why = if copy.current { "what it had not made stable" } else { "later writes" };
-            let text = format!("it lacks {why}, which another copy holds, and nobody forced it");
+        let acknowledged = self.checker(node).last_acknowledged();
+        let behind = !copy.current && acknowledged > copy.complete_at;
+        let forgot = copy.lost_memory && elsewhere;
+        if !forced && (behind || forgot) {
+            let what = if behind { "later writes" } else { "what it had not made stable" };
+            let text = format!("it lacks {what}, which another copy held, and nobody forced it");
             return Err(refuse("G14", node, &text));
         }
+        let loses = forgot || (forced && !copy.current);
         if loses || rival.is_some() {
             self.fork(node);
         }
-        if let Some(rewind) = self.loss(&copy) {
+        if let Some(rewind) = self.loss(&copy, loses) {
             self.checker(node).rewind(rewind);
             let (history, mark) = (self.copies[node].history, self.checker(node).mark());
-            for other in self.copies.iter_mut().filter(|other| other.history == history) {
-                (other.current, other.behind_at) = (false, mark);
+            for other in self
+                .copies
+                .iter_mut()
+                .filter(|other| other.history == history)
+            {
+                (other.current, other.complete_at) = (false, mark);
             }
         }
         let mark = self.checker(node).mark();
         let copy = &mut self.copies[node];
-        (copy.serving, copy.current, copy.current_at) = (true, true, mark);
+        (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
         (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
         Ok(())
     }
@@ -199,7 +220,12 @@ impl Copies {
             return;
         }
         let copy = self.copies[from].clone();
-        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, ..copy };
+        self.copies[to] = Copy {
+            serving: false,
+            mixed: false,
+            firsthand: false,
+            ..copy
+        };
     }
 
     /// Blocks of one copy are being replaced by a resync.
@@ -210,12 +236,16 @@ impl Copies {
 
     /// Two copies met and found each other equal, without a resync: the better record holds.
     pub(crate) fn equal(&mut self, one: usize, other: usize) {
-        let rank = |copy: &Copy| (copy.current, !copy.lost_memory, copy.current_at);
+        let rank = |copy: &Copy| (copy.current, !copy.lost_memory, copy.complete_at);
         let (first, second) = (&self.copies[one], &self.copies[other]);
         if first.history != second.history || first.serving || second.serving {
             return;
         }
-        let (from, to) = if rank(first) >= rank(second) { (one, other) } else { (other, one) };
+        let (from, to) = if rank(first) >= rank(second) {
+            (one, other)
+        } else {
+            (other, one)
+        };
         self.copied(from, to);
     }
 
@@ -227,7 +257,11 @@ impl Copies {
     /// A node begins to serve what lies on another node: its own copy is of no account.
     pub(crate) fn serves_through(&mut self, node: usize, other: usize) -> Result<(), Violation> {
         if self.copies[other].serving {
-            return Err(refuse("G15", node, &format!("node {other} serves the same history")));
+            return Err(refuse(
+                "G15",
+                node,
+                &format!("node {other} serves the same history"),
+            ));
         }
         let history = self.copies[other].history;
         let copy = &mut self.copies[node];
@@ -242,24 +276,28 @@ impl Copies {
         self.next_history += 1;
     }
 
-    fn loss(&mut self, copy: &Copy) -> Option<Rewind> {
+    /// What a copy may have lost that begins to serve.
+    fn loss(&mut self, copy: &Copy, loses: bool) -> Option<Rewind> {
         let history = self.histories.get_mut(&copy.history);
         let now = history.map_or(Mark::MAX - 1, Checker::mark);
-        let ceiling = if copy.current { now } else { copy.behind_at };
+        let ceiling = if copy.current { now } else { copy.complete_at };
         let tail = copy.lost_memory || (self.protocol == Protocol::A && !copy.firsthand);
-        if copy.current && !tail {
-            return None;
-        }
-        let certain = if self.protocol == Protocol::C { copy.current_at } else { copy.stable_at };
-        let (floor, lost) = if tail {
-            (certain, Lost::Unstable)
-        } else {
-            (copy.current_at, Lost::Nothing)
+        let certain = match self.protocol {
+            Protocol::C => copy.complete_at,
+            Protocol::A | Protocol::B => copy.stable_at,
+        };
+        let (floor, lost) = match (tail, loses) {
+            (true, _) => (certain, Lost::Unstable),
+            (false, true) => (copy.complete_at, Lost::Nothing),
+            (false, false) => return None,
         };
         Some(Rewind { floor, ceiling, lost })
     }
 }
 
 fn refuse(promise: &'static str, node: usize, why: &str) -> Violation {
-    Violation { promise, text: format!("node {node} serves although {why}") }
+    Violation {
+        promise,
+        text: format!("node {node} serves although {why}"),
+    }
 }

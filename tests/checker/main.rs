@@ -20,7 +20,10 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self { checker: Checker::new(), next: 100 }
+        Self {
+            checker: Checker::new(),
+            next: 100,
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -31,7 +34,15 @@ impl Story {
     /// Begins to write one sector.
     fn begin(&mut self, sector: u64, stamp: Stamp) -> u64 {
         let id = self.number();
-        self.checker.invoke_write(id, Range { first: sector, count: 1 }, stamp, false);
+        self.checker.invoke_write(
+            id,
+            Range {
+                first: sector,
+                count: 1,
+            },
+            stamp,
+            false,
+        );
         id
     }
 
@@ -69,9 +80,7 @@ impl Story {
 /// Sectors from `first` on, with these stamps.
 fn bytes(first: u64, stamps: &[Stamp]) -> Vec<u8> {
     let mut bytes = vec![0; stamps.len() * SECTOR_BYTES];
-    for ((sector, stamp), target) in
-        (first..).zip(stamps).zip(bytes.chunks_mut(SECTOR_BYTES))
-    {
+    for ((sector, stamp), target) in (first..).zip(stamps).zip(bytes.chunks_mut(SECTOR_BYTES)) {
         fill(sector, *stamp, target);
     }
     bytes
