@@ -19,11 +19,22 @@ pub(super) const LINK: u8 = 2;
 pub(super) const EXPORT: u8 = 3;
 pub(super) const DOORMAN: u8 = 4;
 
+/// Where the requests of a resource come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// NBD sessions.
+    Nbd,
+    /// The surroundings, which put them in themselves: another kind of front end, or a simulator.
+    Site,
+}
+
 /// What a resource is made from.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// For the core.
     pub options: Options,
+    /// Who asks.
+    pub front: Front,
     /// One per peer, in slot order.
     pub links: Vec<LinkOptions>,
     /// Where the metadata lies, for messages.
@@ -171,6 +182,9 @@ impl Resource {
 
     /// Clients have been told a size: it stays.
     fn check_size(&mut self, device_bytes: u64) -> Result<(), String> {
+        if self.setup.front == Front::Site {
+            return Ok(());
+        }
         let Some(export) = &self.export else {
             let options = ExportOptions {
                 name: self.name().to_owned(),
@@ -330,11 +344,10 @@ impl Resource {
                 Output::Dial { peer, wanted } => {
                     self.links[usize::from(peer.0)].dial(around.ring, around.pool, wanted);
                 }
-                Output::Reply { id, reply } => {
-                    if let Some(export) = &mut self.export {
-                        export.reply(around.ring, around.pool, id, reply);
-                    }
-                }
+                Output::Reply { id, reply } => match &mut self.export {
+                    Some(export) => export.reply(around.ring, around.pool, id, reply),
+                    None => around.site.reply(around.pool, self.index, id, reply),
+                },
                 Output::Serve { open } => self.serve(around, open),
                 Output::OpenDisk { fresh } => around.site.open_disk(self.index, fresh),
                 Output::CloseDisk => self.close_disk(),
@@ -381,9 +394,10 @@ impl Resource {
     }
 
     fn serve<R: Ring, S: Site<R>>(&mut self, around: &mut Around<'_, R, S>, open: bool) {
-        let Some(export) = &mut self.export else { return };
-        export.serve(around.ring, around.pool, open);
-        let bytes = open.then_some(export.options().device_bytes);
+        if let Some(export) = &mut self.export {
+            export.serve(around.ring, around.pool, open);
+        }
+        let bytes = open.then_some(self.replica.status().device_blocks * BLOCK_BYTES);
         around.site.serving(self.index, bytes);
     }
 

@@ -11,7 +11,7 @@ use crate::export::{Newcomer, TurnedAway};
 use crate::format::hello::Refusal;
 use crate::limits::TURN_WORK_BYTES;
 use crate::link::doorman::{Arrival, Doorman};
-use crate::replica::event::{Command, CommandId, Input, Status};
+use crate::replica::event::{Command, CommandId, Input, Request, RequestId, Status};
 use crate::ring::{Completion, Lane, ListenerId, Ring};
 use crate::store::Files;
 use crate::units::Nanos;
@@ -50,10 +50,17 @@ impl<R: Ring> Shard<R> {
         &mut self.ring
     }
 
-    /// The pool, to look at what is in use.
-    #[must_use]
-    pub const fn pool(&self) -> &Pool {
-        &self.pool
+    /// The pool, to take slots for requests.
+    pub const fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// Puts in a request, on a resource with [`Front::Site`](super::Front::Site); ends in
+    /// [`Site::reply`].
+    pub fn request(&mut self, resource: ResourceIndex, id: RequestId, request: Request) {
+        self.eager = true;
+        let now = self.ring.now();
+        self.resources[usize::from(resource.0)].take(now, Input::Request { id, request });
     }
 
     /// One turn; waits for something to happen, at most until `until`.

@@ -69,19 +69,12 @@ impl Copies {
             serving: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
-        Self {
-            protocol,
-            histories,
-            next_history: 1,
-            copies: vec![copy; nodes],
-        }
+        Self { protocol, histories, next_history: 1, copies: vec![copy; nodes] }
     }
 
     /// The judge of what clients of this node see.
     pub(crate) fn checker(&mut self, node: usize) -> &mut Checker {
-        self.histories
-            .get_mut(&self.copies[node].history)
-            .expect("each copy has a history")
+        self.histories.get_mut(&self.copies[node].history).expect("each copy has a history")
     }
 
     pub(crate) fn is_serving(&self, node: usize) -> bool {
@@ -96,11 +89,7 @@ impl Copies {
     /// The earliest moment that a crash state of this copy may show.
     pub(crate) fn floor(&self, node: usize) -> Mark {
         let copy = &self.copies[node];
-        if self.protocol == Protocol::C {
-            copy.complete_at
-        } else {
-            copy.stable_at
-        }
+        if self.protocol == Protocol::C { copy.complete_at } else { copy.stable_at }
     }
 
     /// A serving node says how all copies are. To be told after each of its turns and after what
@@ -177,9 +166,7 @@ impl Copies {
             numbered.filter(|(other, held)| *other != node && rivals(held))
         };
         let elsewhere = others().any(|(_, other)| other.current && !other.lost_memory);
-        let rival = others()
-            .find(|(_, other)| other.serving)
-            .map(|(other, _)| other);
+        let rival = others().find(|(_, other)| other.serving).map(|(other, _)| other);
         if !forced && let Some(rival) = rival {
             let text = format!("node {rival} serves the same history");
             return Err(refuse("G15", node, &text));
@@ -199,11 +186,7 @@ impl Copies {
         if let Some(rewind) = self.loss(&copy, loses) {
             self.checker(node).rewind(rewind);
             let (history, mark) = (self.copies[node].history, self.checker(node).mark());
-            for other in self
-                .copies
-                .iter_mut()
-                .filter(|other| other.history == history)
-            {
+            for other in self.copies.iter_mut().filter(|other| other.history == history) {
                 (other.current, other.complete_at) = (false, mark);
             }
         }
@@ -220,12 +203,7 @@ impl Copies {
             return;
         }
         let copy = self.copies[from].clone();
-        self.copies[to] = Copy {
-            serving: false,
-            mixed: false,
-            firsthand: false,
-            ..copy
-        };
+        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, ..copy };
     }
 
     /// Blocks of one copy are being replaced by a resync.
@@ -241,11 +219,7 @@ impl Copies {
         if first.history != second.history || first.serving || second.serving {
             return;
         }
-        let (from, to) = if rank(first) >= rank(second) {
-            (one, other)
-        } else {
-            (other, one)
-        };
+        let (from, to) = if rank(first) >= rank(second) { (one, other) } else { (other, one) };
         self.copied(from, to);
     }
 
@@ -257,11 +231,7 @@ impl Copies {
     /// A node begins to serve what lies on another node: its own copy is of no account.
     pub(crate) fn serves_through(&mut self, node: usize, other: usize) -> Result<(), Violation> {
         if self.copies[other].serving {
-            return Err(refuse(
-                "G15",
-                node,
-                &format!("node {other} serves the same history"),
-            ));
+            return Err(refuse("G15", node, &format!("node {other} serves the same history")));
         }
         let history = self.copies[other].history;
         let copy = &mut self.copies[node];
@@ -296,8 +266,5 @@ impl Copies {
 }
 
 fn refuse(promise: &'static str, node: usize, why: &str) -> Violation {
-    Violation {
-        promise,
-        text: format!("node {node} serves although {why}"),
-    }
+    Violation { promise, text: format!("node {node} serves although {why}") }
 }
