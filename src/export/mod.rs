@@ -10,8 +10,10 @@
 //!    room, and no completion need ever follow.
 //! 4. [`Export::flush`]: all replies of the turn leave in one send per client.
 
+mod end;
 mod id;
 pub mod negotiate;
+mod offer;
 mod outbox;
 mod session;
 mod spread;
@@ -20,23 +22,19 @@ mod tally;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fmt;
-
-use thiserror::Error;
-use twinblk_nbd::{ExportInfo, MAX_REQUEST_BYTES, Terms, TransmissionError, TransmissionFlags};
 
 use crate::buffer::{Pool, Purpose};
-use crate::limits::{CLIENTS_MAX, EXPORT_REQUESTS_MAX, REQUEST_BYTES_MAX};
+use crate::limits::{CLIENTS_MAX, EXPORT_REQUESTS_MAX};
 use crate::replica::event::{Input, Reply, RequestId};
-use crate::ring::{Completion, Errno, Lane, Op, Ring, SocketId};
-use crate::units::{BLOCK_BYTES, Nanos};
+use crate::ring::{Completion, Errno, Lane, Op, Ring, Token};
+use crate::units::Nanos;
+use end::End;
 use id::{Operation, SessionId};
 use session::{Desk, Next, NotPrimary, Phase, Session, release_reply};
 
+pub use offer::{ExportOptions, Newcomer, TurnedAway};
 pub use tally::Counters;
 use tally::Tally;
-
-const _: () = assert!(MAX_REQUEST_BYTES as u64 == REQUEST_BYTES_MAX);
 
 /// Places for sessions: those of connected clients, and as many that are on their way out.
 const PLACES_MAX: usize = 2 * CLIENTS_MAX;
@@ -45,102 +43,6 @@ const _: () = assert!(PLACES_MAX < u8::MAX as usize, "a place is a byte, and one
 
 /// A place that no session ever has: for sockets that are closed without one.
 const NOBODY: SessionId = SessionId { place: u8::MAX, generation: 0 };
-
-/// What a resource offers to NBD clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExportOptions {
-    /// What clients ask for: the resource's name.
-    pub name: String,
-    /// A text for people; may be empty.
-    pub description: String,
-    /// Size of the device in bytes.
-    pub device_bytes: u64,
-}
-
-impl ExportOptions {
-    /// What the negotiation tells clients. `refusal`: why the resource is not served here now, and
-    /// where to ask instead; none if it is.
-    ///
-    /// Several connections may be used as one (`CAN_MULTI_CONN`): a FLUSH on any of them goes to
-    /// the one core of the resource and covers every write answered on all of them, and none of
-    /// them has a cache of its own. A fast zero (`SEND_FAST_ZERO`) is not offered: whether a zero
-    /// is faster than a write depends on the slower of two disks, which this side does not know.
-    #[must_use]
-    pub fn info(&self, refusal: Option<String>) -> ExportInfo {
-        use TransmissionFlags as Offer;
-        let flags = Offer::SEND_FLUSH
-            | Offer::SEND_FUA
-            | Offer::SEND_TRIM
-            | Offer::SEND_WRITE_ZEROES
-            | Offer::SEND_DF
-            | Offer::SEND_CACHE
-            | Offer::CAN_MULTI_CONN;
-        ExportInfo {
-            description: self.description.clone(),
-            flags,
-            min_block_bytes: 1,
-            preferred_block_bytes: u32::try_from(BLOCK_BYTES).expect("4096"),
-            max_payload_bytes: MAX_REQUEST_BYTES,
-            refusal,
-            ..ExportInfo::new(self.name.clone(), self.device_bytes)
-        }
-    }
-}
-
-/// A client that has negotiated and begins the transmission.
-#[derive(Debug)]
-pub struct Newcomer {
-    /// Its socket, which the export takes over.
-    pub socket: SocketId,
-    /// What was agreed: [`Negotiated::terms`](twinblk_nbd::Negotiated::terms).
-    pub terms: Terms,
-    /// What the negotiation received beyond its end; at most
-    /// [`CLIENT_RECEIVE_BYTES`](crate::limits::CLIENT_RECEIVE_BYTES).
-    pub leftover: Vec<u8>,
-}
-
-/// Why a newcomer was turned away. Its socket is being closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum TurnedAway {
-    /// The resource stopped being served between negotiation and arrival.
-    #[error("the resource is not served here any more; the client should ask the other node")]
-    NotServed,
-    /// Every place is taken by a client that has not said it is leaving.
-    #[error("{CLIENTS_MAX} clients are connected; disconnect one, or use fewer connections each")]
-    Full,
-    /// It negotiated a device of another size.
-    #[error("the device changed size during the negotiation; the client should connect again")]
-    OtherSize,
-    /// It sent more than fits before it was served.
-    #[error("the client sent more behind its negotiation than a session can take over")]
-    TooMuch,
-}
-
-/// Why a session ended, for the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    BrokeOff,
-    Socket(Errno),
-    Stream(TransmissionError),
-    NotServed,
-    Stalled,
-    GaveWay,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BrokeOff => f.write_str("the client closed it in the middle of a request"),
-            Self::Socket(errno) => write!(f, "the connection failed: {errno}"),
-            Self::Stream(error) => write!(f, "the client does not speak NBD: {error}"),
-            Self::NotServed => f.write_str("the resource is not served here any more"),
-            Self::Stalled => f.write_str(
-                "the client kept memory that others waited for, and neither read nor sent",
-            ),
-            Self::GaveWay => f.write_str("it was leaving, and its place was needed"),
-        }
-    }
-}
 
 /// Where a session lives.
 #[derive(Debug, Default)]
@@ -242,17 +144,20 @@ impl Export {
     }
 
     /// A vacant place. Clients that are leaving do not count as connected, but if they fill the
-    /// places, waiting for answers that do not come, one of them is hurried on.
+    /// places, waiting for answers that do not come, the oldest of them is hurried on while one
+    /// place is left.
     fn vacancy<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool) -> Result<usize, TurnedAway> {
         let open = |place: &&Place| place.phase() == Some(Phase::Open);
         if self.places.iter().filter(open).count() >= CLIENTS_MAX {
             return Err(TurnedAway::Full);
         }
-        let leaving = |place: &Place| place.phase() == Some(Phase::Leaving);
-        if self.sessions() >= PLACES_MAX
-            && let Some(place) = self.places.iter().position(leaving)
-        {
-            self.end(ring, pool, self.id_at(place), End::GaveWay);
+        if self.sessions() + 1 >= PLACES_MAX {
+            let leaving =
+                |id: &SessionId| self.places[usize::from(id.place)].phase() == Some(Phase::Leaving);
+            let all = (0..self.places.len()).map(|place| self.id_at(place));
+            if let Some(oldest) = all.filter(leaving).min_by_key(|id| id.generation) {
+                self.end(ring, pool, oldest, End::GaveWay);
+            }
         }
         let vacant = |place: &Place| place.session.is_none() && !place.closing;
         if let Some(place) = self.places.iter().position(vacant) {
@@ -389,7 +294,10 @@ impl Export {
         }
     }
 
-    /// When to call [`on_time`](Self::on_time). Only while someone waits for memory.
+    /// When the export next has something to do by itself, at the latest. Never, unless someone
+    /// waits for memory: then when a client that keeps some has to give way
+    /// ([`on_time`](Self::on_time)), or at once if another part of the shard has given back enough
+    /// for the first in line, after this export was last asked to [`resume`](Self::resume).
     #[must_use]
     pub fn deadline(&self, pool: &Pool) -> Nanos {
         if !pool.has_line(Purpose::Client) {
@@ -397,7 +305,10 @@ impl Export {
         }
         let sessions = self.places.iter().filter_map(|place| place.session.as_ref());
         let live = sessions.filter(|session| session.phase != Phase::Ending);
-        live.map(Session::patience).min().unwrap_or(Nanos::NEVER)
+        let due = |session: &Session| {
+            if session.can_go_on(pool) { Nanos::default() } else { session.patience() }
+        };
+        live.map(due).min().unwrap_or(Nanos::NEVER)
     }
 
     /// Ends the sessions whose clients keep memory that others wait for and have not done their
@@ -452,10 +363,14 @@ impl Export {
         out: &mut Vec<Input>,
     ) -> bool {
         let token = id.token(self.lane, Operation::Recv);
-        let Some(place) = self.places.get_mut(usize::from(id.place)) else { return false };
+        let Some(place) = self.places.get_mut(usize::from(id.place)) else {
+            return false;
+        };
         let session = place.session.as_mut().filter(|_| place.generation == id.generation);
         let ready = |it: &&mut Session| it.phase == Phase::Open && !it.receiving;
-        let Some(session) = session.filter(ready) else { return false };
+        let Some(session) = session.filter(ready) else {
+            return false;
+        };
         let mut desk = Desk { pool, out, tally: &mut self.tally, id, now: ring.now() };
         match session.advance(&mut desk) {
             Next::Receive => {
@@ -478,7 +393,9 @@ impl Export {
     /// Ends a session: it is told nothing more, and gives back its memory once no operation uses
     /// it.
     fn end<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, id: SessionId, why: End) {
-        let Some(session) = self.find(id).filter(|it| it.phase != Phase::Ending) else { return };
+        let Some(session) = self.find(id).filter(|it| it.phase != Phase::Ending) else {
+            return;
+        };
         session.phase = Phase::Ending;
         session.abandon(pool);
         if session.is_in_flight() {
@@ -521,7 +438,7 @@ impl Export {
     }
 
     /// Whose operation a token is. A closed socket has no session any more, but still a place.
-    fn owner(&self, token: crate::ring::Token) -> Option<(SessionId, Operation)> {
+    fn owner(&self, token: Token) -> Option<(SessionId, Operation)> {
         let (place, operation) = id::split_token(token)?;
         let generation = self.places.get(usize::from(place))?.generation;
         let id = SessionId { place, generation };

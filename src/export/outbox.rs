@@ -74,7 +74,9 @@ impl Outbox {
 
     /// The send has ended. Returns the bytes of slots it gave back.
     pub(super) fn sent(&mut self, pool: &mut Pool, gather: Option<Box<Gather>>) -> u64 {
-        let Some(freight) = self.flying.take() else { return 0 };
+        let Some(freight) = self.flying.take() else {
+            return 0;
+        };
         self.empty(pool, Batch { gather: gather.unwrap_or_default(), freight })
     }
 

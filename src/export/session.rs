@@ -9,6 +9,8 @@
 //! The receive buffer is empty whenever a receive is under way: a session that cannot go on leaves
 //! the rest of its client's bytes where they are.
 
+mod admission;
+
 use slab::Slab;
 use twinblk_nbd::{
     Checked, Errno, Event, MAX_REPLY_HEADER_BYTES, Operation, Refusal, ReplyEncoder, Terms,
@@ -21,10 +23,10 @@ use super::spread;
 use super::tally::Tally;
 use crate::buffer::{Payload, Pool, Purpose, Span, Ticket};
 use crate::limits::{
-    CLIENT_BYTES_MAX, CLIENT_DIRECT_BYTES, CLIENT_PAYLOAD_RATE, CLIENT_RECEIVE_BYTES,
-    CLIENT_REPLIES_BYTES_MAX, CLIENT_REQUESTS_MAX, CLIENT_STALL, EXPORT_REQUESTS_MAX,
+    CLIENT_DIRECT_BYTES, CLIENT_PAYLOAD_RATE, CLIENT_RECEIVE_BYTES, CLIENT_REPLIES_BYTES_MAX,
+    CLIENT_STALL,
 };
-use crate::replica::event::{Input, Pieces, Reply, Request, RequestError};
+use crate::replica::event::{Input, Pieces, Reply, RequestError};
 use crate::ring::{Gather, Ring, SocketId};
 use crate::units::{Bytes, Nanos};
 
@@ -192,95 +194,11 @@ impl Session {
         }
     }
 
-    /// Lets a request in, or puts it aside and says what it waits for.
-    fn admit(&mut self, request: Checked, desk: &mut Desk<'_>) -> Option<Next> {
-        let empty = request.length == 0 && request.operation != Operation::Flush;
-        if empty || request.operation == Operation::Cache {
-            // A hint that is not taken; the specification lets the server ignore it.
-            self.succeed(&request);
-            return None;
-        }
-        let (pieces, charge) = match self.claim(&request, desk) {
-            Ok(claimed) => claimed,
-            Err(next) => {
-                self.stalled = Some(request);
-                return Some(next);
-            }
-        };
-        self.charged += charge;
-        match (request.operation, pieces) {
-            (Operation::Write { .. }, Some(pieces)) => {
-                let since = desk.now;
-                self.incoming = Some(Incoming { request, pieces, charge, have: 0, since });
-            }
-            (_, pieces) => self.begin(request, pieces, charge, desk),
-        }
-        None
-    }
-
-    /// Everything a request needs before it begins: its slots, if it needs any, and their size.
-    fn claim(
-        &mut self,
-        request: &Checked,
-        desk: &mut Desk<'_>,
-    ) -> Result<(Option<Pieces>, u64), Next> {
-        let range = range_of(request);
-        let slots = matches!(request.operation, Operation::Read { .. } | Operation::Write { .. });
-        let bytes = if slots { range.blocks().length_bytes() } else { 0 };
-        let holds = self.charged > 0 && self.charged + bytes > CLIENT_BYTES_MAX;
-        if self.pending.len() >= CLIENT_REQUESTS_MAX || (slots && holds) {
-            self.leave_line(desk.pool);
-            return Err(Next::Hold);
-        }
-        if desk.tally.in_core >= EXPORT_REQUESTS_MAX {
-            self.leave_line(desk.pool);
-            return Err(Next::Crowded);
-        }
-        if !slots {
-            return Ok((None, 0));
-        }
-        let turn = match &self.ticket {
-            Some(ticket) => desk.pool.is_first(Purpose::Client, ticket),
-            None => !desk.pool.has_line(Purpose::Client),
-        };
-        let pieces = if turn { spread::take(desk.pool, range) } else { None };
-        let Some(pieces) = pieces else {
-            self.ticket.get_or_insert_with(|| desk.pool.join_line(Purpose::Client));
-            return Err(Next::Line);
-        };
-        self.leave_line(desk.pool);
-        let charge = spread::capacity_bytes(desk.pool, &pieces);
-        Ok((Some(pieces), charge))
-    }
-
-    /// Hands a request to the core.
-    fn begin(
-        &mut self,
-        request: Checked,
-        pieces: Option<Pieces>,
-        charge: u64,
-        desk: &mut Desk<'_>,
-    ) {
-        let range = range_of(&request);
-        let asked = match (request.operation, pieces) {
-            (Operation::Read { .. }, Some(pieces)) => Request::Read { range, pieces },
-            (Operation::Write { fua }, Some(pieces)) => Request::Write { range, pieces, fua },
-            (Operation::Trim { fua }, _) => Request::Zero { range, discard: true, fua },
-            // A fast zero is not offered, so none is asked for: the slower of two replicas decides.
-            (Operation::WriteZeroes { fua, no_hole, .. }, _) => {
-                Request::Zero { range, discard: !no_hole, fua }
-            }
-            _ => Request::Flush,
-        };
-        let key = self.pending.insert(Pending { request, charge });
-        let key = u16::try_from(key).expect("keys are below CLIENT_REQUESTS_MAX");
-        desk.tally.began(&request);
-        desk.out.push(Input::Request { id: desk.id.request(key), request: asked });
-    }
-
     /// Moves what was received into the payload; whether that is whole, and in the core.
     fn fill(&mut self, desk: &mut Desk<'_>) -> bool {
-        let Some(incoming) = &mut self.incoming else { return true };
+        let Some(incoming) = &mut self.incoming else {
+            return true;
+        };
         let range = range_of(&incoming.request);
         while incoming.have < range.length && !self.unread.is_empty() {
             let mut to = spread::run(&incoming.pieces, range, incoming.have);
@@ -425,6 +343,12 @@ impl Session {
     /// Whether it waits for memory, longer than anybody else.
     pub(super) fn is_first(&self, pool: &Pool) -> bool {
         self.ticket.as_ref().is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
+    }
+
+    /// Whether it is first in line, and there is memory for what it waits for.
+    pub(super) fn can_go_on(&self, pool: &Pool) -> bool {
+        let room = |request: &Checked| spread::fits(pool, range_of(request));
+        self.is_first(pool) && self.stalled.as_ref().is_some_and(room)
     }
 
     /// Gives up what no operation uses and nobody will ask for.
