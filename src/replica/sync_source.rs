@@ -98,6 +98,7 @@ impl Replica {
             let io = self.start_io(IoPurpose::SourceSync { peer, session });
             self.emit(Output::Sync { io });
         }
+        self.tell_pause(peer);
         self.resend_owed(peer);
         self.send_marks(peer);
     }

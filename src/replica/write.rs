@@ -434,8 +434,9 @@ impl Replica {
     /// The log has room for those who wait once writes became stable.
     pub(super) fn coolable(&self) -> Sequence {
         let here = self.local.stable();
-        // Also of a peer that is no longer mirrored to: what it was sent is not on record elsewhere.
-        let peers = self.peers.iter().map(super::peer::Peer::coolable);
+        // While this node is ahead, what the peer was sent before is marked already.
+        let peers = self.peers.iter().filter(|peer| !peer.is_ahead());
+        let peers = peers.map(super::peer::Peer::coolable);
         peers.fold(here, Sequence::min)
     }
 }
