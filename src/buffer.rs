@@ -133,9 +133,14 @@ impl Pool {
         purpose: Purpose,
         sizes: impl Iterator<Item = usize> + Clone,
     ) -> Option<Vec<Payload>> {
-        let wanted = sizes.clone().map(|bytes| CLASS_BYTES[class_of(bytes)]).sum();
-        let fits = self.fits(purpose, wanted);
+        let fits = self.has_room_for(purpose, sizes.clone());
         fits.then(|| sizes.map(|bytes| self.allot(purpose, class_of(bytes))).collect())
+    }
+
+    /// Whether [`take_all`](Self::take_all) would succeed.
+    #[must_use]
+    pub fn has_room_for(&self, purpose: Purpose, sizes: impl Iterator<Item = usize>) -> bool {
+        self.fits(purpose, sizes.map(|bytes| CLASS_BYTES[class_of(bytes)]).sum())
     }
 
     fn fits(&self, purpose: Purpose, bytes: usize) -> bool {
@@ -215,6 +220,7 @@ impl Pool {
     }
 
     /// Gives a slot back.
+    #[expect(clippy::needless_pass_by_value, reason = "a payload is the right to its slot")]
     pub fn release(&mut self, payload: Payload) {
         let Payload(slot) = payload;
         self.let_go(slot);

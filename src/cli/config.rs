@@ -110,6 +110,8 @@ fn here(config: &Config, context: &Context) -> Vec<Finding> {
             Metadata::Internal => None,
             Metadata::At(path) => Some(path),
         };
+        // A file for metadata is made by `create`.
+        let metadata = metadata.filter(|path| path.starts_with("/dev"));
         for path in std::iter::once(&replica.disk).chain(metadata) {
             if let Err(error) = std::fs::metadata(path) {
                 let name = &resource.name;

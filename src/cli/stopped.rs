@@ -12,6 +12,7 @@ use super::exit::{Exit, Failure};
 use crate::config::{Metadata, Name, Node, Replica, Resource};
 use crate::store::open::{self, OpenError};
 use crate::store::{RawFile, StoppedDisk};
+use crate::units::BLOCK_BYTES;
 
 /// A resource of the configuration, and this node's copy of it.
 #[derive(Clone, Debug)]
@@ -71,13 +72,15 @@ fn take_file(path: &Path) -> Result<RawFile, Failure> {
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
-/// Makes an empty file for metadata if there is nothing yet; what is under /dev is left to the
-/// system, where a mistyped name must not become a file.
+/// Makes a file for metadata if there is nothing yet, one block long: laying it out makes it as
+/// long as it must be. What is under /dev is left to the system, where a mistyped name must not
+/// become a file.
 pub(super) fn make_metadata_file(path: &Path) -> Result<(), Failure> {
     if path.starts_with("/dev") {
         return Ok(());
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made.and_then(|file| file.set_len(BLOCK_BYTES)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             let text = format!("cannot make the metadata file {}: {error}", path.display());
             Err(Failure::new(Exit::Failed, text))

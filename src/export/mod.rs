@@ -294,7 +294,10 @@ impl Export {
         }
     }
 
-    /// When to call [`on_time`](Self::on_time). Only while someone waits for memory.
+    /// When the export next has something to do by itself, at the latest. Never, unless someone
+    /// waits for memory: then when a client that keeps some has to give way
+    /// ([`on_time`](Self::on_time)), or at once if another part of the shard has given back enough
+    /// for the first in line, after this export was last asked to [`resume`](Self::resume).
     #[must_use]
     pub fn deadline(&self, pool: &Pool) -> Nanos {
         if !pool.has_line(Purpose::Client) {
@@ -302,7 +305,10 @@ impl Export {
         }
         let sessions = self.places.iter().filter_map(|place| place.session.as_ref());
         let live = sessions.filter(|session| session.phase != Phase::Ending);
-        live.map(Session::patience).min().unwrap_or(Nanos::NEVER)
+        let due = |session: &Session| {
+            if session.can_go_on(pool) { Nanos::default() } else { session.patience() }
+        };
+        live.map(due).min().unwrap_or(Nanos::NEVER)
     }
 
     /// Ends the sessions whose clients keep memory that others wait for and have not done their

@@ -345,6 +345,12 @@ impl Session {
         self.ticket.as_ref().is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
     }
 
+    /// Whether it is first in line, and there is memory for what it waits for.
+    pub(super) fn can_go_on(&self, pool: &Pool) -> bool {
+        let room = |request: &Checked| spread::fits(pool, range_of(request));
+        self.is_first(pool) && self.stalled.as_ref().is_some_and(room)
+    }
+
     /// Gives up what no operation uses and nobody will ask for.
     pub(super) fn abandon(&mut self, pool: &mut Pool) {
         self.stalled = None;

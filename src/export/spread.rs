@@ -11,14 +11,23 @@ const PIECE_BYTES: u64 = PIECE_BLOCKS * BLOCK_BYTES;
 
 /// Slots of a request. The memory counts as its clients'.
 pub(super) fn take(pool: &mut Pool, range: Bytes) -> Option<Pieces> {
-    let blocks = range.blocks();
-    let bytes = |length: u64| usize::try_from(length).expect("at most a piece");
-    if blocks.count <= PIECE_BLOCKS {
-        return pool.take(Purpose::Client, bytes(blocks.length_bytes())).map(Pieces::One);
+    if range.blocks().count <= PIECE_BLOCKS {
+        let bytes = sizes(range).next()?;
+        return pool.take(Purpose::Client, bytes).map(Pieces::One);
     }
-    let sizes = (0..blocks.count.div_ceil(PIECE_BLOCKS))
-        .map(|i| bytes(PIECE_BYTES.min(blocks.length_bytes() - i * PIECE_BYTES)));
-    pool.take_all(Purpose::Client, sizes).map(Pieces::Many)
+    pool.take_all(Purpose::Client, sizes(range)).map(Pieces::Many)
+}
+
+/// Whether [`take`] would succeed.
+pub(super) fn fits(pool: &Pool, range: Bytes) -> bool {
+    pool.has_room_for(Purpose::Client, sizes(range))
+}
+
+fn sizes(range: Bytes) -> impl Iterator<Item = usize> + Clone {
+    let length = range.blocks().length_bytes();
+    (0..length.div_ceil(PIECE_BYTES)).map(move |i| {
+        usize::try_from(PIECE_BYTES.min(length - i * PIECE_BYTES)).expect("at most a piece")
+    })
 }
 
 /// The longest run of the range's bytes from the `done`-th on that lies in one slot; empty at the

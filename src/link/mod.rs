@@ -149,7 +149,7 @@ impl Link {
 
     /// Goes on receiving where there was no room for a payload. Call each turn.
     pub fn resume<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, out: &mut Vec<Input>) {
-        if self.standing.as_ref().is_some_and(Standing::is_starved) {
+        if self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool)) {
             self.read_session(&mut Turn { ring, pool, out });
         }
     }
@@ -162,9 +162,13 @@ impl Link {
         self.dial_if_due(&mut turn);
     }
 
-    /// When [`on_time`](Self::on_time) must be called next.
+    /// When the link must be looked at next, by [`on_time`](Self::on_time) and, as room for
+    /// payloads comes free without a completion of the link's own, by [`resume`](Self::resume).
     #[must_use]
-    pub fn deadline(&self) -> Nanos {
+    pub fn deadline(&self, pool: &Pool) -> Nanos {
+        if self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool)) {
+            return Nanos(0);
+        }
         let attempts = self.dialled.iter().chain(&self.accepted).map(|attempt| attempt.until);
         let session = self.standing.iter().map(|standing| standing.deadline(&self.options));
         let dial = self.is_idle().then(|| self.retry.at());
@@ -210,6 +214,12 @@ impl Link {
     #[must_use]
     pub const fn peer(&self) -> NodeId {
         self.options.peer
+    }
+
+    /// Whether no session stands, not even one that is being ended and has frames to deliver.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.standing.is_none()
     }
 
     /// The session that stands and is not being ended from this side.

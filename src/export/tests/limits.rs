@@ -147,6 +147,25 @@ fn a_session_that_ends_in_line_lets_the_next_one_on() {
 }
 
 #[test]
+fn memory_that_others_of_the_shard_give_back_wakes_who_waits_for_it() {
+    let mut world = World::new(8 * MIB, 2 * MIB);
+    let it = world.join(true);
+    let range = Bytes::new(0, MIB as u64);
+    let others = [(); 2].map(|()| spread::take(&mut world.pool, range).unwrap());
+    let read = world.read(it, 100, MIB);
+    world.rest();
+    for (left, pieces) in (0..2).rev().zip(others) {
+        assert_eq!(world.export.deadline(&world.pool), Nanos::NEVER, "{left} MiB more to come");
+        spread::release(&mut world.pool, pieces);
+    }
+    assert_eq!(world.export.deadline(&world.pool), Nanos::default());
+    world.turn();
+    assert_eq!(world.export.deadline(&world.pool), Nanos::NEVER);
+    world.rest();
+    assert_eq!(world.answer(it, read), Some(Ok(())));
+}
+
+#[test]
 fn requests_of_the_dead_count_until_the_core_has_answered_them() {
     let mut world = World::new(MIB, 64 * MIB);
     world.device.pace = 0;

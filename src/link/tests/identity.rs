@@ -6,7 +6,7 @@ use crate::buffer::Purpose;
 use crate::format::frame::Channel;
 use crate::format::hello::{Challenge, Hello, Message, Refusal, Versions};
 use crate::link::Secret;
-use crate::units::{NodeId, Session};
+use crate::units::{Nanos, NodeId, Session};
 
 fn versions(oldest: u16, newest: u16) -> Versions {
     Versions { oldest, newest }
@@ -117,6 +117,37 @@ fn nobody_listening_is_said_and_retried_for_ever() {
     pair.net.borrow_mut().listen(1, address(1));
     assert!(pair.run(seconds(6), Pair::is_done));
     assert_eq!(pair.nodes[0].link.last_error(), "");
+}
+
+#[test]
+fn a_network_that_swallows_all_is_said() {
+    let mut pair = Pair::new(6);
+    pair.net.borrow_mut().dark.push((0, 1));
+    pair.pass(seconds(300));
+    for node in &pair.nodes {
+        let words = node.link.last_error();
+        assert!(words.contains("cannot be reached at") && words.contains("timed out"), "{words}");
+        assert!(node.link.connections() < 8);
+    }
+    pair.net.borrow_mut().dark.clear();
+    assert!(pair.run(seconds(12), Pair::is_done));
+}
+
+#[test]
+fn strangers_who_claim_to_be_the_peer_do_not_keep_it_out() {
+    let mut pair = Pair::new(16);
+    // Only the peer's dialling can succeed.
+    pair.net.borrow_mut().stop_listening(address(1));
+    let mut strangers: Vec<Stranger> = Vec::new();
+    for _ in 0..100 {
+        strangers.push(Stranger::new(&pair.net, address(0), &hello("r0").encode()));
+    }
+    pair.pass_with(Nanos::from_millis(1), &mut strangers);
+    pair.pass_with(seconds(2), &mut strangers);
+    assert!(pair.is_up(), "{}", pair.nodes[1].link.last_error());
+    pair.pass_with(seconds(20), &mut strangers);
+    assert!(strangers.iter().all(|stranger| stranger.closed));
+    pair.assert_nothing_left();
 }
 
 #[test]

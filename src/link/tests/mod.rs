@@ -3,6 +3,7 @@
 mod ends;
 mod faults;
 mod identity;
+mod kernel;
 mod pair;
 mod stranger;
 mod traffic;

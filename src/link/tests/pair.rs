@@ -13,7 +13,7 @@ use crate::format::hello::{Refusal, Versions};
 use crate::link::doorman::{Arrival, Doorman};
 use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Secret, Timing};
 use crate::replica::event::{Input, Part, PeerIndex};
-use crate::ring::{Lane, Ring};
+use crate::ring::{Lane, ListenerId, Ring};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session};
 
 const LINK: Lane = Lane::new(3, 1);
@@ -147,9 +147,9 @@ fn write(
 }
 
 /// One node.
-pub(super) struct Node {
+pub(super) struct Node<R = FakeRing> {
     index: usize,
-    pub(super) ring: FakeRing,
+    pub(super) ring: R,
     pub(super) pool: Pool,
     pub(super) link: Link,
     pub(super) doorman: Doorman,
@@ -186,6 +186,22 @@ impl Node {
     pub(super) fn new(net: &Rc<RefCell<Net>>, index: usize, options: LinkOptions) -> Self {
         let mut ring = FakeRing::new(net, index);
         let listener = ring.listen(address(index));
+        Self::on(ring, listener, index, options)
+    }
+
+    /// One turn at this moment. Whether anything happened, or will without time passing.
+    pub(super) fn step(&mut self) -> bool {
+        self.turn(Nanos(0)) | self.ring.fresh
+    }
+}
+
+impl<R: Ring> Node<R> {
+    pub(super) fn on(
+        mut ring: R,
+        listener: ListenerId,
+        index: usize,
+        options: LinkOptions,
+    ) -> Self {
         let mut pool = Pool::new(Budgets {
             client_bytes: 64 << 20,
             peer_bytes: 64 << 20,
@@ -209,9 +225,9 @@ impl Node {
     }
 
     /// One turn as a shard does it. Whether anything happened.
-    pub(super) fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self, until: Nanos) -> bool {
         let mut completions = Vec::new();
-        self.ring.turn(&mut self.pool, Nanos(0), &mut completions);
+        self.ring.turn(&mut self.pool, until, &mut completions);
         let mut busy = !completions.is_empty();
         let (mut arrivals, mut inputs) = (Vec::new(), Vec::new());
         let (ring, pool) = (&mut self.ring, &mut self.pool);
@@ -226,7 +242,7 @@ impl Node {
         }
         self.link.resume(&mut self.ring, &mut self.pool, &mut inputs);
         let now = self.ring.now();
-        if self.link.deadline() <= now {
+        if self.link.deadline(&self.pool) <= now {
             self.link.on_time(&mut self.ring, &mut self.pool, &mut inputs);
         }
         if self.doorman.deadline() <= now {
@@ -241,11 +257,11 @@ impl Node {
         let due = self.deadline() <= now;
         self.spins = if due && !busy { self.spins + 1 } else { 0 };
         assert!(self.spins < 3, "a deadline that never ends: {:#?}", self.link);
-        busy | due | self.ring.fresh
+        busy | due
     }
 
     pub(super) fn deadline(&self) -> Nanos {
-        self.link.deadline().min(self.doorman.deadline())
+        self.link.deadline(&self.pool).min(self.doorman.deadline())
     }
 
     fn welcome(&mut self, arrival: Arrival) {
@@ -362,7 +378,7 @@ impl Pair {
 
     /// Lets everything happen that happens at this moment.
     pub(super) fn settle(&mut self) {
-        while self.nodes.iter_mut().map(Node::turn).fold(false, |any, busy| any | busy) {}
+        while self.nodes.iter_mut().map(Node::step).fold(false, |any, busy| any | busy) {}
     }
 
     /// Lets time pass until `done`, at most `limit`. Whether it came to that.

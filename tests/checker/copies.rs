@@ -1,0 +1,303 @@
+//! Owns which history each node's copy belongs to, and how far it follows: from that, what a node
+//! that begins to serve may have lost. Must never look at bytes.
+//!
+//! Histories fork when a node serves without what another one holds, which only an operator's
+//! forced word may do; a copy joins a history when that history's server calls it up to date.
+
+use std::collections::BTreeMap;
+
+use super::oracle::{Checker, Lost, Rewind, Violation};
+use super::timeline::Mark;
+
+/// What an acknowledged write has reached (protocols A, B, C).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    A,
+    B,
+    C,
+}
+
+/// What the server of a history says of a node's copy, its own included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Follower {
+    pub(crate) node: usize,
+    /// Up to date, and every write goes there before it is acknowledged (C, B) or soon (A).
+    pub(crate) follows: bool,
+    /// All that is acknowledged is stable there.
+    pub(crate) stable: bool,
+    /// Blocks of mixed age: a resync to it has begun and not ended.
+    pub(crate) mixed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Copy {
+    history: u32,
+    /// The copy is all that its history has acknowledged.
+    current: bool,
+    /// The last moment for which it is known to have held all that was acknowledged by then, and
+    /// for which all was stable there.
+    complete_at: Mark,
+    stable_at: Mark,
+    /// Something it had but not stable may be gone.
+    lost_memory: bool,
+    /// It was written by the server itself, not by way of a link that may be behind.
+    firsthand: bool,
+    mixed: bool,
+    serving: bool,
+}
+
+/// All histories and copies of one device.
+#[derive(Clone, Debug)]
+pub(crate) struct Copies {
+    protocol: Protocol,
+    histories: BTreeMap<u32, Checker>,
+    next_history: u32,
+    copies: Vec<Copy>,
+}
+
+impl Copies {
+    /// Copies that are equal and read as zeroes.
+    pub(crate) fn new(nodes: usize, protocol: Protocol) -> Self {
+        let copy = Copy {
+            history: 0,
+            current: true,
+            complete_at: 0,
+            stable_at: 0,
+            lost_memory: false,
+            firsthand: false,
+            mixed: false,
+            serving: false,
+        };
+        let histories = BTreeMap::from([(0, Checker::new())]);
+        Self {
+            protocol,
+            histories,
+            next_history: 1,
+            copies: vec![copy; nodes],
+        }
+    }
+
+    /// The judge of what clients of this node see.
+    pub(crate) fn checker(&mut self, node: usize) -> &mut Checker {
+        self.histories
+            .get_mut(&self.copies[node].history)
+            .expect("each copy has a history")
+    }
+
+    pub(crate) fn is_serving(&self, node: usize) -> bool {
+        self.copies[node].serving
+    }
+
+    /// How many histories there are: more than one is a split brain, or an abandoned tail.
+    pub(crate) fn histories(&self) -> usize {
+        self.histories.len()
+    }
+
+    /// The earliest moment that a crash state of this copy may show.
+    pub(crate) fn floor(&self, node: usize) -> Mark {
+        let copy = &self.copies[node];
+        if self.protocol == Protocol::C {
+            copy.complete_at
+        } else {
+            copy.stable_at
+        }
+    }
+
+    /// A serving node says how all copies are. To be told after each of its turns and after what
+    /// that turn acknowledged: to go on without a peer takes a record on disk, hence more than one
+    /// turn, so these acknowledgements have reached all that followed until now.
+    pub(crate) fn sample(&mut self, server: usize, followers: &[Follower]) {
+        assert!(self.copies[server].serving, "only a server can say");
+        let history = self.copies[server].history;
+        let mark = self.checker(server).mark();
+        for follower in followers {
+            let own = follower.node == server;
+            let copy = &mut self.copies[follower.node];
+            if copy.serving && !own {
+                continue;
+            }
+            copy.mixed |= follower.mixed;
+            if follower.follows {
+                copy.mixed = false;
+                if copy.history != history || !copy.current {
+                    copy.lost_memory = false;
+                    copy.stable_at = mark;
+                }
+                (copy.history, copy.current, copy.complete_at) = (history, true, mark);
+                copy.firsthand = own;
+                if follower.stable {
+                    copy.stable_at = mark;
+                }
+            } else if copy.history == history && copy.current {
+                (copy.current, copy.complete_at) = (false, mark);
+            }
+        }
+        let used: Vec<u32> = self.copies.iter().map(|copy| copy.history).collect();
+        self.histories.retain(|number, _| used.contains(number));
+    }
+
+    /// Lets go of what no copy can fall back to.
+    pub(crate) fn forget(&mut self) {
+        for (number, checker) in &mut self.histories {
+            let of = self.copies.iter().filter(|copy| copy.history == *number);
+            let floor = of.map(|copy| copy.complete_at.min(copy.stable_at)).min();
+            checker.forget_before(floor.unwrap_or(0));
+        }
+    }
+
+    /// A node serves no more: demoted, stopped, killed or without power.
+    pub(crate) fn stops(&mut self, node: usize) {
+        self.copies[node].serving = false;
+    }
+
+    /// A node's process died. Under C what was acknowledged is on its disk; otherwise it may have
+    /// lain in its memory.
+    pub(crate) fn killed(&mut self, node: usize) {
+        let was_serving = self.copies[node].serving;
+        self.stops(node);
+        self.copies[node].lost_memory |= self.protocol != Protocol::C && !was_serving;
+    }
+
+    /// A node's host lost power.
+    pub(crate) fn lost_power(&mut self, node: usize) {
+        self.stops(node);
+        self.copies[node].lost_memory = true;
+    }
+
+    /// A node begins to serve. Finds what it may have lost, and whether it may serve at all.
+    pub(crate) fn serves(&mut self, node: usize, forced: bool) -> Result<(), Violation> {
+        let copy = self.copies[node].clone();
+        assert!(!copy.serving, "node {node} serves already");
+        if copy.mixed {
+            return Err(refuse("G14", node, "its blocks are of mixed age"));
+        }
+        let rivals = |other: &Copy| other.history == copy.history;
+        let others = || {
+            let numbered = self.copies.iter().enumerate();
+            numbered.filter(|(other, held)| *other != node && rivals(held))
+        };
+        let elsewhere = others().any(|(_, other)| other.current && !other.lost_memory);
+        let rival = others()
+            .find(|(_, other)| other.serving)
+            .map(|(other, _)| other);
+        if !forced && let Some(rival) = rival {
+            let text = format!("node {rival} serves the same history");
+            return Err(refuse("G15", node, &text));
+        }
+        let acknowledged = self.checker(node).last_acknowledged();
+        let behind = !copy.current && acknowledged > copy.complete_at;
+        let forgot = copy.lost_memory && elsewhere;
+        if !forced && (behind || forgot) {
+            let what = if behind { "later writes" } else { "what it had not made stable" };
+            let text = format!("it lacks {what}, which another copy held, and nobody forced it");
+            return Err(refuse("G14", node, &text));
+        }
+        let loses = forgot || (forced && !copy.current);
+        if loses || rival.is_some() {
+            self.fork(node);
+        }
+        if let Some(rewind) = self.loss(&copy, loses) {
+            self.checker(node).rewind(rewind);
+            let (history, mark) = (self.copies[node].history, self.checker(node).mark());
+            for other in self
+                .copies
+                .iter_mut()
+                .filter(|other| other.history == history)
+            {
+                (other.current, other.complete_at) = (false, mark);
+            }
+        }
+        let mark = self.checker(node).mark();
+        let copy = &mut self.copies[node];
+        (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
+        (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
+        Ok(())
+    }
+
+    /// A resync from one copy to another is complete: they are equal now.
+    pub(crate) fn copied(&mut self, from: usize, to: usize) {
+        if self.copies[to].serving {
+            return;
+        }
+        let copy = self.copies[from].clone();
+        self.copies[to] = Copy {
+            serving: false,
+            mixed: false,
+            firsthand: false,
+            ..copy
+        };
+    }
+
+    /// Blocks of one copy are being replaced by a resync.
+    pub(crate) fn mixes(&mut self, node: usize) {
+        let copy = &mut self.copies[node];
+        copy.mixed |= !copy.serving;
+    }
+
+    /// Two copies met and found each other equal, without a resync: the better record holds.
+    pub(crate) fn equal(&mut self, one: usize, other: usize) {
+        let rank = |copy: &Copy| (copy.current, !copy.lost_memory, copy.complete_at);
+        let (first, second) = (&self.copies[one], &self.copies[other]);
+        if first.history != second.history || first.serving || second.serving {
+            return;
+        }
+        let (from, to) = if rank(first) >= rank(second) {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        self.copied(from, to);
+    }
+
+    /// Whether a copy is all that its history has acknowledged, whole.
+    pub(crate) fn is_current(&self, node: usize) -> bool {
+        self.copies[node].current && !self.copies[node].mixed
+    }
+
+    /// A node begins to serve what lies on another node: its own copy is of no account.
+    pub(crate) fn serves_through(&mut self, node: usize, other: usize) -> Result<(), Violation> {
+        if self.copies[other].serving {
+            return Err(refuse(
+                "G15",
+                node,
+                &format!("node {other} serves the same history"),
+            ));
+        }
+        let history = self.copies[other].history;
+        let copy = &mut self.copies[node];
+        (copy.serving, copy.history, copy.current) = (true, history, false);
+        Ok(())
+    }
+
+    fn fork(&mut self, node: usize) {
+        let forked = self.checker(node).fork();
+        self.histories.insert(self.next_history, forked);
+        self.copies[node].history = self.next_history;
+        self.next_history += 1;
+    }
+
+    /// What a copy may have lost that begins to serve.
+    fn loss(&mut self, copy: &Copy, loses: bool) -> Option<Rewind> {
+        let history = self.histories.get_mut(&copy.history);
+        let now = history.map_or(Mark::MAX - 1, Checker::mark);
+        let ceiling = if copy.current { now } else { copy.complete_at };
+        let tail = copy.lost_memory || (self.protocol == Protocol::A && !copy.firsthand);
+        let certain = match self.protocol {
+            Protocol::C => copy.complete_at,
+            Protocol::A | Protocol::B => copy.stable_at,
+        };
+        let (floor, lost) = match (tail, loses) {
+            (true, _) => (certain, Lost::Unstable),
+            (false, true) => (copy.complete_at, Lost::Nothing),
+            (false, false) => return None,
+        };
+        Some(Rewind { floor, ceiling, lost })
+    }
+}
+
+fn refuse(promise: &'static str, node: usize, why: &str) -> Violation {
+    Violation {
+        promise,
+        text: format!("node {node} serves although {why}"),
+    }
+}

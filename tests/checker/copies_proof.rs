@@ -1,0 +1,180 @@
+//! Owns the proof of `copies`: who may serve, and what may be missing then. Must never go through
+//! the product.
+
+use crate::bytes;
+use crate::checker::copies::{Copies, Follower, Protocol};
+use crate::checker::oracle::{Range, Violation};
+
+struct Pair {
+    copies: Copies,
+    next: u64,
+}
+
+const SECTOR: Range = Range { first: 5, count: 1 };
+
+impl Pair {
+    /// Node 0 serves, node 1 follows.
+    fn new(protocol: Protocol) -> Self {
+        let mut pair = Self {
+            copies: Copies::new(2, protocol),
+            next: 0,
+        };
+        pair.copies.serves(0, false).expect("a fresh pair");
+        pair.sample(0, true);
+        pair
+    }
+
+    fn sample(&mut self, server: usize, follows: bool) {
+        let own = Follower {
+            node: server,
+            follows: true,
+            stable: true,
+            mixed: false,
+        };
+        let stable = follows;
+        let other = Follower {
+            node: 1 - server,
+            follows,
+            stable,
+            mixed: false,
+        };
+        self.copies.sample(server, &[own, other]);
+    }
+
+    fn write(&mut self, node: usize, stamp: u64) {
+        self.next += 1;
+        let checker = self.copies.checker(node);
+        checker.invoke_write(self.next, SECTOR, stamp, false);
+        checker.ack_write(self.next);
+    }
+
+    fn read(&mut self, node: usize, stamp: u64) -> Result<(), Violation> {
+        self.next += 1;
+        let checker = self.copies.checker(node);
+        checker.invoke_read(self.next, SECTOR);
+        checker.ack_read(self.next, &bytes(5, &[stamp]))
+    }
+}
+
+#[test]
+fn under_c_a_failover_loses_nothing() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    pair.copies.lost_power(0);
+    pair.copies.serves(1, false).expect("it holds all");
+    assert!(pair.read(1, 1).is_ok());
+    assert!(pair.read(1, 0).is_err());
+}
+
+#[test]
+fn a_copy_left_behind_serves_only_by_force_and_from_where_it_was() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    pair.sample(0, false);
+    pair.write(0, 2);
+    pair.copies.killed(0);
+    let refused = pair.copies.serves(1, false).expect_err("it lacks a write");
+    assert_eq!(refused.promise, "G14");
+    pair.copies.serves(1, true).expect("the operator's word");
+    assert!(pair.read(1, 1).is_ok());
+    assert!(pair.read(1, 2).is_err(), "it never had that");
+    assert_eq!(pair.copies.histories(), 2);
+}
+
+#[test]
+fn a_copy_that_missed_nothing_needs_no_force() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    pair.sample(0, false);
+    pair.copies.killed(0);
+    pair.copies
+        .serves(1, false)
+        .expect("nothing was acknowledged without it");
+    assert!(pair.read(1, 0).is_err());
+}
+
+#[test]
+fn one_server_at_a_time() {
+    let mut pair = Pair::new(Protocol::C);
+    let refused = pair.copies.serves(1, false).expect_err("two servers");
+    assert_eq!(refused.promise, "G15");
+    pair.copies
+        .serves(1, true)
+        .expect("by force: a split brain");
+    pair.write(0, 1);
+    pair.write(1, 2);
+    assert!(pair.read(0, 1).is_ok());
+    assert!(pair.read(1, 2).is_ok());
+    pair.copies.stops(1);
+    pair.sample(0, true);
+    assert_eq!(pair.copies.histories(), 1, "node 1 gave its history up");
+    pair.copies.stops(0);
+    pair.copies.serves(1, false).expect("in sync again");
+    assert!(pair.read(1, 1).is_ok());
+}
+
+#[test]
+fn both_without_power_fall_back_to_a_crash_state() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    pair.copies.lost_power(0);
+    let other = pair.copies.clone();
+    let mut alone = Pair {
+        copies: other,
+        next: 900,
+    };
+    let refused = alone.copies.serves(0, false).expect_err("node 1 holds all");
+    assert_eq!(refused.promise, "G14");
+    pair.copies.lost_power(1);
+    pair.copies.serves(0, false).expect("nobody holds more");
+    assert!(pair.read(0, 0).is_ok(), "it was not flushed");
+}
+
+#[test]
+fn under_a_the_tail_may_go_and_under_b_memory_may() {
+    let mut pair = Pair::new(Protocol::A);
+    pair.write(0, 1);
+    pair.copies.killed(0);
+    pair.copies.serves(1, false).expect("failover");
+    assert!(pair.read(1, 0).is_ok());
+    for kill in [true, false] {
+        let mut pair = Pair::new(Protocol::B);
+        pair.write(0, 1);
+        pair.copies.killed(0);
+        if kill {
+            pair.copies.killed(1);
+            pair.copies.serves(1, true).expect("the operator's word");
+            assert!(
+                pair.read(1, 0).is_ok(),
+                "it lay in the memory of a dead process"
+            );
+        } else {
+            pair.copies.serves(1, false).expect("failover");
+            assert!(pair.read(1, 0).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    let own = Follower {
+        node: 0,
+        follows: true,
+        stable: true,
+        mixed: false,
+    };
+    let other = Follower {
+        node: 1,
+        follows: false,
+        stable: false,
+        mixed: true,
+    };
+    pair.copies.sample(0, &[own, other]);
+    pair.copies.stops(0);
+    let refused = pair.copies.clone().serves(1, true).expect_err("mixed");
+    assert_eq!(refused.promise, "G14");
+    pair.copies.serves_through(1, 0).expect("node 0 has it all");
+    assert!(pair.read(1, 1).is_ok());
+}

@@ -1,0 +1,514 @@
+//! Owns one run: two nodes, their clients, an operator and the faults, from the first start to the
+//! last comparison. Must never judge: that is the checker's.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use twinblk::replica::event::{Command, Status};
+use twinblk::units::Nanos;
+
+use crate::checker::copies::Copies;
+use crate::checker::oracle::Violation;
+use crate::client::{Client, Habits};
+use crate::clockwork::{Event, LifeId, Trace};
+use crate::disk::Lies;
+use crate::faults::{Kind, Plan, mend_links, skew, spoil_disk, spoil_link};
+use crate::node::{Ask, Life, Maker, Place};
+use crate::operator::{Operator, is_whole, mend};
+use crate::random::Random;
+use crate::world::{Happening, Shared, World};
+
+/// How to run a world.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) seed: u64,
+    pub(crate) print: bool,
+    pub(crate) only: Option<Kind>,
+    pub(crate) lies: Lies,
+    pub(crate) device_bytes: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) events: u64,
+    pub(crate) hash: u64,
+    pub(crate) asks: u64,
+    pub(crate) faults: u64,
+    pub(crate) violation: Option<String>,
+}
+
+/// What the arena plans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Client(usize),
+    Whim,
+    Mend,
+    Fault,
+    Over(Kind, usize),
+    Judge,
+    Calm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Until the cluster first is whole.
+    Setup,
+    /// Things go wrong.
+    Chaos,
+    /// Nothing goes wrong any more; the clients finish.
+    Calm,
+}
+
+pub(crate) struct Node {
+    pub(crate) disk: usize,
+    pub(crate) life: Option<(LifeId, Box<dyn Life>)>,
+    pub(crate) status: Option<Status>,
+    pub(crate) client: Client,
+    /// The promotion by force that has not been refused.
+    pub(crate) forcing: Option<u64>,
+    /// The node that copies to this one.
+    pub(crate) copied_from: Option<usize>,
+}
+
+pub(crate) struct Arena {
+    pub(crate) world: Shared,
+    pub(crate) maker: Rc<dyn Maker>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) copies: Copies,
+    pub(crate) options: Options,
+    phase: Phase,
+    plan: Plan,
+    random: Random,
+    operator: Operator,
+    steps: BTreeMap<u64, Step>,
+    next_step: u64,
+    pub(crate) next_id: u64,
+    pub(crate) asks: u64,
+    faults: u64,
+    tries: u32,
+    whole_since: Option<Nanos>,
+    pub(crate) violation: Option<Violation>,
+}
+
+const LOOK: u64 = 500_000_000;
+/// Looks of the mending operator before a world counts as stuck (10 minutes).
+const TRIES_MAX: u32 = 1200;
+
+/// Plays one world from its seed.
+pub(crate) fn run(options: &Options, maker: Rc<dyn Maker>) -> Report {
+    let mut arena = Arena::new(options.clone(), maker);
+    arena.play();
+    let world = arena.world.borrow();
+    Report {
+        events: world.clockwork.events,
+        hash: world.clockwork.trace.hash(),
+        asks: arena.asks,
+        faults: arena.faults,
+        violation: arena.violation.as_ref().map(Violation::to_string),
+    }
+}
+
+impl Arena {
+    fn new(options: Options, maker: Rc<dyn Maker>) -> Self {
+        let mut world = World::new(options.seed, 2, Trace::new(options.print));
+        let mut random = world.clockwork.random.fork();
+        let plan = Plan::draw(&mut random, &maker.survives(), options.only);
+        let habits = Habits::draw(&mut random, options.device_bytes / 512);
+        world.clockwork.note(format_args!("{plan:?} {habits:?}"));
+        let skewed = options.only.is_none_or(|only| only == Kind::Clock) && random.percent(50);
+        let mut nodes = Vec::new();
+        for number in 0..2 {
+            if skewed {
+                skew(&mut world, number);
+            }
+            let disk = world.add_disk(maker.disk_bytes(options.device_bytes), 512);
+            world.disks[disk].lies = options.lies;
+            maker.create(&mut world, number, disk);
+            let client = Client::new(habits, random.fork());
+            let (forcing, copied_from) = (None, None);
+            let node = Node {
+                disk,
+                life: None,
+                status: None,
+                client,
+                forcing,
+                copied_from,
+            };
+            nodes.push(node);
+        }
+        let operator = Operator {
+            random: random.fork(),
+            force_percent: plan.force_percent,
+        };
+        let copies = Copies::new(2, maker.protocol());
+        Self {
+            world: world.shared(),
+            maker,
+            nodes,
+            copies,
+            options,
+            phase: Phase::Setup,
+            plan,
+            random,
+            operator,
+            steps: BTreeMap::new(),
+            next_step: 0,
+            next_id: 0,
+            asks: 0,
+            faults: 0,
+            tries: 0,
+            whole_since: None,
+            violation: None,
+        }
+    }
+
+    pub(crate) fn note(&self, line: std::fmt::Arguments<'_>) {
+        self.world.borrow_mut().clockwork.note(line);
+    }
+
+    fn after(&mut self, span: u64, step: Step) {
+        self.next_step += 1;
+        self.steps.insert(self.next_step, step);
+        self.world
+            .borrow_mut()
+            .clockwork
+            .after(span, Event::Plan(self.next_step));
+    }
+
+    pub(crate) fn fail(&mut self, promise: &'static str, text: String) {
+        self.violation.get_or_insert(Violation { promise, text });
+    }
+
+    fn play(&mut self) {
+        for node in 0..2 {
+            self.start(node);
+        }
+        self.after(LOOK, Step::Mend);
+        loop {
+            let happening = self.world.borrow_mut().next();
+            match happening {
+                None => self.fail("G20", "nothing is left to happen".to_owned()),
+                Some(Happening::Turn(life)) => self.turn(life),
+                Some(Happening::Plan(number)) => {
+                    let step = self.steps.remove(&number).expect("planned once");
+                    self.step(step);
+                }
+            }
+            if self.violation.is_some() || self.is_over() {
+                return;
+            }
+        }
+    }
+
+    /// Rest: whole for a while after the calm, and all clients have been answered.
+    fn is_over(&mut self) -> bool {
+        let now = self.world.borrow().now();
+        let rested = |since: Nanos| now.since(since) > Nanos::from_millis(2000);
+        if self.phase != Phase::Calm || !self.whole_since.is_some_and(rested) {
+            return false;
+        }
+        if self.nodes.iter().all(|node| node.client.open.is_empty()) {
+            self.compare();
+            return true;
+        }
+        false
+    }
+
+    fn turn(&mut self, life: LifeId) {
+        let of = |node: &Node| node.life.as_ref().is_some_and(|(id, _)| *id == life);
+        let Some(number) = self.nodes.iter().position(of) else {
+            return;
+        };
+        let (_, daemon) = self.nodes[number].life.as_mut().expect("just found");
+        daemon.turn();
+        self.watch(number);
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Client(node) => self.client_looks(node),
+            Step::Whim => self.whim(),
+            Step::Mend => self.mend(),
+            Step::Fault => self.fault(),
+            Step::Over(kind, node) => self.fault_over(kind, node),
+            Step::Judge => self.judge_step(),
+            Step::Calm => self.calm(),
+        }
+    }
+
+    /// Wakes a node's client, if it sleeps.
+    pub(crate) fn wake_client(&mut self, node: usize) {
+        let client = &mut self.nodes[node].client;
+        if !std::mem::replace(&mut client.awake, true) {
+            let pause = client.pause();
+            self.after(pause, Step::Client(node));
+        }
+    }
+
+    fn client_looks(&mut self, node: usize) {
+        self.nodes[node].client.awake = false;
+        if self.phase != Phase::Chaos || !self.copies.is_serving(node) {
+            return;
+        }
+        let mut asked = false;
+        while let Some(ask) = self.nodes[node].client.next(self.next_id + 1) {
+            self.next_id += 1;
+            self.ask(node, self.next_id, ask);
+            asked = true;
+        }
+        if asked || self.nodes[node].client.open.is_empty() {
+            self.wake_client(node);
+        }
+    }
+
+    fn ask(&mut self, node: usize, id: u64, ask: Ask) {
+        self.asks += 1;
+        self.note(format_args!("client {node} asks {id} {ask:?}"));
+        let checker = self.copies.checker(node);
+        match ask {
+            Ask::Read(range) => checker.invoke_read(id, range),
+            Ask::Write { range, stamp, fua } => checker.invoke_write(id, range, stamp, fua),
+            Ask::Zero { range, fua, .. } => checker.invoke_write(id, range, 0, fua),
+            Ask::Flush => checker.invoke_flush(id),
+        }
+        self.nodes[node].client.open.insert(id, ask);
+        let (life, daemon) = self.nodes[node]
+            .life
+            .as_mut()
+            .expect("a serving node lives");
+        daemon.request(id, &ask);
+        self.world.borrow_mut().poke(*life);
+    }
+
+    fn order(&mut self, node: usize, command: Command) {
+        self.next_id += 1;
+        let id = self.next_id;
+        let Node {
+            life: Some((life, daemon)),
+            forcing,
+            ..
+        } = &mut self.nodes[node]
+        else {
+            return;
+        };
+        if matches!(command, Command::Promote { force: true }) {
+            *forcing = Some(id);
+        }
+        let mut world = self.world.borrow_mut();
+        world
+            .clockwork
+            .note(format_args!("operator tells {node}, {id}: {command:?}"));
+        world.poke(*life);
+        daemon.command(id, command);
+    }
+
+    fn whim(&mut self) {
+        if self.phase != Phase::Chaos {
+            return;
+        }
+        let seen: Vec<Option<&Status>> =
+            self.nodes.iter().map(|node| node.status.as_ref()).collect();
+        if let Some((node, command)) = self.operator.whim(&seen) {
+            self.order(node, command);
+        }
+        let pause = self.random.around(self.plan.operator_pause);
+        self.after(pause, Step::Whim);
+    }
+
+    /// The patient operator looks, before and after the chaos.
+    fn mend(&mut self) {
+        if self.phase == Phase::Chaos {
+            return;
+        }
+        self.tries += 1;
+        let seen: Vec<Option<&Status>> =
+            self.nodes.iter().map(|node| node.status.as_ref()).collect();
+        let whole = is_whole(&seen);
+        let orders = if whole {
+            Vec::new()
+        } else {
+            mend(&seen, self.tries)
+        };
+        let now = self.world.borrow().now();
+        self.whole_since = if whole {
+            self.whole_since.or(Some(now))
+        } else {
+            None
+        };
+        if self.tries > TRIES_MAX {
+            let text = format!("the cluster does not mend: {:#?}", self.seen());
+            return self.fail("G20", text);
+        }
+        for (node, command) in orders {
+            self.order(node, command);
+        }
+        if whole && self.phase == Phase::Setup {
+            return self.unleash();
+        }
+        self.after(LOOK, Step::Mend);
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Option<&Status>> {
+        self.nodes.iter().map(|node| node.status.as_ref()).collect()
+    }
+
+    fn unleash(&mut self) {
+        self.note(format_args!("chaos begins"));
+        self.phase = Phase::Chaos;
+        let length = self.random.between(5, 40) * 1_000_000_000;
+        let (fault, whim) = (self.plan.pause, self.plan.operator_pause);
+        for (span, step) in [
+            (length, Step::Calm),
+            (fault, Step::Fault),
+            (whim, Step::Whim),
+            (LOOK, Step::Judge),
+        ] {
+            self.after(span, step);
+        }
+        for node in 0..2 {
+            self.wake_client(node);
+        }
+    }
+
+    fn calm(&mut self) {
+        self.note(format_args!("calm"));
+        self.phase = Phase::Calm;
+        (self.tries, self.whole_since) = (0, None);
+        {
+            let world = &mut *self.world.borrow_mut();
+            mend_links(world);
+            for disk in &mut world.disks {
+                disk.heal(&mut world.clockwork);
+            }
+        }
+        for node in 0..2 {
+            self.recover(node);
+        }
+        self.after(LOOK, Step::Mend);
+    }
+
+    /// Brings a node back, whatever it suffers from.
+    fn recover(&mut self, node: usize) {
+        let mut world = self.world.borrow_mut();
+        if !world.hosts[node].powered {
+            world.power_on(node);
+        }
+        if let Some((life, _)) = &self.nodes[node].life {
+            world.set_stopped(*life, false);
+            return;
+        }
+        let free = world.disks[self.nodes[node].disk].is_free();
+        drop(world);
+        if free {
+            self.start(node);
+        } else {
+            self.after(50_000_000, Step::Over(Kind::Kill, node));
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        let life = self.world.borrow_mut().start(node);
+        let place = Place {
+            world: Rc::clone(&self.world),
+            life,
+            node,
+            disk: self.nodes[node].disk,
+        };
+        let daemon = self.maker.start(place);
+        self.nodes[node].life = Some((life, daemon));
+    }
+
+    fn fault(&mut self) {
+        if self.phase != Phase::Chaos {
+            return;
+        }
+        let kind = self.plan.next(&mut self.random);
+        let node = self.random.index(2);
+        let span = self.random.around(self.plan.span);
+        self.faults += u64::from(kind != Kind::None);
+        self.note(format_args!("fault {kind:?} at {node} for {span}"));
+        self.strike(kind, node);
+        self.after(span, Step::Over(kind, node));
+        let pause = self.random.around(self.plan.pause);
+        self.after(pause, Step::Fault);
+    }
+
+    fn strike(&mut self, kind: Kind, node: usize) {
+        let world = Rc::clone(&self.world);
+        match kind {
+            Kind::None | Kind::Clock | Kind::Operator => {}
+            Kind::Kill => self.kill(node),
+            Kind::Power => self.cut_power(node),
+            Kind::PowerBoth => (0..2).for_each(|node| self.cut_power(node)),
+            Kind::Stop => {
+                if let Some((life, _)) = &self.nodes[node].life {
+                    world.borrow_mut().set_stopped(*life, true);
+                }
+            }
+            Kind::Reset => {
+                let world = &mut *world.borrow_mut();
+                world.net.break_connections(&mut world.clockwork, 0, 1);
+                world.deliver();
+            }
+            Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
+                spoil_link(&mut world.borrow_mut(), kind);
+            }
+            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors => {
+                spoil_disk(&mut world.borrow_mut(), self.nodes[node].disk, kind);
+            }
+        }
+    }
+
+    fn fault_over(&mut self, kind: Kind, node: usize) {
+        let world = Rc::clone(&self.world);
+        match kind {
+            Kind::PowerBoth => (0..2).for_each(|node| self.recover(node)),
+            Kind::Kill | Kind::Power | Kind::Stop => self.recover(node),
+            Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
+                let world = &mut *world.borrow_mut();
+                mend_links(world);
+                world.deliver();
+            }
+            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors => {
+                let world = &mut *world.borrow_mut();
+                world.disks[self.nodes[node].disk].heal(&mut world.clockwork);
+            }
+            Kind::None | Kind::Clock | Kind::Operator | Kind::Reset => {}
+        }
+    }
+
+    fn kill(&mut self, node: usize) {
+        if let Some((life, daemon)) = self.nodes[node].life.take() {
+            self.lose_clients(node);
+            self.copies.killed(node);
+            self.world.borrow_mut().kill(life);
+            drop(daemon);
+        }
+        self.forget_status(node);
+    }
+
+    fn cut_power(&mut self, node: usize) {
+        self.lose_clients(node);
+        self.copies.lost_power(node);
+        let disk = self.nodes[node].disk;
+        if self.world.borrow().hosts[node].powered {
+            self.world.borrow_mut().cut_power(node, &[disk]);
+        }
+        self.nodes[node].life = None;
+        self.forget_status(node);
+    }
+
+    fn forget_status(&mut self, node: usize) {
+        self.nodes[node].status = None;
+        self.nodes[node].forcing = None;
+    }
+
+    fn judge_step(&mut self) {
+        if self.phase == Phase::Chaos {
+            self.judge_copies();
+            let pause = self.random.around(LOOK);
+            self.after(pause, Step::Judge);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Owns what goes wrong in a world, and when: drawn from a seed, a different mixture each time.
+//! Must never know what a node makes of it.
+
+use crate::disk::{Failing, Faults, Lies};
+use crate::network::Link;
+use crate::random::Random;
+use crate::world::{Clock, World};
+
+/// Kinds of fault, by name for `--fault`.
+pub(crate) const KINDS: [(&str, Kind); 15] = [
+    ("none", Kind::None),
+    ("kill", Kind::Kill),
+    ("power", Kind::Power),
+    ("power-both", Kind::PowerBoth),
+    ("stop", Kind::Stop),
+    ("cut", Kind::Cut),
+    ("cut-one-way", Kind::CutOneWay),
+    ("reset", Kind::Reset),
+    ("slow-link", Kind::SlowLink),
+    ("corrupt", Kind::Corrupt),
+    ("slow-disk", Kind::SlowDisk),
+    ("hang-disk", Kind::HangDisk),
+    ("disk-errors", Kind::DiskErrors),
+    ("clock", Kind::Clock),
+    ("operator", Kind::Operator),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    None,
+    Kill,
+    Power,
+    PowerBoth,
+    Stop,
+    Cut,
+    CutOneWay,
+    Reset,
+    SlowLink,
+    Corrupt,
+    SlowDisk,
+    HangDisk,
+    DiskErrors,
+    Clock,
+    /// No fault of its own: an operator who changes the mind all the time.
+    Operator,
+}
+
+/// How often what goes wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    kinds: Vec<Kind>,
+    weights: Vec<u32>,
+    /// Mean time between two faults.
+    pub(crate) pause: u64,
+    /// Mean time for which one lasts.
+    pub(crate) span: u64,
+    /// Mean time between two commands of the operator.
+    pub(crate) operator_pause: u64,
+    /// How often, in a hundred, the operator forces a promotion that is refused.
+    pub(crate) force_percent: u32,
+}
+
+impl Plan {
+    /// A mixture of the kinds a node can survive; `only` takes the choice away.
+    pub(crate) fn draw(random: &mut Random, can: &[Kind], only: Option<Kind>) -> Self {
+        let chosen = |kind: &Kind| only.is_none_or(|only| only == *kind);
+        let kinds: Vec<Kind> = can.iter().copied().filter(chosen).collect();
+        let mut weight = || {
+            if random.percent(45) {
+                0
+            } else {
+                random.between(1, 10)
+            }
+        };
+        let drawn = kinds
+            .iter()
+            .map(|_| u32::try_from(weight()).expect("small"));
+        let mut weights: Vec<u32> = drawn.collect();
+        if only.is_some() {
+            weights.fill(1);
+        }
+        let busy = only == Some(Kind::Operator);
+        Self {
+            kinds,
+            weights,
+            pause: 1 << random.between(26, 31),
+            span: 1 << random.between(24, 32),
+            operator_pause: if busy {
+                1 << 27
+            } else {
+                1 << random.between(28, 32)
+            },
+            force_percent: u32::try_from(random.below(2) * random.below(100)).expect("small"),
+        }
+    }
+
+    pub(crate) fn next(&self, random: &mut Random) -> Kind {
+        if self.weights.iter().all(|weight| *weight == 0) {
+            return Kind::None;
+        }
+        self.kinds[random.weighted(&self.weights)]
+    }
+}
+
+/// Spoils the way between the hosts.
+pub(crate) fn spoil_link(world: &mut World, kind: Kind) {
+    let random = &mut world.clockwork.random;
+    let mut links = [(0, 1, Link::good()), (1, 0, Link::good())];
+    let one_way = random.index(2);
+    for (number, (.., link)) in links.iter_mut().enumerate() {
+        match kind {
+            Kind::Cut => link.cut = true,
+            Kind::CutOneWay => link.cut = number == one_way,
+            Kind::Corrupt => link.corrupt_ppm = 1 << random.between(9, 14),
+            _ => {
+                link.latency = 1 << random.between(17, 29);
+                link.jitter = link.latency / 2;
+                link.shred_percent = [0, 20, 70][random.index(3)];
+                link.bytes_per_second = 1 << random.between(20, 30);
+            }
+        }
+    }
+    for (from, to, link) in links {
+        world.net.set_link(&mut world.clockwork, (from, to), link);
+    }
+}
+
+pub(crate) fn mend_links(world: &mut World) {
+    for way in [(0, 1), (1, 0)] {
+        world.net.set_link(&mut world.clockwork, way, Link::good());
+    }
+}
+
+/// Spoils a disk.
+pub(crate) fn spoil_disk(world: &mut World, disk: usize, kind: Kind) {
+    let random = &mut world.clockwork.random;
+    let mut faults = Faults::default();
+    match kind {
+        Kind::SlowDisk => faults.slowness = 1 << random.between(2, 10),
+        Kind::HangDisk => faults.hung = true,
+        _ => {
+            let mut failing = || match random.below(3) {
+                0 => Failing::Never,
+                1 => Failing::Once(libc::EIO),
+                _ => Failing::Always(libc::EIO),
+            };
+            (faults.reads, faults.writes, faults.syncs) = (failing(), failing(), failing());
+        }
+    }
+    world.disks[disk].faults = faults;
+}
+
+/// Sets a host's clock off, once: a clock that boots with the host never jumps back.
+pub(crate) fn skew(world: &mut World, host: usize) {
+    let random = &mut world.clockwork.random;
+    let offset = random.below(1 << 40);
+    let drift_ppm = i64::try_from(random.below(1000)).expect("small") - 500;
+    world.hosts[host].clock = Clock { offset, drift_ppm };
+}
+
+/// Lies of the disks, by name for `--plant`.
+pub(crate) const LIES: [(&str, Lies); 4] = [
+    (
+        "lying-sync",
+        Lies {
+            sync: true,
+            lost_ppm: 0,
+            misdirected_ppm: 0,
+            lock: false,
+        },
+    ),
+    (
+        "lost-write",
+        Lies {
+            sync: false,
+            lost_ppm: 3000,
+            misdirected_ppm: 0,
+            lock: false,
+        },
+    ),
+    (
+        "misdirected-write",
+        Lies {
+            sync: false,
+            lost_ppm: 0,
+            misdirected_ppm: 3000,
+            lock: false,
+        },
+    ),
+    (
+        "late-landing",
+        Lies {
+            sync: false,
+            lost_ppm: 0,
+            misdirected_ppm: 0,
+            lock: true,
+        },
+    ),
+];

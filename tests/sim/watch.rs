@@ -1,0 +1,249 @@
+//! Owns what is learned from a node after each of its turns: whether it serves, how the copies
+//! stand, what clients were told. Hands it to the checker. Must never change a node.
+
+use twinblk::format::frame::DiskState;
+use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
+
+use crate::arena::Arena;
+use crate::checker::copies::Follower;
+use crate::checker::oracle::{Range, Violation};
+use crate::node::{Ask, Told};
+
+/// Whether each write goes to the peer, whose copy is whole.
+fn follows(peer: &PeerStatus) -> bool {
+    let off = [
+        Replication::Off,
+        Replication::Negotiating,
+        Replication::Ahead,
+        Replication::Behind,
+    ];
+    peer.connection == Connection::Connected
+        && peer.disk == Some(DiskState::UpToDate)
+        && !off.contains(&peer.replication)
+}
+
+fn copies_to(peer: &PeerStatus) -> bool {
+    let source = [Replication::SyncSource, Replication::PausedSyncSource];
+    source.contains(&peer.replication) && peer.disk == Some(DiskState::Inconsistent)
+}
+
+impl Arena {
+    /// Looks at a node that has just taken its turn.
+    pub(crate) fn watch(&mut self, node: usize) {
+        let (_, daemon) = self.nodes[node]
+            .life
+            .as_mut()
+            .expect("it just took its turn");
+        let (mut replies, mut answers, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+        daemon.replies(&mut replies);
+        daemon.answers(&mut answers);
+        daemon.changes(&mut changes);
+        let (status, serving) = (daemon.status(), daemon.serving());
+        for change in changes {
+            self.note(format_args!("node {node}: {change}"));
+        }
+        if let Some(status) = &status {
+            let served = self.see(node, status, serving);
+            self.keep(served);
+        }
+        for (id, told) in replies {
+            self.told(node, id, told);
+        }
+        if let Some(status) = &status {
+            self.sample(node, status, serving);
+        }
+        self.nodes[node].status = status;
+        if !serving && self.copies.is_serving(node) {
+            self.note(format_args!("node {node} serves no more"));
+            self.lose_clients(node);
+            self.copies.stops(node);
+        }
+        for (id, answer) in answers {
+            if answer.is_err() && self.nodes[node].forcing == Some(id) {
+                self.nodes[node].forcing = None;
+            }
+            let (well, text) = match &answer {
+                Ok(text) => (true, text),
+                Err(refusal) => (false, &refusal.text),
+            };
+            self.note(format_args!("node {node} answers {id} ok={well}: {text}"));
+        }
+    }
+
+    fn keep(&mut self, result: Result<(), Violation>) {
+        if let Err(violation) = result {
+            self.note(format_args!("violation {violation}"));
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    fn see(&mut self, node: usize, status: &Status, serving: bool) -> Result<(), Violation> {
+        let other = 1 - node;
+        let whole = status.disk == DiskState::UpToDate;
+        let peer = &status.peers[0];
+        if serving && !self.copies.is_serving(node) {
+            let forced = self.nodes[node].forcing.take().is_some();
+            self.note(format_args!("node {node} serves, forced={forced}"));
+            if !whole && follows(peer) {
+                self.copies.serves_through(node, other)?;
+            } else {
+                self.copies.serves(node, forced)?;
+            }
+            self.wake_client(node);
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, node: usize, status: &Status, serving: bool) {
+        let other = 1 - node;
+        let whole = status.disk == DiskState::UpToDate;
+        let peer = &status.peers[0];
+        if copies_to(peer) {
+            self.copies.mixes(other);
+            self.nodes[other].copied_from = Some(node);
+        }
+        if serving && self.copies.is_serving(node) {
+            let mixed = copies_to(peer);
+            let own = Follower {
+                node,
+                follows: whole,
+                stable: true,
+                mixed: false,
+            };
+            let stable = peer.unstable_writes == 0;
+            let theirs = Follower {
+                node: other,
+                follows: follows(peer),
+                stable,
+                mixed,
+            };
+            self.copies.sample(node, &[own, theirs]);
+            if theirs.follows {
+                self.nodes[other].copied_from = None;
+            }
+        } else if whole && follows(peer) && peer.replication == Replication::Established {
+            self.meet(node, other);
+        }
+    }
+
+    /// Neither may be serving; both must say that they are equal.
+    fn meet(&mut self, node: usize, other: usize) {
+        let agrees = |status: &Status| {
+            let back = &status.peers[0];
+            let equal = back.replication == Replication::Established && follows(back);
+            status.disk == DiskState::UpToDate && equal
+        };
+        if self.copies.is_serving(other) || !self.nodes[other].status.as_ref().is_some_and(agrees) {
+            return;
+        }
+        let copied = |to: usize, from: usize| self.nodes[to].copied_from == Some(from);
+        if copied(other, node) {
+            self.copies.copied(node, other);
+        } else if copied(node, other) {
+            self.copies.copied(other, node);
+        } else {
+            self.copies.equal(node, other);
+        }
+        self.nodes[node].copied_from = None;
+        self.nodes[other].copied_from = None;
+    }
+
+    fn told(&mut self, node: usize, id: u64, told: Told) {
+        let Some(ask) = self.nodes[node].client.open.remove(&id) else {
+            let text = format!("node {node} answers request {id}, which is not open");
+            return self.fail("G22", text);
+        };
+        let kind = match &told {
+            Told::Data(_) => "data",
+            Told::Done => "done",
+            Told::Failed => "failed",
+        };
+        self.note(format_args!("client {node} is told {id} {kind}"));
+        let checker = self.copies.checker(node);
+        let judged = match (ask, told) {
+            (Ask::Read(_), Told::Data(bytes)) => checker.ack_read(id, &bytes),
+            (Ask::Write { .. } | Ask::Zero { .. }, Told::Done) => {
+                checker.ack_write(id);
+                Ok(())
+            }
+            (Ask::Flush, Told::Done) => {
+                checker.ack_flush(id);
+                Ok(())
+            }
+            (ask, _) => {
+                self.lose(node, id, ask);
+                Ok(())
+            }
+        };
+        self.keep(judged);
+        self.wake_client(node);
+    }
+
+    /// A request will have no answer, or a failure: it may have happened.
+    fn lose(&mut self, node: usize, id: u64, ask: Ask) {
+        let checker = self.copies.checker(node);
+        match ask {
+            Ask::Read(_) => checker.drop_read(id),
+            Ask::Write { .. } | Ask::Zero { .. } => checker.fail_write(id),
+            Ask::Flush => checker.drop_flush(id),
+        }
+    }
+
+    /// The node will answer none of its clients.
+    pub(crate) fn lose_clients(&mut self, node: usize) {
+        for (id, ask) in std::mem::take(&mut self.nodes[node].client.open) {
+            self.lose(node, id, ask);
+        }
+    }
+
+    /// Any whole copy must be a state a power cut could have left (G3).
+    pub(crate) fn judge_copies(&mut self) {
+        for node in 0..2 {
+            let marked = |status: &Status| status.disk > DiskState::Inconsistent;
+            let whole = self.nodes[node].status.as_ref().is_some_and(marked);
+            if whole && self.copies.is_current(node) {
+                let image = self.image(node);
+                let floor = self.copies.floor(node);
+                let judged = self.copies.checker(node).judge_image(&image, floor);
+                let at = |violation: Violation| Violation {
+                    text: format!("copy of node {node}: {}", violation.text),
+                    ..violation
+                };
+                self.keep(judged.map_err(at));
+            }
+        }
+        self.copies.forget();
+    }
+
+    fn image(&self, node: usize) -> Vec<u8> {
+        let length =
+            usize::try_from(self.options.device_bytes).expect("simulated devices are small");
+        let world = self.world.borrow();
+        world.disks[self.nodes[node].disk]
+            .live()
+            .copy(self.maker.data_offset(), length)
+    }
+
+    /// At rest both copies are the same bytes, and the right ones (G6, G7).
+    pub(crate) fn compare(&mut self) {
+        let images = [self.image(0), self.image(1)];
+        let differs = images[0]
+            .chunks(512)
+            .zip(images[1].chunks(512))
+            .position(|(a, b)| a != b);
+        if let Some(sector) = differs {
+            return self.fail(
+                "G7",
+                format!("at rest the copies differ in sector {sector}"),
+            );
+        }
+        let node = usize::from(self.copies.is_serving(1));
+        self.next_id += 1;
+        let (id, count) = (self.next_id, images[node].len() as u64 / 512);
+        let checker = self.copies.checker(node);
+        checker.invoke_read(id, Range { first: 0, count });
+        let judged = checker.ack_read(id, &images[node]);
+        self.keep(judged);
+        self.note(format_args!("the copies are equal"));
+    }
+}
