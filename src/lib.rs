@@ -1,6 +1,9 @@
 //! twinblk keeps one block device identical on two machines, in user space.
 
 pub mod buffer;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod export;
 pub mod format;
 pub mod limits;

@@ -58,6 +58,10 @@ pub const UNSTABLE_BYTES_MAX: u64 = 64 << 20;
 /// How long an idle unstable write waits before a barrier makes it stable.
 pub const BARRIER_IDLE: Nanos = Nanos::from_millis(500);
 
+/// Frames of a peer that wait until this node has recorded the meeting: as many as a peer can send
+/// within the time of one metadata write; more is a peer that does not keep to the protocol.
+pub const EARLY_FRAMES_MAX: usize = 4096;
+
 /// How long two connected nodes may take to agree before the session is dropped; client writes
 /// that would need a new generation wait meanwhile.
 pub const HANDSHAKE_TIME: Nanos = Nanos::from_millis(5_000);
@@ -87,6 +91,7 @@ pub const RESYNC_WINDOW_MIN: usize = 1;
 
 /// Pieces of a verify in flight: two per disk keep both busy, and few ranges are locked.
 pub const VERIFY_PIECES: usize = 4;
+
 /// Connections of NBD clients to one resource: four clients of sixteen connections each. Bounds
 /// the receive buffers.
 pub const CLIENTS_MAX: usize = 64;
@@ -139,3 +144,7 @@ pub const NEGOTIATIONS_MAX: usize = 64;
 /// Bytes an NBD client may send to negotiate: the protocol's 128 options, most of them short, and
 /// some of the longest.
 pub const NEGOTIATION_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes one shard hashes or scans in one turn: about a tenth of a millisecond, so that no client
+/// waits for a resync's arithmetic. Shared by its disks, through `Disk::resume`.
+pub const TURN_WORK_BYTES: usize = 256 << 10;

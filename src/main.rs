@@ -1,3 +1,7 @@
 //! The `twinblk` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    twinblk::cli::run(std::env::args_os())
+}

@@ -9,10 +9,10 @@ use super::standing::Standing;
 use super::{Link, Turn};
 use crate::buffer::Pool;
 use crate::format::frame::Channel;
-use crate::format::hello::{Hello, Message, Refusal};
+use crate::format::hello::{Message, Refusal};
 use crate::link::doorman::Arrival;
 use crate::replica::event::Input;
-use crate::ring::Ring;
+use crate::ring::{Errno, Ring};
 use crate::units::{Nanos, Session};
 
 /// One try at a session: a data connection, then a control connection that names what the data
@@ -56,6 +56,11 @@ impl Attempt {
         bound.map(Handshake::session)
     }
 
+    /// Whether a network connection is being made.
+    fn is_connecting(&self) -> bool {
+        std::iter::once(&self.data).chain(&self.control).any(|half| half.handshake.is_none())
+    }
+
     /// Whether this side has said the last word but one: the dialler's proof for the control
     /// connection.
     fn is_proven(&self) -> bool {
@@ -82,7 +87,7 @@ impl Link {
         };
         let nonce = draw_nonce(turn.ring);
         let answer = self
-            .check_arrival(&hello)
+            .check_arrival()
             .and_then(|()| Handshake::accept(&self.options, nonce, &hello, &bytes));
         let (handshake, challenge) = match answer {
             Ok(answer) => answer,
@@ -90,7 +95,10 @@ impl Link {
         };
         let half = Half { id, handshake: Some(handshake) };
         match hello.channel {
-            Channel::Data => self.accepted.push(Attempt::new(turn.ring.now(), half)),
+            Channel::Data => {
+                self.make_room(turn);
+                self.accepted.push(Attempt::new(turn.ring.now(), half));
+            }
             Channel::Control => {
                 let mut waiting = self.accepted.iter_mut();
                 let found = waiting.find(|attempt| attempt.session() == Some(hello.session));
@@ -103,12 +111,20 @@ impl Link {
         self.say(turn, id, &challenge);
     }
 
-    fn check_arrival(&self, hello: &Hello) -> Result<(), Refusal> {
+    fn check_arrival(&self) -> Result<(), Refusal> {
         if !self.wanted {
             return Err(Refusal::Unwanted);
         }
-        let full = hello.channel == Channel::Data && self.accepted.len() == ARRIVALS_MAX;
-        if full || self.is_committed() { Err(Refusal::Busy) } else { Ok(()) }
+        if self.is_committed() { Err(Refusal::Busy) } else { Ok(()) }
+    }
+
+    /// Makes room for one more: whoever has not proven anything for longest goes.
+    fn make_room<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
+        if self.accepted.len() == ARRIVALS_MAX {
+            let unproven = self.accepted.iter().position(|one| one.session().is_none());
+            let oldest = self.accepted.remove(unproven.unwrap_or(0));
+            self.end_attempt(turn, &oldest, None);
+        }
     }
 
     /// Whether this node decides which attempt is kept, and has decided for what it dialled.
@@ -232,7 +248,7 @@ impl Link {
             (Ok(Heard::Welcomed), Channel::Data) => self.on_data_welcome(turn),
             (Ok(Heard::Welcomed), Channel::Control) => {
                 if let Some(attempt) = self.dialled.take() {
-                    self.stand(turn, attempt);
+                    self.stand(turn, &attempt);
                 }
             }
         }
@@ -310,11 +326,11 @@ impl Link {
         if let Some(conn) = self.conns.get(id) {
             conn.outbox.push(turn.pool, &welcome, None);
         }
-        self.stand(turn, attempt);
+        self.stand(turn, &attempt);
     }
 
     /// An attempt is complete: a session stands, every other attempt ends.
-    fn stand<R: Ring>(&mut self, turn: &mut Turn<'_, R>, attempt: Attempt) {
+    fn stand<R: Ring>(&mut self, turn: &mut Turn<'_, R>, attempt: &Attempt) {
         self.abandon_attempts(turn, Refusal::Busy);
         let (Some(session), Some(control)) = (attempt.session(), &attempt.control) else {
             return;
@@ -327,6 +343,7 @@ impl Link {
         for fault in &mut self.faults {
             fault.clear();
         }
+        self.fault = self.faults.len() - 1;
         tracing::info!(resource = %self.options.resource, peer = %self.options.names.peer,
             session = session.0, version, "connected");
         turn.out.push(Input::LinkUp { peer: self.options.peer_index, session });
@@ -339,8 +356,15 @@ impl Link {
         while let Some(at) = self.accepted.iter().position(|attempt| attempt.until <= now) {
             self.fail(turn, Place::Accepted(at), Fault::Late);
         }
-        if self.dialled.as_ref().is_some_and(|attempt| attempt.until <= now) {
-            self.fail(turn, Place::Dialled, Fault::Late);
+        let late = self.dialled.as_ref().filter(|attempt| attempt.until <= now);
+        if let Some(attempt) = late {
+            let fault = if attempt.is_connecting() {
+                let address = self.options.paths[self.retry.path()].peer;
+                Fault::Unreachable(address, Errno(libc::ETIMEDOUT))
+            } else {
+                Fault::Late
+            };
+            self.fail(turn, Place::Dialled, fault);
         }
     }
 

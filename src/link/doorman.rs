@@ -11,7 +11,7 @@ use super::conn::{ConnId, Conns, Event};
 use super::options::HANDSHAKE_LIMIT;
 use crate::buffer::Pool;
 use crate::format::hello::{Hello, MESSAGE_BYTES_MAX, Message, Refusal};
-use crate::ring::{Completion, Lane, ListenerId, Op, Ring, SocketId};
+use crate::ring::{Completion, Errno, Lane, ListenerId, Op, Ring, SocketId};
 use crate::units::Nanos;
 
 /// Strangers at once. The oldest goes when one more comes: an honest one needs a round trip.
@@ -42,6 +42,8 @@ struct Door {
     listener: ListenerId,
     /// When to accept again after an error; never while an accept is under way.
     again_at: Nanos,
+    /// The error that was said already.
+    said: Option<Errno>,
 }
 
 /// Accepts connections and reads their greetings.
@@ -59,7 +61,8 @@ impl Doorman {
     /// the doors.
     #[must_use]
     pub fn new(lane: Lane, listeners: &[ListenerId]) -> Self {
-        let door = |listener: &ListenerId| Door { listener: *listener, again_at: Nanos(0) };
+        let door =
+            |listener: &ListenerId| Door { listener: *listener, again_at: Nanos(0), said: None };
         Self {
             lane,
             doors: listeners.iter().map(door).collect(),
@@ -99,11 +102,13 @@ impl Doorman {
         let Some(door) = door else { return };
         match completion.result {
             Ok(socket) => {
-                door.again_at = Nanos(0);
+                (door.again_at, door.said) = (Nanos(0), None);
                 self.greet(ring, pool, SocketId(socket));
             }
             Err(errno) => {
-                tracing::warn!("cannot accept a connection for replication: {errno}");
+                if door.said.replace(errno) != Some(errno) {
+                    tracing::warn!("cannot accept connections of peers: {errno}; trying on");
+                }
                 door.again_at = ring.now() + ACCEPT_PAUSE;
             }
         }
@@ -156,7 +161,7 @@ impl Doorman {
         &mut self,
         ring: &mut R,
         pool: &mut Pool,
-        arrival: Arrival,
+        arrival: &Arrival,
         refusal: Refusal,
     ) {
         if let Some(id) = self.conns.adopt(ring, pool, arrival.socket) {

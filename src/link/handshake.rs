@@ -73,7 +73,7 @@ impl Handshake {
             resource: options.resource.clone(),
         })
         .encode();
-        let transcript = Transcript::new(&options.secret, &hello);
+        let transcript = Transcript::new(options.secret.bytes(), &hello);
         (Self { channel, stage: Stage::Challenge, transcript, version: 0, session }, hello)
     }
 
@@ -92,7 +92,7 @@ impl Handshake {
         }
         let version = options.versions.common(hello.versions);
         let version = version.ok_or(Refusal::Version(options.versions))?;
-        let mut transcript = Transcript::new(&options.secret, bytes);
+        let mut transcript = Transcript::new(options.secret.bytes(), bytes);
         let proof = transcript.challenge(version, &nonce);
         let session = match hello.channel {
             Channel::Data => transcript.session(),

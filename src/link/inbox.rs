@@ -9,7 +9,7 @@ use crate::format::hello::{self, Flaw};
 use crate::units::{Epoch, Session};
 
 // Header and body of any frame fit into the receive buffer.
-const _: () = assert!(HEADER_BYTES as u32 + BODY_BYTES_MAX <= RECEIVE_BYTES);
+const _: () = assert!(HEADER_BYTES + BODY_BYTES_MAX as usize <= RECEIVE_BYTES as usize);
 
 /// What a look into the inbox came to.
 #[derive(Debug)]
@@ -18,8 +18,9 @@ pub(super) enum Found {
     Frame(Epoch, Frame, Option<Payload>),
     /// Nothing whole yet: receive more.
     Nothing,
-    /// A payload is coming and the budget for peers is used up: receive no more for now.
-    NoRoom,
+    /// A payload of so many bytes is coming and the budget for peers is used up: receive no more
+    /// for now.
+    NoRoom(u32),
 }
 
 /// A frame whose payload is not whole yet.
@@ -181,7 +182,7 @@ impl Inbox {
             filling.payload = pool.take(Purpose::Peer, filling.need as usize);
         }
         let Some(payload) = &filling.payload else {
-            return Ok(Found::NoRoom);
+            return Ok(Found::NoRoom(filling.need));
         };
         let slot = payload.share();
         let length = (self.end - self.start).min(filling.need - filling.have);

@@ -34,7 +34,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use options::{HANDSHAKE_LIMIT, LinkOptions, Names, Path, Timing};
+pub use options::{HANDSHAKE_LIMIT, LinkOptions, Names, Path, Secret, Timing};
 
 use self::conn::Conns;
 use self::connecting::Attempt;
@@ -110,7 +110,7 @@ impl Link {
             dialled: None,
             accepted: Vec::new(),
             faults: vec![String::new(); paths + 2],
-            fault: paths,
+            fault: paths + 1,
             epoch: Epoch(0),
             scratch: Vec::new(),
         }
@@ -149,7 +149,7 @@ impl Link {
 
     /// Goes on receiving where there was no room for a payload. Call each turn.
     pub fn resume<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, out: &mut Vec<Input>) {
-        if self.standing.as_ref().is_some_and(Standing::is_starved) {
+        if self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool)) {
             self.read_session(&mut Turn { ring, pool, out });
         }
     }
@@ -162,9 +162,13 @@ impl Link {
         self.dial_if_due(&mut turn);
     }
 
-    /// When [`on_time`](Self::on_time) must be called next.
+    /// When the link must be looked at next, by [`on_time`](Self::on_time) and, as room for
+    /// payloads comes free without a completion of the link's own, by [`resume`](Self::resume).
     #[must_use]
-    pub fn deadline(&self) -> Nanos {
+    pub fn deadline(&self, pool: &Pool) -> Nanos {
+        if self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool)) {
+            return Nanos(0);
+        }
         let attempts = self.dialled.iter().chain(&self.accepted).map(|attempt| attempt.until);
         let session = self.standing.iter().map(|standing| standing.deadline(&self.options));
         let dial = self.is_idle().then(|| self.retry.at());
@@ -212,6 +216,12 @@ impl Link {
         self.options.peer
     }
 
+    /// Whether no session stands, not even one that is being ended and has frames to deliver.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.standing.is_none()
+    }
+
     /// The session that stands and is not being ended from this side.
     #[must_use]
     pub fn session(&self) -> Option<Session> {
@@ -248,9 +258,12 @@ impl Link {
     }
 
     /// Records why the way `place` (a path, or what the peer dialled) does not lead to a session:
-    /// one log line when it changes.
+    /// one log line when it changes. What this node saw itself is the better explanation.
     fn set_fault(&mut self, place: usize, words: String) {
-        self.fault = place;
+        let paths = self.options.paths.len();
+        if place < paths || self.fault >= paths {
+            self.fault = place;
+        }
         if self.faults[place] == words {
             return;
         }

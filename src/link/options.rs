@@ -83,6 +83,28 @@ impl Default for Timing {
     }
 }
 
+/// What both nodes of a resource know and nobody else. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// These bytes; that they are not empty is for the configuration to check.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// Names for what is said to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -107,8 +129,8 @@ pub struct LinkOptions {
     pub peer_index: PeerIndex,
     /// For messages.
     pub names: Names,
-    /// Shared by the nodes of the resource, not empty.
-    pub secret: Box<[u8]>,
+    /// Shared by the nodes of the resource.
+    pub secret: Secret,
     /// Ways to the peer, tried in turn; at least one.
     pub paths: Vec<Path>,
     /// Time limits.

@@ -7,15 +7,13 @@ use super::options::{GATHER_BYTES, GATHER_CHUNKS};
 use crate::buffer::{Pool, Span};
 use crate::ring::{Chunk, Gather, Ring};
 
-/// Emptied gathers kept for the next frames; more go back to the ring.
-const SPARES: usize = 2;
-
 /// The send queue of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// Gathers in order; frames are appended to the last one until it is full.
     waiting: VecDeque<Box<Gather>>,
-    spares: Vec<Box<Gather>>,
+    /// An emptied gather for the next frames; more go back to the ring.
+    spare: Option<Box<Gather>>,
     /// Bytes in the last gather.
     last_bytes: u64,
     waiting_bytes: u64,
@@ -32,7 +30,7 @@ impl Outbox {
             last.chunks.len() + 2 > GATHER_CHUNKS || self.last_bytes >= GATHER_BYTES
         });
         if full {
-            self.waiting.push_back(self.spares.pop().unwrap_or_default());
+            self.waiting.push_back(self.spare.take().unwrap_or_default());
             self.last_bytes = 0;
         }
         let last = self.waiting.back_mut().expect("just made sure of one");
@@ -79,10 +77,8 @@ impl Outbox {
             }
         }
         gather.clear();
-        if self.spares.len() < SPARES {
-            self.spares.push(gather);
-        } else {
-            ring.recycle(gather);
+        if let Some(second) = self.spare.replace(gather) {
+            ring.recycle(second);
         }
     }
 

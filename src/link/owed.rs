@@ -7,8 +7,10 @@ use crate::units::{Nanos, Sequence};
 /// What the peer owes in one session.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    /// Writes without `Written` or `WriteFailed`.
+    /// Sequenced frames without `Written`.
     writes: u64,
+    /// The newest of them.
+    newest: Sequence,
     /// Questions without an answer.
     answers: u64,
     /// Newest barrier without `Stable`.
@@ -22,13 +24,20 @@ impl Owed {
     pub(super) fn on_sent(&mut self, now: Nanos, frame: &Frame) {
         let idle = !self.any();
         match frame {
-            Frame::Write { .. }
-            | Frame::Zero { .. }
-            | Frame::ResyncData { .. }
-            | Frame::ResyncZero { .. } => self.writes += 1,
-            Frame::ResyncHash { .. } | Frame::VerifyAsk { .. } | Frame::ReadAsk { .. } => {
-                self.answers += 1;
+            Frame::Write { sequence, .. }
+            | Frame::Zero { sequence, .. }
+            | Frame::ResyncData { sequence, .. }
+            | Frame::ResyncZero { sequence, .. } => {
+                self.writes += 1;
+                self.newest = *sequence;
             }
+            // Answered, and acknowledged in its place among the writes.
+            Frame::ResyncHash { sequence, .. } => {
+                self.writes += 1;
+                self.answers += 1;
+                self.newest = *sequence;
+            }
+            Frame::VerifyAsk { .. } | Frame::ReadAsk { .. } => self.answers += 1,
             Frame::Barrier { sequence } => self.barrier = Some(*sequence),
             _ => return,
         }
@@ -44,13 +53,19 @@ impl Owed {
                 let run = last.0.saturating_sub(first.0).saturating_add(1);
                 self.writes = self.writes.saturating_sub(run);
             }
-            Frame::WriteFailed { .. } => self.writes = self.writes.saturating_sub(1),
+            // With its disk gone, it owes nothing of what was asked of that disk.
+            Frame::WriteFailed { .. } | Frame::DiskChange { .. } => {
+                (self.writes, self.answers, self.barrier) = (0, 0, None);
+            }
             Frame::HashAnswer { .. } | Frame::VerifyAnswer { .. } | Frame::ReadAnswer { .. } => {
                 self.answers = self.answers.saturating_sub(1);
             }
             Frame::Stable { sequence } => {
                 if self.barrier.is_some_and(|owed| owed <= *sequence) {
                     self.barrier = None;
+                }
+                if self.newest <= *sequence {
+                    self.writes = 0;
                 }
             }
             Frame::Received { .. } => {}
@@ -72,6 +87,7 @@ impl Owed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::frame::DiskState;
     use crate::units::Blocks;
 
     const LIMIT: Nanos = Nanos(42);
@@ -103,6 +119,22 @@ mod tests {
         assert_eq!(owed.deadline(LIMIT), Nanos(52));
         owed.on_received(Nanos(11), &Frame::Stable { sequence: Sequence(3) });
         assert_eq!(owed.deadline(LIMIT), Nanos::NEVER);
+    }
+
+    #[test]
+    fn all_stable_or_no_disk_means_nothing_owed() {
+        for frame in [
+            Frame::Stable { sequence: Sequence(2) },
+            Frame::WriteFailed { sequence: Sequence(1) },
+            Frame::DiskChange { disk: DiskState::Diskless },
+        ] {
+            let mut owed = Owed::default();
+            owed.on_sent(Nanos(1), &write(1));
+            owed.on_sent(Nanos(2), &write(2));
+            owed.on_sent(Nanos(3), &Frame::Barrier { sequence: Sequence(2) });
+            owed.on_received(Nanos(9), &frame);
+            assert_eq!(owed.deadline(LIMIT), Nanos::NEVER, "{frame:?}");
+        }
     }
 
     #[test]

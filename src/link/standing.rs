@@ -7,7 +7,7 @@ use super::options::{LEAVE_LIMIT, LinkOptions, QUEUE_BYTES_MAX};
 use super::owed::Owed;
 use super::pulse::Pulse;
 use super::{Link, Outgoing, Turn};
-use crate::buffer::{Payload, Pool, Span};
+use crate::buffer::{Payload, Pool, Purpose, Span};
 use crate::format::checksum;
 use crate::format::frame::{Channel, Frame, Tag, encode};
 use crate::replica::event::{Input, Part};
@@ -39,9 +39,8 @@ pub(super) struct Standing {
     /// A `Bye` was queued: it must have been read before the connection may go.
     bye_sent: bool,
     bye_received: bool,
-    /// A payload waits for room.
-    starved: bool,
-    /// Above the limit, and not yet below half of it again.
+    /// Bytes of the payload that waits for room, or 0.
+    starved_bytes: usize,
     /// The peer does not read what it is sent.
     overfull: bool,
 }
@@ -75,7 +74,7 @@ impl Standing {
             leaving: None,
             bye_sent: false,
             bye_received: false,
-            starved: false,
+            starved_bytes: 0,
             overfull: false,
         }
     }
@@ -102,8 +101,9 @@ impl Standing {
         self.leaving.is_some()
     }
 
-    pub(super) fn is_starved(&self) -> bool {
-        self.starved
+    /// Whether reading can go on that had to stop for want of room.
+    pub(super) fn can_resume(&self, pool: &Pool) -> bool {
+        self.starved_bytes > 0 && pool.has_room(Purpose::Peer, self.starved_bytes)
     }
 
     /// What was queued was given to the ring. `unsent`: some of the data is still there.
@@ -201,7 +201,7 @@ impl Link {
                 if channel == Channel::Data {
                     standing.unsent_since = None;
                 }
-                self.on_sent(turn);
+                self.leave_if_done(turn);
             }
             Event::Closed => self.end_session(turn, "it closed the connection"),
             Event::Broken(errno) | Event::NotConnected(errno) => {
@@ -209,10 +209,6 @@ impl Link {
             }
             Event::Connected => {}
         }
-    }
-
-    fn on_sent<R: Ring>(&mut self, turn: &mut Turn<'_, R>) {
-        self.leave_if_done(turn);
     }
 
     /// Reads all that arrived, control first.
@@ -235,7 +231,10 @@ impl Link {
                 }
                 Ok(found) => {
                     if channel == Channel::Data {
-                        standing.starved = matches!(found, Found::NoRoom);
+                        standing.starved_bytes = match found {
+                            Found::NoRoom(bytes) => bytes as usize,
+                            _ => 0,
+                        };
                     }
                     return self.conns.receive(turn.ring, turn.pool, id);
                 }

@@ -6,6 +6,7 @@ pub const CHAPTERS: &[(&str, &str)] = &[
     ("one-write", include_str!("one_write.md")),
     ("resync", include_str!("resync.md")),
     ("failover", include_str!("failover.md")),
+    ("configuration", include_str!("configuration.md")),
     ("operating", include_str!("operating.md")),
     ("disk-format", include_str!("disk_format.md")),
     ("wire-format", include_str!("wire_format.md")),
@@ -20,6 +21,9 @@ pub mod resync {}
 
 #[doc = include_str!("failover.md")]
 pub mod failover {}
+
+#[doc = include_str!("configuration.md")]
+pub mod configuration {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}

@@ -229,7 +229,7 @@ impl Resource {
         let now = ring.now();
         for link in &mut self.links {
             link.resume(ring, pool, &mut self.inputs);
-            if link.deadline() <= now {
+            if link.deadline(pool) <= now {
                 link.on_time(ring, pool, &mut self.inputs);
             }
         }
@@ -277,9 +277,15 @@ impl Resource {
         if busy {
             return Nanos(0);
         }
-        let links = self.links.iter().map(Link::deadline);
+        let links = self.links.iter().map(|link| link.deadline(pool));
         let export = self.export.iter().map(|export| export.deadline(pool));
         links.chain(export).fold(self.replica.deadline(), Nanos::min)
+    }
+
+    /// Whether the disk is closed and no session stands.
+    pub(super) fn is_quiet(&self) -> bool {
+        let closed = matches!(self.disk, LocalDisk::Absent);
+        closed && self.links.iter().all(Link::is_down)
     }
 
     fn feed(&mut self, now: Nanos) {

@@ -9,14 +9,12 @@ use super::site::{ResourceIndex, Site};
 use crate::buffer::{Budgets, Pool};
 use crate::export::{Newcomer, TurnedAway};
 use crate::format::hello::Refusal;
+use crate::limits::TURN_WORK_BYTES;
 use crate::link::doorman::{Arrival, Doorman};
 use crate::replica::event::{Command, CommandId, Input, Status};
 use crate::ring::{Completion, Lane, ListenerId, Ring};
 use crate::store::Files;
 use crate::units::Nanos;
-
-/// Bytes hashed or scanned in one turn: at several GB/s, well below a tenth of a millisecond.
-const LOOK_BYTES_PER_TURN: usize = 256 << 10;
 
 /// One shard. All calls are made from its thread.
 pub struct Shard<R: Ring> {
@@ -27,6 +25,8 @@ pub struct Shard<R: Ring> {
     resources: Vec<Resource>,
     completions: Vec<Completion>,
     arrivals: Vec<Arrival>,
+    /// Something came that was no completion: the next turn must not wait.
+    eager: bool,
 }
 
 impl<R: Ring> Shard<R> {
@@ -41,6 +41,7 @@ impl<R: Ring> Shard<R> {
             resources: resources.collect(),
             completions: Vec::new(),
             arrivals: Vec::new(),
+            eager: true,
         }
     }
 
@@ -57,7 +58,8 @@ impl<R: Ring> Shard<R> {
 
     /// One turn; waits for something to happen, at most until `until`.
     pub fn turn<S: Site<R>>(&mut self, site: &mut S, until: Nanos) {
-        let wake = self.deadline().min(until);
+        let eager = std::mem::take(&mut self.eager);
+        let wake = if eager { Nanos(0) } else { self.deadline().min(until) };
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.turn(&mut self.pool, wake, &mut completions);
         for completion in completions.drain(..) {
@@ -67,7 +69,7 @@ impl<R: Ring> Shard<R> {
         if self.doorman.deadline() <= self.ring.now() {
             self.doorman.on_time(&mut self.ring, &mut self.pool);
         }
-        let mut budget_bytes = LOOK_BYTES_PER_TURN;
+        let mut budget_bytes = TURN_WORK_BYTES;
         for resource in &mut self.resources {
             let mut around = Around { ring: &mut self.ring, pool: &mut self.pool, site };
             resource.go_on(&mut around, &mut budget_bytes);
@@ -78,6 +80,9 @@ impl<R: Ring> Shard<R> {
     /// When the shard next has something to do by itself.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
+        if self.eager {
+            return Nanos(0);
+        }
         let resources = self.resources.iter().map(|resource| resource.deadline(&self.pool));
         resources.fold(self.doorman.deadline(), Nanos::min)
     }
@@ -92,7 +97,7 @@ impl<R: Ring> Shard<R> {
                     .welcome(arrival)
                     .and_then(|arrival| site.elsewhere(&mut self.ring, arrival))
                 {
-                    self.refuse(unknown);
+                    self.refuse(&unknown);
                 }
             }
             return;
@@ -112,12 +117,13 @@ impl<R: Ring> Shard<R> {
         let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.from) else {
             return Some(arrival);
         };
+        self.eager = true;
         link.accept(&mut self.ring, &mut self.pool, arrival);
         None
     }
 
     /// Turns away a connection that asks for a resource nobody here has.
-    pub fn refuse(&mut self, arrival: Arrival) {
+    pub fn refuse(&mut self, arrival: &Arrival) {
         self.doorman.refuse(&mut self.ring, &mut self.pool, arrival, Refusal::UnknownResource);
     }
 
@@ -128,18 +134,21 @@ impl<R: Ring> Shard<R> {
         resource: ResourceIndex,
         result: Result<Files, String>,
     ) {
+        self.eager = true;
         let mut around = Around { ring: &mut self.ring, pool: &mut self.pool, site };
         self.resources[usize::from(resource.0)].disk_files(&mut around, result);
     }
 
     /// The answer to [`Site::scan_empty`].
     pub fn scanned(&mut self, resource: ResourceIndex, empty: Option<bool>) {
+        self.eager = true;
         let now = self.ring.now();
         self.resources[usize::from(resource.0)].take(now, Input::Scanned { empty });
     }
 
     /// An operator's command; ends in [`Site::answer`].
     pub fn command(&mut self, resource: ResourceIndex, id: CommandId, command: Command) {
+        self.eager = true;
         let now = self.ring.now();
         self.resources[usize::from(resource.0)].take(now, Input::Command { id, command });
     }
@@ -153,6 +162,7 @@ impl<R: Ring> Shard<R> {
         resource: ResourceIndex,
         newcomer: Newcomer,
     ) -> Result<(), TurnedAway> {
+        self.eager = true;
         match self.resources[usize::from(resource.0)].export() {
             Some(export) => export.adopt(&mut self.ring, &mut self.pool, newcomer),
             None => Err(TurnedAway::NotServed),
@@ -170,6 +180,12 @@ impl<R: Ring> Shard<R> {
             }
         }
         status
+    }
+
+    /// Whether all disks are closed and no connection is left: the shard may end.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.resources.iter().all(Resource::is_quiet)
     }
 
     /// The resource of this name.

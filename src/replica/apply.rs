@@ -82,6 +82,10 @@ impl Incoming {
         self.applies.is_empty() && !self.syncing
     }
 
+    pub(super) fn forget_log(&mut self) {
+        self.applies.iter_mut().for_each(|apply| apply.entered = false);
+    }
+
     fn find(&mut self, sequence: Sequence) -> Option<&mut Apply> {
         let place = self.applies.binary_search_by_key(&sequence, |apply| apply.sequence).ok()?;
         self.applies.get_mut(place)
@@ -221,7 +225,7 @@ impl Replica {
         place.map_or(Blocks::new(0, 1), |place| applies[place].blocks)
     }
 
-    fn run_apply(&mut self, peer: usize, sequence: Sequence) {
+    pub(super) fn run_apply(&mut self, peer: usize, sequence: Sequence) {
         let session = self.peers[peer].session_id();
         let open = self.has_open_disk();
         let Some(apply) = self.peers[peer].incoming.find(sequence) else {

@@ -94,6 +94,7 @@ impl Replica {
         self.local = super::stream::LocalStream::default();
         self.local.start_at(self.sequence);
         self.mark_recovered(&image.log);
+        self.mark_running_pieces();
         self.disk_phase = DiskPhase::Open;
         self.save_pages(PagesJob::All(AfterPages::Start));
     }
@@ -137,6 +138,8 @@ impl Replica {
     }
 
     pub(super) fn started(&mut self) {
+        // The copy here is durably of mixed age: no peer's record is needed for that any more.
+        self.freezing = None;
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
         let text = "the disk is attached";
@@ -151,6 +154,15 @@ impl Replica {
                 _ => self.renegotiate(peer),
             }
         }
+    }
+
+    /// The disk failed while it was being taken over.
+    pub(super) fn start_failed(&mut self) {
+        if let Some(id) = self.opening_for.take() {
+            let text = self.disk_reason.clone();
+            self.refuse_command(id, "disk-failed", &text);
+        }
+        self.dial_all();
     }
 
     fn dial_all(&mut self) {
@@ -225,8 +237,10 @@ impl Replica {
             let generation = Generation { epoch, id: self.random.draw(), node };
             self.freezing = Some(Freeze { generation, base });
         }
+        self.leave_log_of_lost_disk();
         self.set_disk(DiskState::Diskless, cause);
         self.abandon_writes();
+        (0..self.peers.len()).for_each(|peer| self.drop_verify(peer, cause));
         for peer in 0..self.peers.len() {
             match self.peers[peer].phase {
                 Phase::Established | Phase::Idle => self.ask_generation(peer),
@@ -237,7 +251,7 @@ impl Replica {
         for waiter in std::mem::take(&mut self.log_waiting) {
             match waiter {
                 super::LogWaiter::Piece(key) => self.issue(key),
-                super::LogWaiter::Apply { peer, sequence } => self.apply_entered(peer, sequence),
+                super::LogWaiter::Apply { peer, sequence } => self.run_apply(peer, sequence),
             }
         }
         self.check_flushes();
@@ -311,7 +325,7 @@ impl Replica {
             }
             self.lose_stream(peer);
             self.forget_remote_reads(peer);
-            self.drop_verify(peer);
+            self.drop_verify(peer, "the peer lost its disk");
         }
         self.ask_generation(peer);
         self.retry_parked();

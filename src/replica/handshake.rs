@@ -9,9 +9,11 @@ use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
 use super::reconcile::{Extent, Reason, Verdict, reconcile};
 use super::sync_source::Source;
+use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
-use crate::format::superblock::Bond;
-use crate::units::{Nanos, Session};
+use crate::format::superblock::{Bond, DataState};
+use crate::limits::EARLY_FRAMES_MAX;
+use crate::units::{Epoch, Nanos, Session};
 
 impl Replica {
     /// Goes on with a session once nothing of the past is under way.
@@ -21,7 +23,8 @@ impl Replica {
             return;
         }
         let opening = matches!(self.disk_phase, DiskPhase::Opening | DiskPhase::Closing);
-        if !self.saver.is_idle() || opening || self.freezing.is_some() && self.has_open_disk() {
+        let role_changes = self.promoting.is_some() || self.demoting.is_some();
+        if !self.saver.is_settled() || opening || role_changes {
             return;
         }
         let state = Box::new(self.own_state(peer));
@@ -89,6 +92,10 @@ impl Replica {
         if self.superblock.resource != self.peers_resource(peer) {
             // The copy without data takes the identity of the one that has some.
             self.superblock.resource = self.peers_resource(peer);
+        }
+        if verdict == Verdict::TheirsDiskless && role == Role::Primary {
+            // What it writes here it lacks: on record by the log, from the first write on.
+            self.superblock.log_live = true;
         }
         let session = self.peers[peer].session_id();
         self.peers[peer].phase = Phase::Bonding;
@@ -227,11 +234,50 @@ impl Replica {
     }
 
     pub(super) fn on_met(&mut self, peer: usize) {
-        if !matches!(self.peers[peer].phase, Phase::StateSent | Phase::Bonding) {
+        let found = &self.peers[peer];
+        let awaited = matches!(found.phase, Phase::StateSent | Phase::Bonding);
+        if !awaited || found.bond_heard || found.their_state.is_none() {
             return self.violation(peer, "a meeting out of turn");
         }
         self.peers[peer].bond_heard = true;
         self.confirm_bond(peer);
+    }
+
+    /// A frame of a peer that is ahead in the meeting: it waits until this node has recorded it
+    /// too. Gives it back if it need not wait.
+    pub(super) fn keep_early(
+        &mut self,
+        peer: usize,
+        epoch: Epoch,
+        (frame, payload): (Frame, Option<Payload>),
+    ) -> Option<(Frame, Option<Payload>)> {
+        let found = &mut self.peers[peer];
+        let alone = matches!(frame, Frame::State(_) | Frame::Met | Frame::Bye { .. });
+        if alone || found.phase != Phase::Bonding || !found.bond_heard {
+            return Some((frame, payload));
+        }
+        if found.early.len() >= EARLY_FRAMES_MAX {
+            self.release(payload);
+            self.violation(peer, "too many frames before the meeting was recorded");
+            return None;
+        }
+        found.early.push_back((epoch, frame, payload));
+        None
+    }
+
+    /// The meeting is recorded: takes in what the peer has sent since.
+    pub(super) fn take_early(&mut self, peer: usize) {
+        while self.peers[peer].phase != Phase::Bonding {
+            let session = self.peers[peer].session_id();
+            let Some((epoch, frame, payload)) = self.peers[peer].early.pop_front() else { return };
+            self.on_frame(peer, (session, epoch), frame, payload);
+        }
+    }
+
+    pub(super) fn drop_early(&mut self, peer: usize) {
+        for (_, _, payload) in std::mem::take(&mut self.peers[peer].early) {
+            self.release(payload);
+        }
     }
 
     fn confirm_bond(&mut self, peer: usize) {
@@ -259,10 +305,6 @@ impl Replica {
             Verdict::Target(_) => {
                 // The source speaks next.
                 self.peers[peer].phase = Phase::TargetWaits;
-                let early = std::mem::take(&mut self.peers[peer].early_start);
-                if let Some(token) = early {
-                    self.on_sync_start(peer, token);
-                }
             }
             Verdict::AwaitInit | Verdict::NoDisk => self.begin_idle(peer),
             Verdict::MineDiskless => self.begin_diskless(peer),
@@ -287,10 +329,10 @@ impl Replica {
         let superblock = &mut self.superblock;
         let quiet = !superblock.crashed_primary
             && !superblock.rebooted
-            && superblock.data == crate::format::superblock::DataState::Consistent;
+            && superblock.data == DataState::Consistent;
         superblock.crashed_primary = false;
         superblock.rebooted = false;
-        superblock.data = crate::format::superblock::DataState::Consistent;
+        superblock.data = DataState::Consistent;
         superblock.sync_target = None;
         self.peers[peer].discard_my_data = false;
         if settled && quiet {
@@ -335,6 +377,11 @@ impl Replica {
         found.phase = Phase::SourceWaits;
         found.deadline = self.now + crate::limits::HANDSHAKE_TIME;
         found.source = Some(Source::new(token, extent == Extent::Full));
+        if self.superblock.data == DataState::Outdated {
+            // It had withdrawn, and yet the other has nothing newer.
+            self.superblock.data = DataState::Consistent;
+        }
+        self.reconsider_disk("the peer is brought up to date from here");
         if extent == Extent::Full && !self.superblock.slots[peer].all_marked {
             self.superblock.slots[peer].all_marked = true;
             self.save(After::SourceAllMarked { peer, session });
@@ -378,7 +425,9 @@ impl Replica {
         let head = self.superblock.lineage.head();
         let same = self.peers[peer].their_state.as_ref().is_some_and(|state| {
             state.lineage.head() == head
-                || self.freezing.as_ref().is_some_and(|freeze| state.lineage.head() == freeze.base)
+                || self.freezing.as_ref().is_some_and(|freeze| {
+                    [freeze.base, Some(freeze.generation)].contains(&state.lineage.head())
+                })
         });
         if !same {
             let words = self.words_for(peer, Reason::MyPrimaryIsOlder).1;

@@ -124,16 +124,23 @@ impl HotExtents {
     }
 
     /// Plans a transaction that makes `wanted` hot, as many as fit, in that order, letting go of
-    /// idle extents whose writes up to `coolable` are safe. None if nothing can be done now.
+    /// idle extents whose writes up to `coolable` are safe; never of those in `keep`, which whoever
+    /// is first in the queue needs all at once. None if nothing can be done now.
     pub(crate) fn plan(
         &mut self,
         wanted: impl Iterator<Item = u32>,
+        keep: impl Iterator<Item = u32>,
         coolable: Sequence,
         window: impl FnOnce(u64) -> std::ops::Range<u32>,
     ) -> Option<Plan> {
         debug_assert!(!self.under_way);
         let mut plan = Plan::default();
         let mut updates = Vec::new();
+        let pinned: Vec<usize> = keep
+            .filter_map(|extent| self.places.get(&extent))
+            .map(|place| *place as usize)
+            .collect();
+        pinned.iter().for_each(|place| self.entries[*place].users += 1);
         for extent in wanted {
             if updates.len() == LOG_UPDATES_MAX {
                 break;
@@ -150,6 +157,7 @@ impl HotExtents {
             self.places.insert(extent, place);
             updates.push((place, Some(extent)));
         }
+        pinned.iter().for_each(|place| self.entries[*place].users -= 1);
         if updates.is_empty() {
             return None;
         }
@@ -226,7 +234,7 @@ mod tests {
         let mut log = log(2);
         let blocks = Blocks::new(EXTENT_BLOCKS - 1, 2);
         assert!(!log.enter(blocks));
-        assert!(log.plan([0, 1].into_iter(), Sequence(0), all).is_some());
+        assert!(log.plan([0, 1].into_iter(), std::iter::empty(), Sequence(0), all).is_some());
         assert!(!log.enter(blocks), "not yet stable");
         log.commit();
         assert!(log.enter(blocks));
@@ -235,14 +243,21 @@ mod tests {
     #[test]
     fn only_idle_and_safe_extents_make_room() {
         let mut log = log(1);
-        log.plan([0].into_iter(), Sequence(0), |_| 0..1).expect("room");
+        log.plan([0].into_iter(), std::iter::empty(), Sequence(0), |_| 0..1).expect("room");
         log.commit();
         assert!(log.enter(Blocks::new(0, 1)));
         log.issued(Blocks::new(0, 1), Sequence(7));
-        assert!(log.plan([5].into_iter(), Sequence(9), |_| 0..1).is_none(), "in use");
+        assert!(
+            log.plan([5].into_iter(), std::iter::empty(), Sequence(9), |_| 0..1).is_none(),
+            "in use"
+        );
         log.leave(Blocks::new(0, 1));
-        assert!(log.plan([5].into_iter(), Sequence(6), |_| 0..1).is_none(), "not safe");
-        let plan = log.plan([5].into_iter(), Sequence(7), |_| 0..1).expect("room");
+        assert!(
+            log.plan([5].into_iter(), std::iter::empty(), Sequence(6), |_| 0..1).is_none(),
+            "not safe"
+        );
+        let plan =
+            log.plan([5].into_iter(), std::iter::empty(), Sequence(7), |_| 0..1).expect("room");
         assert_eq!(plan.cooled, [0]);
         assert!(!log.enter(Blocks::new(0, 1)), "no longer hot");
         assert_eq!(log.transaction().updates, [(0, Some(5))]);

@@ -77,6 +77,7 @@ enum IoPurpose {
     Sync { covered: Sequence, round: u64 },
     Apply { peer: usize, session: Session, sequence: Sequence },
     Barrier { peer: usize, session: Session },
+    SourceSync { peer: usize, session: Session },
     Item { peer: usize, session: Session, item: usize },
     Serve { peer: usize, session: Session, id: u64, blocks: Blocks },
     Verify { session: Session, chunk: usize },
@@ -288,8 +289,9 @@ impl Replica {
     fn go_on(&mut self) {
         self.retry_held();
         self.retry_frozen();
-        if self.saver.is_idle() {
-            (0..self.peers.len()).for_each(|peer| self.check_settled(peer));
+        for peer in 0..self.peers.len() {
+            self.check_settled(peer);
+            self.take_early(peer);
         }
         if self.demoting.is_some() {
             self.drain_for_demote();
@@ -315,6 +317,9 @@ impl Replica {
             IoPurpose::Apply { peer, sequence, .. } => self.apply_done(peer, sequence, result),
             IoPurpose::Barrier { peer, session } => {
                 self.barrier_synced(peer, session, result.is_ok());
+            }
+            IoPurpose::SourceSync { peer, session } => {
+                self.source_synced(peer, session, result.is_ok());
             }
             other => debug_assert!(false, "{other:?} does not end in Done"),
         }
@@ -370,6 +375,9 @@ impl Replica {
             self.release(payload);
             return self.violation(peer, "a frame of an older epoch");
         }
+        let Some((frame, payload)) = self.keep_early(peer, epoch, (frame, payload)) else {
+            return;
+        };
         match frame {
             Frame::Write { .. } | Frame::Zero { .. } => self.on_write_frame(peer, frame, payload),
             Frame::ResyncData { .. } | Frame::ResyncZero { .. } | Frame::ResyncHash { .. } => {
@@ -381,7 +389,9 @@ impl Replica {
             Frame::Barrier { sequence } => self.on_barrier(peer, sequence),
             Frame::WriteFailed { .. } => self.on_disk_change(peer, DiskState::Failed),
             Frame::ReadAsk { id, blocks } => self.on_read_ask(peer, id, blocks),
-            Frame::ReadAnswer { id, .. } => self.on_read_answer(peer, id, payload),
+            Frame::ReadAnswer { id, blocks, .. } => {
+                self.on_read_answer(peer, (id, blocks), payload);
+            }
             other => {
                 self.release(payload);
                 self.on_rare_frame(peer, other);

@@ -18,10 +18,12 @@ use super::event::{Connection, Output, PeerIndex};
 use super::reconcile::Verdict;
 use super::stream::Outgoing;
 use super::sync_source::Source;
+use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
 use crate::format::lineage::Lineage;
 use crate::limits::{HANDSHAKE_REST, HANDSHAKE_TIME};
 use crate::units::{Epoch, Nanos, NodeId, Session};
+use std::collections::VecDeque;
 
 /// Where a session stands; see the drawing above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +89,8 @@ pub(super) struct Peer {
     pub(super) source: Option<Source>,
     /// The peer has told all its marks.
     pub(super) marks_heard: bool,
-    /// A resync was offered before this node had recorded the meeting.
-    pub(super) early_start: Option<u64>,
+    /// Frames of a peer that had recorded the meeting before this node had: they wait for that.
+    pub(super) early: VecDeque<(Epoch, Frame, Option<Payload>)>,
     /// What this node is about to adopt at the end of a resync to here.
     pub(super) adopting: Option<Lineage>,
     /// Marks still to be sent, from this page on.
@@ -129,7 +131,7 @@ impl Peer {
             incoming: Incoming::default(),
             source: None,
             marks_heard: false,
-            early_start: None,
+            early: VecDeque::new(),
             adopting: None,
             marks_to_send: None,
             paused_here: false,
@@ -175,7 +177,7 @@ impl Peer {
 
     /// Both sides know all marks, so those of stable blocks may go.
     pub(super) fn marks_may_go(&self) -> bool {
-        self.marks_heard && self.source.as_ref().is_none_or(Source::token_is_durable)
+        self.marks_heard && self.source.as_ref().is_none_or(Source::marks_may_go)
     }
 }
 
@@ -206,7 +208,6 @@ impl Replica {
         (found.role, found.disk) = (None, None);
         found.marks_to_send = None;
         found.marks_heard = false;
-        found.early_start = None;
         found.adopting = None;
         found.needs_marks_here = false;
         (found.paused_there, found.congested) = (false, false);
@@ -217,11 +218,12 @@ impl Replica {
         if self.peers[peer].connection == Connection::Connected {
             self.set_connection(peer, Connection::Connecting, "the link was lost");
         }
+        self.drop_early(peer);
         self.drop_source(peer);
         self.drop_incoming(peer);
         self.lose_stream(peer);
         self.forget_remote_reads(peer);
-        self.drop_verify(peer);
+        self.drop_verify(peer, "the link was lost");
         self.role_lost_peer(peer);
         self.reconsider_disk("the link was lost");
         self.check_flushes();

@@ -2,8 +2,8 @@
 //! Must never let two writes of one page be under way at once: the older could land last.
 
 use super::Replica;
-use super::disk::DiskPhase;
 use super::event::{CommandId, DiskError, Output, PageId, Persist, PersistId};
+use crate::format::frame::Frame;
 use crate::format::lineage::Generation;
 use crate::units::{Blocks, Epoch, Session};
 use std::collections::VecDeque;
@@ -21,6 +21,7 @@ pub(super) enum After {
     BondThenNothing { peer: usize, session: Session },
     TargetPrepared { peer: usize, session: Session, token: u64 },
     SourceToken { peer: usize, session: Session },
+    SourceEnds { peer: usize, session: Session },
     SourceAllMarked { peer: usize, session: Session },
     Adopted { peer: usize, session: Session },
     Promoted,
@@ -59,9 +60,17 @@ pub(super) enum AfterPages {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Write {
-    Superblock { version: u64 },
-    Pages(PagesJob),
+    Superblock {
+        version: u64,
+    },
+    /// `full`: there may be more pages than fit one write.
+    Pages {
+        job: PagesJob,
+        full: bool,
+    },
     Log,
+    /// Its disk is gone: nobody waits for it.
+    Abandoned,
 }
 
 /// Metadata writes under way and waiting.
@@ -77,9 +86,16 @@ pub(super) struct Saver {
 }
 
 impl Saver {
-    /// Whether nothing is being written and nothing waits to be.
-    pub(super) fn is_idle(&self) -> bool {
-        self.writes.is_empty() && self.waiting.is_empty() && self.pages_waiting.is_empty()
+    /// Whether the durable records are those in memory, as far as a peer is told of them. The log
+    /// and the pages of cooled extents go on under any load, and are not waited for.
+    pub(super) fn is_settled(&self) -> bool {
+        let tells = |write: &Write| {
+            matches!(write, Write::Superblock { .. } | Write::Pages { job: PagesJob::All(_), .. })
+        };
+        let all = |job: &PagesJob| matches!(job, PagesJob::All(_));
+        self.waiting.is_empty()
+            && !self.writes.iter().any(|(_, write)| tells(write))
+            && !self.pages_waiting.iter().any(all)
     }
 
     /// The version of the superblock a change made now will have, and whether it is stable.
@@ -134,7 +150,8 @@ impl Replica {
                 continue;
             }
             self.saver.pages_busy = true;
-            let id = self.saver.writes.insert(Write::Pages(job));
+            let full = pages.len() >= PAGES_PER_WRITE;
+            let id = self.saver.writes.insert(Write::Pages { job, full });
             let what = Persist::Pages(pages.into_boxed_slice());
             self.emit(Output::Persist { id: PersistId(id as u64), what });
         }
@@ -168,44 +185,81 @@ impl Replica {
 
     pub(super) fn on_persisted(&mut self, id: PersistId, result: Result<(), DiskError>) {
         let key = usize::try_from(id.0).expect("ids are slab keys");
-        let write = self.saver.writes.remove(key);
-        match &write {
-            Write::Superblock { .. } => self.saver.superblock_busy = false,
-            Write::Pages(_) => self.saver.pages_busy = false,
-            Write::Log => {}
-        }
         if result.is_err() {
             self.fail_disk("a metadata write failed");
         }
-        if self.disk_phase != DiskPhase::Open && result.is_err() {
-            return;
+        let write = self.saver.writes.remove(key);
+        match &write {
+            Write::Superblock { .. } => self.saver.superblock_busy = false,
+            Write::Pages { .. } => self.saver.pages_busy = false,
+            Write::Log | Write::Abandoned => {}
         }
         match write {
             Write::Superblock { version } => {
-                self.saver.durable = version;
+                self.saver.durable = self.saver.durable.max(version);
                 self.run_after_superblock();
                 self.write_superblock();
             }
-            Write::Pages(PagesJob::All(after)) => {
-                // There may be more than fit one write.
+            Write::Pages { job: PagesJob::All(after), full: true } => {
                 self.saver.pages_waiting.push_front(PagesJob::All(after));
                 self.write_pages();
             }
-            Write::Pages(job) => {
+            Write::Pages { job, .. } => {
                 self.pages_saved(job);
                 self.write_pages();
             }
             Write::Log => self.log_saved(),
+            Write::Abandoned => {}
         }
     }
 
-    /// Without a disk nothing more is written; whoever waits goes on.
+    /// Without a disk nothing more is written; whoever waits for more than a record goes on.
     pub(super) fn abandon_writes(&mut self) {
+        let mut jobs = Vec::new();
+        for (_, write) in &mut self.saver.writes {
+            if let Write::Pages { job, .. } = std::mem::replace(write, Write::Abandoned) {
+                jobs.push(job);
+            }
+        }
+        jobs.extend(self.saver.pages_waiting.drain(..));
         self.saver.superblock_busy = false;
         self.saver.pages_busy = false;
         self.saver.durable = self.saver.version;
-        self.saver.pages_waiting.clear();
-        self.run_after_superblock();
+        for (_, after) in std::mem::take(&mut self.saver.waiting) {
+            self.after_lost_superblock(after);
+        }
+        for job in jobs {
+            match job {
+                PagesJob::All(AfterPages::Demote) => self.marks_saved_for_demote(),
+                PagesJob::All(AfterPages::Stop { id }) => self.marks_saved_for_stop(id),
+                PagesJob::All(AfterPages::Start) => self.start_failed(),
+                _ => {}
+            }
+        }
+    }
+
+    /// What was to be recorded first never will be: promises that rest on it are not made.
+    fn after_lost_superblock(&mut self, after: After) {
+        match after {
+            After::Started => self.start_failed(),
+            After::Promoted => self.fail_promotion(
+                "disk-failed",
+                format!("the local disk of {} failed meanwhile", self.options.name),
+            ),
+            After::PromoteGranted { peer, epoch, .. } => {
+                self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
+            }
+            After::EmptyAnswered { peer, .. } => {
+                self.send(peer, Frame::EmptyAnswer { empty: false });
+            }
+            After::Generation
+            | After::Demoted
+            | After::Withdrawn { .. }
+            | After::Answer { .. }
+            | After::Renegotiate { .. }
+            | After::Stopped { .. } => self.after_superblock(after),
+            _ => {}
+        }
     }
 
     fn run_after_superblock(&mut self) {
@@ -230,6 +284,7 @@ impl Replica {
                 self.target_prepared(peer, session, token);
             }
             After::SourceToken { peer, session } => self.source_token_saved(peer, session),
+            After::SourceEnds { peer, session } => self.source_end_saved(peer, session),
             After::SourceAllMarked { peer, session } => self.all_marked_saved(peer, session),
             After::Adopted { peer, session } => self.adopted(peer, session),
             After::Promoted => self.promoted(),

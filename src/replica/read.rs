@@ -85,13 +85,22 @@ impl Replica {
     }
 
     /// A peer's answer. Late ones of an ended session find nothing.
-    pub(super) fn on_read_answer(&mut self, peer: usize, id: u64, payload: Option<Payload>) {
+    pub(super) fn on_read_answer(
+        &mut self,
+        peer: usize,
+        (id, answered): (u64, Blocks),
+        payload: Option<Payload>,
+    ) {
         let key = usize::try_from(id).unwrap_or(usize::MAX);
         if self.remote_reads.get(key).is_none_or(|read| read.peer != peer) {
             return self.release(payload);
         }
+        let blocks = self.blocks_of(self.remote_reads[key].need);
+        if blocks != answered {
+            self.release(payload);
+            return self.violation(peer, "an answer to a read nobody asked for");
+        }
         let read = self.remote_reads.remove(key);
-        let blocks = self.blocks_of(read.need);
         let Some(payload) = payload else {
             // The peer could not: it says so with `DiskChange`, after which another way is tried.
             self.parked.push(read.need);
@@ -130,7 +139,8 @@ impl Replica {
 
     /// The peer wants to read from here.
     pub(super) fn on_read_ask(&mut self, peer: usize, id: u64, blocks: Blocks) {
-        if self.disk != DiskState::UpToDate || blocks.count > PIECE_BLOCKS {
+        let fits = blocks.count <= PIECE_BLOCKS && blocks.end() <= self.device_blocks;
+        if self.disk != DiskState::UpToDate || !fits {
             return self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
         }
         let session = self.peers[peer].session_id();

@@ -326,8 +326,9 @@ fn continues(source: &PeerState, target: &PeerState) -> bool {
 /// No resync has taken marks off `source` that `target` does not have the blocks for: none began,
 /// or the target adopted its end.
 fn untouched(source: &PeerState, target: &PeerState) -> bool {
-    source.slot.sync_token == 0
-        || (target.sync_target.is_none() && target.lineage.head() == source.lineage.head())
+    let heads = target.lineage.head() == source.lineage.head();
+    let adopted = heads || source.slot.base.is_some_and(|base| target.lineage.knows(base));
+    source.slot.sync_token == 0 || (target.sync_target.is_none() && adopted)
 }
 
 /// The marks of `source` are relative to the data `target` has.

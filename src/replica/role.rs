@@ -13,7 +13,7 @@ use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::DataState;
-use crate::units::{Epoch, Session};
+use crate::units::{Epoch, Sequence, Session};
 
 /// A promotion on its way.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Demoting {
     stop: bool,
     flushing: bool,
     saving: bool,
+    /// What must be stable on each peer.
+    upto: Vec<Sequence>,
 }
 
 impl Replica {
@@ -76,7 +78,7 @@ impl Replica {
                     ),
                 );
             }
-            if peer.negotiates() {
+            if peer.negotiates() || peer.phase == Phase::Settling {
                 return refuse(
                     "negotiating",
                     format!("{me} and {them} are agreeing about {resource}; try again in a moment"),
@@ -194,7 +196,7 @@ impl Replica {
     pub(super) fn on_promote_ask(&mut self, peer: usize, epoch: Epoch) {
         let mine_first = self.promoting.is_some() && self.options.node < self.peers[peer].node;
         let stale = epoch <= self.superblock.epoch;
-        if self.role == Role::Primary || mine_first || stale || self.peers[peer].negotiates() {
+        if self.role == Role::Primary || mine_first || stale {
             return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
         }
         let session = self.peers[peer].session_id();
@@ -229,8 +231,13 @@ impl Replica {
         }
     }
 
-    fn fail_promotion(&mut self, reason: &'static str, text: String) {
+    pub(super) fn fail_promotion(&mut self, reason: &'static str, text: String) {
         if let Some(promoting) = self.promoting.take() {
+            // A peer that granted it must not wait for a primary that never comes.
+            let (role, epoch) = (Role::Secondary, self.superblock.epoch);
+            for peer in 0..self.peers.len() {
+                self.send(peer, Frame::RoleChange { role, epoch });
+            }
             self.answer(promoting.id, Err(Refusal { reason, text }));
         }
     }
@@ -266,7 +273,8 @@ impl Replica {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
         self.emit(Output::Serve { open: false });
-        self.demoting = Some(Demoting { id, stop, flushing: false, saving: false });
+        self.demoting =
+            Some(Demoting { id, stop, flushing: false, saving: false, upto: Vec::new() });
         self.drain_for_demote();
     }
 
@@ -312,11 +320,16 @@ impl Replica {
         }
         if !demoting.flushing {
             demoting.flushing = true;
+            demoting.upto = self.peers.iter().map(|peer| peer.out.last()).collect();
             self.sync_here();
             (0..self.peers.len()).for_each(|peer| self.ask_barrier(peer));
         }
         let here = !self.has_open_disk() || self.local.stable() >= self.local.last();
-        let there = self.peers.iter().all(|peer| peer.out.sent.is_empty());
+        // A resync from here goes on meanwhile: only what clients wrote is waited for.
+        let upto = self.demoting.as_ref().map_or(&[][..], |demoting| &demoting.upto);
+        let mut streams = self.peers.iter().zip(upto);
+        let there =
+            streams.all(|(peer, upto)| peer.out.sent.is_empty() || peer.out.stable >= *upto);
         if !here && !self.syncing {
             self.sync_here();
         }

@@ -63,9 +63,10 @@ impl LocalStream {
         }
     }
 
-    /// What a sync that is submitted now covers: everything up to this has completed.
-    pub(super) fn covered(&self) -> Sequence {
-        self.open.front().map_or(self.last, |(open, _)| Sequence(open.0 - 1))
+    /// What a sync that is submitted now covers: everything up to this has completed. `newest` is
+    /// the newest sequence given out, which may be of something only a peer is sent.
+    pub(super) fn covered(&self, newest: Sequence) -> Sequence {
+        self.open.front().map_or(newest, |(open, _)| Sequence(open.0 - 1))
     }
 
     pub(super) const fn stable(&self) -> Sequence {
@@ -114,6 +115,13 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) const fn last(&self) -> Sequence {
         self.last
+    }
+
+    /// The newest write up to `sequence` that is not yet stable on the peer; 0 if all are, those
+    /// of former sessions included.
+    pub(super) fn unstable_up_to(&self, sequence: Sequence) -> Sequence {
+        let covered = self.sent.partition_point(|sent| sent.sequence <= sequence);
+        covered.checked_sub(1).map_or(Sequence(0), |place| self.sent[place].sequence)
     }
 
     pub(super) const fn barrier_due(&self) -> Option<Nanos> {
@@ -277,7 +285,7 @@ impl Replica {
             return;
         }
         self.syncing = true;
-        let covered = self.local.covered();
+        let covered = self.local.covered(self.sequence);
         self.flush_round += 1;
         let io = self.start_io(IoPurpose::Sync { covered, round: self.flush_round });
         self.emit(Output::Sync { io });

@@ -31,11 +31,16 @@ pub(super) struct Source {
     /// The target knows nothing of this node's marks: all blocks go.
     full: bool,
     ready: bool,
+    /// The slot carries the token.
     durable: bool,
+    /// What this node held when it began is stable here.
+    stable: bool,
     cursor: u64,
     items: Slab<Item>,
     /// Items not yet written by the target.
     in_flight: usize,
+    /// The slot's base is durably the newest generation, or was not changed.
+    end_durable: bool,
     done_sent: bool,
 }
 
@@ -46,9 +51,11 @@ impl Source {
             full,
             ready: false,
             durable: false,
+            stable: false,
             cursor: 0,
             items: Slab::new(),
             in_flight: 0,
+            end_durable: true,
             done_sent: false,
         }
     }
@@ -57,9 +64,9 @@ impl Source {
         self.token
     }
 
-    /// The slot carries the token, so marks may go.
-    pub(super) const fn token_is_durable(&self) -> bool {
-        self.durable
+    /// The slot carries the token, and a mark that goes is of a block that is stable here too.
+    pub(super) const fn marks_may_go(&self) -> bool {
+        self.durable && self.stable
     }
 }
 
@@ -87,6 +94,10 @@ impl Replica {
         slot.sync_token = token;
         slot.withdrawn = false;
         self.save(super::persist::After::SourceToken { peer, session });
+        if self.has_open_disk() {
+            let io = self.start_io(IoPurpose::SourceSync { peer, session });
+            self.emit(Output::Sync { io });
+        }
         self.resend_owed(peer);
         self.send_marks(peer);
     }
@@ -97,6 +108,29 @@ impl Replica {
         }
         if let Some(source) = &mut self.peers[peer].source {
             source.durable = true;
+        }
+        self.feed_resync(peer);
+    }
+
+    /// What this node wrote before, perhaps in a former life of the process, survives a power cut.
+    pub(super) fn source_synced(&mut self, peer: usize, session: crate::units::Session, ok: bool) {
+        if !ok {
+            return self.fail_disk("a flush failed");
+        }
+        if self.peers[peer].session == Some(session)
+            && let Some(source) = &mut self.peers[peer].source
+        {
+            source.stable = true;
+            self.feed_resync(peer);
+        }
+    }
+
+    pub(super) fn source_end_saved(&mut self, peer: usize, session: crate::units::Session) {
+        if self.peers[peer].session != Some(session) {
+            return self.check_settled(peer);
+        }
+        if let Some(source) = &mut self.peers[peer].source {
+            source.end_durable = true;
         }
         self.feed_resync(peer);
     }
@@ -156,7 +190,7 @@ impl Replica {
             let found = &self.peers[peer];
             let Some(source) = &found.source else { return };
             let paused = found.paused_here || found.paused_there;
-            if found.phase != Phase::SyncSource || !source.ready || !source.durable {
+            if found.phase != Phase::SyncSource || !source.ready || !source.marks_may_go() {
                 return;
             }
             if !found.marks_heard || paused || source.done_sent {
@@ -198,9 +232,23 @@ impl Replica {
             }
             return;
         }
+        let head = self.superblock.lineage.head();
+        let slot = &mut self.superblock.slots[peer];
+        let told = slot.base == head;
         let Some(source) = &mut self.peers[peer].source else {
             return;
         };
+        if !told {
+            // From the next frame on the peer may be equal to this generation: a write it misses
+            // after that belongs to another one, also if this node stops in between.
+            slot.base = head;
+            source.end_durable = false;
+            let session = self.peers[peer].session_id();
+            return self.save(super::persist::After::SourceEnds { peer, session });
+        }
+        if !source.end_durable {
+            return;
+        }
         source.done_sent = true;
         let lineage = Box::new(self.superblock.lineage.clone());
         self.send(peer, Frame::SyncDone { lineage });
@@ -353,7 +401,8 @@ impl Replica {
 
     /// The target has all and says so durably.
     pub(super) fn on_sync_adopted(&mut self, peer: usize) {
-        if self.peers[peer].phase != Phase::SyncSource {
+        let ending = self.peers[peer].source.as_ref().is_some_and(|source| source.done_sent);
+        if self.peers[peer].phase != Phase::SyncSource || !ending {
             return self.violation(peer, "the end of a resync that is not under way");
         }
         let slot = &mut self.superblock.slots[peer];

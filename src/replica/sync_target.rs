@@ -15,10 +15,6 @@ impl Replica {
     pub(super) fn on_sync_start(&mut self, peer: usize, token: u64) {
         let found = &mut self.peers[peer];
         let target = matches!(found.verdict, Some(Verdict::Target(_)));
-        if found.phase == Phase::Bonding && target {
-            found.early_start = Some(token);
-            return;
-        }
         let generation = found.their_state.as_ref().and_then(|state| state.lineage.head());
         let Some(generation) = generation else {
             return self.violation(peer, "a resync from a node without data");

@@ -156,12 +156,12 @@ impl Replica {
         }
     }
 
-    pub(super) fn drop_verify(&mut self, peer: usize) {
+    pub(super) fn drop_verify(&mut self, peer: usize, cause: &str) {
         if self.verify.as_ref().is_some_and(|verify| verify.peer == peer)
             && let Some(verify) = self.verify.take()
         {
             self.last_verify = (verify.done_blocks, verify.differing_blocks);
-            self.note("verify", "running", "off", "the link was lost; start it again");
+            self.note("verify", "running", "off", &format!("{cause}; start it again"));
             for (chunk, _) in &verify.chunks {
                 self.unlock(Owner::Verify { chunk });
             }
@@ -182,6 +182,10 @@ impl Replica {
         (id, blocks): (u64, Blocks),
         digests: Box<[[u8; 32]]>,
     ) {
+        let asked = self.compares.iter().filter(|c| c.peer == peer);
+        if asked.clone().count() > 2 * VERIFY_PIECES || asked.clone().any(|c| c.id == id) {
+            return self.violation(peer, "more comparisons than a verify asks for");
+        }
         let fits = blocks.end() <= self.device_blocks && digests.len() as u64 == blocks.count;
         if !fits || self.peers[peer].phase != Phase::Established || !self.has_open_disk() {
             return self.send(peer, Frame::VerifyAnswer { id, blocks, differing: None });

@@ -5,6 +5,7 @@
 use super::event::{DiskError, Output, Part, RequestError};
 use super::hot_extents::extents_of;
 use super::options::{OnCongestion, PeerLoss};
+use super::peer::Phase;
 use super::persist::{After, PagesJob};
 use super::request::Kind;
 use super::stream::Sent;
@@ -86,9 +87,11 @@ impl Replica {
             .take(crate::limits::LOG_UPDATES_MAX)
             .flat_map(|waiter| extents_of(self.blocks_of_waiter(*waiter)))
             .collect();
+        let first = self.log_waiting.front().map(|waiter| self.blocks_of_waiter(*waiter));
+        let first = first.into_iter().flat_map(extents_of);
         let geometry = self.superblock.geometry;
         let window = |number| window_for(number, geometry.log_extents);
-        match self.log.plan(wanted.into_iter(), coolable, window) {
+        match self.log.plan(wanted.into_iter(), first, coolable, window) {
             Some(plan) => self.save_pages(PagesJob::Cooled(plan.cooled)),
             None => self.relieve_log(),
         }
@@ -136,6 +139,11 @@ impl Replica {
         if self.peers.iter().any(super::peer::Peer::negotiates) {
             return Some("the nodes are agreeing whose data is newer");
         }
+        let unknown =
+            |peer: &super::peer::Peer| peer.phase == Phase::SyncTarget && !peer.marks_heard;
+        if self.peers.iter().any(unknown) {
+            return Some("the peer is telling which blocks are stale here");
+        }
         if self.freezing.is_some() {
             return Some("the local disk failed and the peer is taking note of it");
         }
@@ -167,6 +175,10 @@ impl Replica {
         if self.write_hold().is_some() {
             self.held.push_back(key);
             return self.drain_for_demote();
+        }
+        if self.has_metadata() && !self.pieces[key].entered {
+            // It was held while there was no disk.
+            return self.enter_log(key);
         }
         let sequence = self.next_sequence();
         let Piece { blocks, part, fua, discard, .. } = self.pieces[key];
@@ -201,7 +213,7 @@ impl Replica {
         if waits {
             piece.owed_peers |= 1 << peer;
         }
-        let after = self.flushed;
+        let after = self.peers[peer].out.unstable_up_to(self.flushed);
         let sent = Sent::of_piece(sequence, blocks, waits.then_some(key));
         let frame = match part {
             Some(_) => Frame::Write { sequence, after, blocks, fua },
@@ -224,7 +236,9 @@ impl Replica {
     /// Begins a generation unless the peer already lacks one; returns the superblock version that
     /// must be stable before a write it misses is acknowledged.
     pub(super) fn need_generation(&mut self, peer: usize) -> u64 {
-        if self.superblock.slots[peer].base.is_none() {
+        // A peer that was told the end of a resync may have adopted the present generation.
+        let base = self.superblock.slots[peer].base;
+        if base.is_none() || base == self.superblock.lineage.head() {
             self.begin_generation("a write that a peer misses");
         }
         self.generation_version
@@ -249,7 +263,9 @@ impl Replica {
 
     pub(super) fn generation_saved(&mut self) {
         for key in std::mem::take(&mut self.version_waiting) {
-            self.settle_piece(key);
+            if self.pieces.contains(key) {
+                self.settle_piece(key);
+            }
         }
     }
 
@@ -261,10 +277,21 @@ impl Replica {
     ) {
         self.local.completed(sequence);
         self.pieces[key].owed_here = false;
-        if result.is_err() {
-            self.fail_disk("a write failed");
+        match result {
+            Ok(()) => self.freshen(self.pieces[key].blocks),
+            Err(_) => self.fail_disk("a write failed"),
         }
         self.settle_piece(key);
+    }
+
+    /// A primary in the middle of a resync to here has written these blocks itself: what the
+    /// source read before must not land on them. The source's own marks stay.
+    fn freshen(&mut self, blocks: Blocks) {
+        for (peer, map) in self.peers.iter().zip(&mut self.maps) {
+            if peer.is_known_target() {
+                map.clear(blocks);
+            }
+        }
     }
 
     /// A peer has the piece, or will have it by its mark.
@@ -348,6 +375,21 @@ impl Replica {
         }
     }
 
+    /// The log went with its disk: nobody is in it.
+    pub(super) fn leave_log_of_lost_disk(&mut self) {
+        self.pieces.iter_mut().for_each(|(_, piece)| piece.entered = false);
+        self.peers.iter_mut().for_each(|peer| peer.incoming.forget_log());
+    }
+
+    /// A disk comes back under a primary: what is under way was not written to it.
+    pub(super) fn mark_running_pieces(&mut self) {
+        let running = self.pieces.iter().filter(|(_, piece)| piece.issued);
+        let blocks: Vec<Blocks> = running.map(|(_, piece)| piece.blocks).collect();
+        for peer in 0..self.peers.len() {
+            blocks.iter().for_each(|blocks| self.mark(peer, *blocks));
+        }
+    }
+
     /// Issues what was held, if it may go now, in order.
     pub(super) fn retry_held(&mut self) {
         while self.write_hold().is_none() {
@@ -392,7 +434,8 @@ impl Replica {
     /// The log has room for those who wait once writes became stable.
     pub(super) fn coolable(&self) -> Sequence {
         let here = self.local.stable();
-        let peers = self.peers.iter().filter(|peer| peer.mirrors()).map(|peer| peer.coolable());
+        // Also of a peer that is no longer mirrored to: what it was sent is not on record elsewhere.
+        let peers = self.peers.iter().map(super::peer::Peer::coolable);
         peers.fold(here, Sequence::min)
     }
 }

@@ -7,11 +7,6 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::Errno;
 use super::system_calls::errno;
-use crate::units::Nanos;
-
-/// After this long an attempt to connect has failed: the kernel alone would try for minutes, and
-/// whoever dials wants to try another way before that.
-pub(super) const CONNECT_TIME: Nanos = Nanos::from_millis(5_000);
 
 /// A socket on its way to an address.
 #[derive(Debug)]

@@ -14,6 +14,11 @@ use super::workers::Workers;
 use super::zeroing::Zeroing;
 use super::{Completion, Errno, FileId, Gather, Op, Ring, Token};
 use crate::buffer::Pool;
+use crate::units::Nanos;
+
+/// The kernel alone would try to connect for minutes; whoever dials wants to try another way, or
+/// again, before that.
+const CONNECT_TIME: Nanos = Nanos::from_millis(5_000);
 
 /// Vectors kept for the next sends; more are given back to the system.
 const VECTORS_KEPT: usize = 256;
@@ -48,6 +53,8 @@ pub(super) struct Holdings {
     pub(super) entropy: Entropy,
     /// Completions of the next turn.
     pub(super) ready: Vec<Completion>,
+    /// After this long an attempt to connect has failed.
+    pub(super) connect_time: Nanos,
     spare: Vec<Vectors>,
 }
 
@@ -61,6 +68,7 @@ impl Holdings {
             waker,
             entropy: Entropy::new(),
             ready: Vec::new(),
+            connect_time: CONNECT_TIME,
             spare: Vec::new(),
         })
     }

@@ -4,6 +4,7 @@
 
 mod dial;
 mod endpoints;
+mod entries;
 mod entropy;
 mod files;
 mod flights;
@@ -13,6 +14,7 @@ mod portable;
 mod setup;
 mod system;
 pub(crate) mod system_calls;
+mod talk;
 mod transfer;
 mod uring;
 mod waker;

@@ -1,18 +1,19 @@
 //! Owns the engine for hosts without io_uring: epoll for sockets, a few threads for disks. Must
 //! behave as the io_uring engine does, only slower.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::SockRef;
 
-use super::dial::{CONNECT_TIME, Dial};
+use super::dial::Dial;
 use super::endpoints::Stream;
 use super::files::Errand;
 use super::flights::Flights;
 use super::holdings::{Engine, Holdings, Place};
-use super::outgoing::Outgoing;
-use super::system_calls::{self, Memory, errno};
+use super::system_calls::{self, errno};
+use super::talk::{Act, Talk};
 use super::{Completion, Errno, FileId, Op, Ring, SocketId, Token};
 use crate::buffer::Pool;
 use crate::units::Nanos;
@@ -26,9 +27,7 @@ const EVENTS: usize = 256;
 
 enum Work {
     Disk { file: FileId },
-    Receive { socket: u32, memory: Memory },
-    Send { socket: u32, outgoing: Outgoing },
-    Accept { listener: u32 },
+    Talk(Talk),
     Connect { dial: Dial, until: Nanos },
 }
 
@@ -74,48 +73,22 @@ impl PortableRing {
     }
 
     fn network(&mut self, pool: &Pool, token: Token, op: Op) {
-        let (id, stream, work) = match op {
-            Op::Recv { socket: SocketId(socket), into } => {
-                let memory = Memory::of(pool, into);
-                (socket, Stream::Incoming, Work::Receive { socket, memory })
-            }
-            Op::Send { socket: SocketId(socket), gather } => {
-                if !self.held.is_open(socket) || gather.len_bytes() == 0 {
-                    let open = self.held.is_open(socket);
-                    let result = if open { Ok(0) } else { Err(Errno(libc::EBADF)) };
-                    return self.held.complete_send(token, result, gather);
-                }
-                let outgoing = Outgoing::new(pool, gather, self.held.vectors());
-                (socket, Stream::Outgoing, Work::Send { socket, outgoing })
-            }
-            Op::Accept { listener } => {
-                let listener = listener.0;
-                (listener, Stream::Incoming, Work::Accept { listener })
-            }
-            Op::Connect { address, from } => return self.connect(token, address, from),
-            Op::Close { socket } => return self.held.close(token, socket.0),
-            Op::Read { .. } | Op::Write { .. } | Op::Zero { .. } | Op::Sync { .. } => return,
+        let Some(talk) = self.held.talk(pool, token, op) else {
+            return;
         };
-        if !self.held.is_open(id) {
-            return self.held.complete(token, Err(Errno(libc::EBADF)));
-        }
-        let index = self.flights.insert(token, work);
+        let (id, stream) = (talk.id, talk.stream());
+        let index = self.flights.insert(token, Work::Talk(talk));
         if self.held.endpoints.push(id, stream, index) {
             self.run(id, stream);
         }
     }
 
-    fn connect(
-        &mut self,
-        token: Token,
-        address: std::net::SocketAddr,
-        from: Option<std::net::IpAddr>,
-    ) {
+    fn connect(&mut self, token: Token, address: SocketAddr, from: Option<IpAddr>) {
         let dial = match Dial::new(address, from) {
             Ok(dial) => dial,
             Err(errno) => return self.held.complete(token, Err(errno)),
         };
-        let until = self.now() + CONNECT_TIME;
+        let until = self.now() + self.held.connect_time;
         let index = self.flights.insert(token, Work::Connect { dial, until });
         if let Err(errno) = self.begin_connect(index) {
             self.finish(index, Err(errno));
@@ -192,41 +165,31 @@ impl PortableRing {
     /// Tries an operation; `None` if the socket would block.
     fn attempt(&mut self, index: u32) -> Option<Result<u32, Errno>> {
         loop {
-            let got = match self.flights.work(index) {
-                Work::Receive { socket, memory } => {
-                    let endpoint = self.held.endpoints.get(*socket)?;
-                    system_calls::receive(endpoint.fd(), *memory)
-                }
-                Work::Accept { listener } => {
-                    let listener = *listener;
-                    self.accept(listener)
-                }
-                Work::Send { socket, outgoing } => {
-                    let endpoint = self.held.endpoints.get(*socket)?;
+            let Work::Talk(talk) = self.flights.work(index) else {
+                return None;
+            };
+            let endpoint = self.held.endpoints.get(talk.id)?;
+            let got = match &mut talk.act {
+                Act::Receive(memory) => system_calls::receive(endpoint.fd(), *memory),
+                Act::Accept => match SockRef::from(&endpoint.fd()).accept() {
+                    Ok((socket, _)) => Ok(self.adopt(socket.into())),
+                    // A Unix listener that was shut down still answers EAGAIN.
+                    Err(_) if endpoint.is_closing() => Err(Errno(libc::ECANCELED)),
+                    Err(error) => Err(errno(&error)),
+                },
+                Act::Send(outgoing) => {
                     match system_calls::send(endpoint.fd(), outgoing.message_now()) {
                         Ok(count) if outgoing.advance(count) => Ok(outgoing.sent_bytes()),
                         Ok(_) => continue,
                         Err(errno) => Err(errno),
                     }
                 }
-                Work::Disk { .. } | Work::Connect { .. } => return None,
             };
             match got {
                 Err(Errno(libc::EAGAIN)) => return None,
                 Err(Errno(libc::EINTR)) => {}
                 _ => return Some(got),
             }
-        }
-    }
-
-    fn accept(&mut self, listener: u32) -> Result<u32, Errno> {
-        let Some(endpoint) = self.held.endpoints.get(listener) else {
-            return Err(Errno(libc::EBADF));
-        };
-        match SockRef::from(&endpoint.fd()).accept() {
-            Ok((socket, _)) => Ok(self.adopt(socket.into())),
-            Err(_) if endpoint.is_closing() => Err(Errno(libc::ECANCELED)),
-            Err(error) => Err(errno(&error)),
         }
     }
 
@@ -238,26 +201,17 @@ impl PortableRing {
                 self.held.files.end(file);
                 self.held.complete(token, result);
             }
-            Work::Receive { socket: id, .. } | Work::Accept { listener: id } => {
-                self.held.complete(token, result);
-                self.pop(id, Stream::Incoming);
-            }
-            Work::Send { socket, outgoing } => {
-                let (gather, vectors) = outgoing.into_parts();
-                self.held.keep(vectors);
-                self.held.complete_send(token, result, gather);
-                self.pop(socket, Stream::Outgoing);
+            Work::Talk(talk) => {
+                let (id, stream) = (talk.id, talk.stream());
+                self.held.end_talk(token, talk, result);
+                if self.held.endpoints.pop(id, stream).is_none() {
+                    self.held.settle(id);
+                }
             }
             Work::Connect { dial, .. } => {
                 let result = result.map(|_| self.adopt(dial.into_fd()));
                 self.held.complete(token, result);
             }
-        }
-    }
-
-    fn pop(&mut self, id: u32, stream: Stream) {
-        if self.held.endpoints.pop(id, stream).is_none() {
-            self.held.settle(id);
         }
     }
 
@@ -326,7 +280,10 @@ impl Ring for PortableRing {
         match self.held.errand(pool, &op) {
             Some(Ok((file, errand))) => self.disk(token, file, errand),
             Some(Err(errno)) => self.held.complete(token, Err(errno)),
-            None => self.network(pool, token, op),
+            None => match op {
+                Op::Connect { address, from } => self.connect(token, address, from),
+                _ => self.network(pool, token, op),
+            },
         }
     }
 

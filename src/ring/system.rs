@@ -41,7 +41,7 @@ pub enum RingError {
 /// The kernel, in production. Made on the thread that uses it, and dropped before the pool its
 /// operations name: dropping it waits until the kernel has let go of their slots.
 pub struct SystemRing {
-    engine: Box<dyn Engine>,
+    pub(super) engine: Box<dyn Engine>,
     name: &'static str,
 }
 

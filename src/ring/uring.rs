@@ -7,22 +7,23 @@
 //! holds; the others wait in user memory.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use socket2::SockRef;
 
-use super::dial::{CONNECT_TIME, Dial};
+use super::dial::Dial;
 use super::endpoints::Stream;
+use super::entries::{self, Dialing, Work, outcome, timespec};
 use super::files::Errand;
 use super::flights::Flights;
 use super::holdings::{Engine, Holdings, Place};
-use super::outgoing::Outgoing;
 use super::setup::{self, Build, Refused, Wish};
-use super::system_calls::{self, Memory, errno};
-use super::transfer::{Direction, Next, Patience};
-use super::zeroing::Step;
+use super::system_calls::{self, errno};
+use super::talk::Act;
+use super::transfer::{Next, Patience};
 use super::{Completion, Errno, FileId, Op, Ring, SocketId, Token};
 use crate::buffer::Pool;
 use crate::units::Nanos;
@@ -33,24 +34,6 @@ const BELL: u64 = u64::MAX;
 const TIME_LIMIT: u64 = u64::MAX - 1;
 /// Submission entries one operation takes at most: a connection and its time limit.
 const ENTRIES_MAX: u32 = 2;
-/// Sends go out whole if possible, and raise no signal.
-const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
-
-/// A connection being made, in memory of its own.
-struct Dialing {
-    dial: Dial,
-    limit: Timespec,
-}
-
-/// One operation, with all it needs until its end.
-enum Work {
-    Disk { file: FileId, errand: Errand, patience: Patience },
-    Receive { socket: u32, memory: Memory, patience: Patience },
-    Send { socket: u32, outgoing: Outgoing, patience: Patience },
-    Accept { listener: u32, patience: Patience },
-    Connect(Box<Dialing>),
-}
-
 /// One thread's io_uring. Not `Send`: the kernel ties it to the thread that made it.
 pub(super) struct UringRing {
     io: IoUring,
@@ -125,51 +108,21 @@ impl UringRing {
     }
 
     fn network(&mut self, pool: &Pool, token: Token, op: Op) {
-        let patience = Patience::default();
-        let (id, stream, work) = match op {
-            Op::Recv { socket: SocketId(socket), into } => {
-                let memory = Memory::of(pool, into);
-                let work = Work::Receive { socket, memory, patience };
-                (socket, Stream::Incoming, work)
-            }
-            Op::Send { socket: SocketId(socket), gather } => {
-                if !self.held.is_open(socket) || gather.len_bytes() == 0 {
-                    let open = self.held.is_open(socket);
-                    let result = if open { Ok(0) } else { Err(Errno(libc::EBADF)) };
-                    return self.held.complete_send(token, result, gather);
-                }
-                let outgoing = Outgoing::new(pool, gather, self.held.vectors());
-                let work = Work::Send { socket, outgoing, patience };
-                (socket, Stream::Outgoing, work)
-            }
-            Op::Accept { listener } => {
-                let listener = listener.0;
-                let work = Work::Accept { listener, patience };
-                (listener, Stream::Incoming, work)
-            }
-            Op::Connect { address, from } => return self.connect(token, address, from),
-            Op::Close { socket } => return self.held.close(token, socket.0),
-            Op::Read { .. } | Op::Write { .. } | Op::Zero { .. } | Op::Sync { .. } => return,
+        let Some(talk) = self.held.talk(pool, token, op) else {
+            return;
         };
-        if !self.held.is_open(id) {
-            return self.held.complete(token, Err(Errno(libc::EBADF)));
-        }
-        let index = self.flights.insert(token, work);
+        let (id, stream) = (talk.id, talk.stream());
+        let patience = Patience::default();
+        let index = self.flights.insert(token, Work::Talk { talk, patience });
         if self.held.endpoints.push(id, stream, index) {
             self.queue.push_back(index);
         }
     }
 
-    fn connect(
-        &mut self,
-        token: Token,
-        address: std::net::SocketAddr,
-        from: Option<std::net::IpAddr>,
-    ) {
+    fn connect(&mut self, token: Token, address: SocketAddr, from: Option<IpAddr>) {
         match Dial::new(address, from) {
             Ok(dial) => {
-                let limit = timespec(CONNECT_TIME);
-                let work = Work::Connect(Box::new(Dialing { dial, limit }));
+                let work = Work::Connect(Dialing::new(dial, self.held.connect_time));
                 let index = self.flights.insert(token, work);
                 self.queue.push_back(index);
             }
@@ -187,14 +140,11 @@ impl UringRing {
         }
         while let Some(&index) = self.queue.front() {
             let key = self.flights.key(index);
-            let (entry, limit) = self.entry(index);
+            let (entry, limit) = entries::entry(&self.held, self.flights.work(index));
             let entry = entry.user_data(key);
             let pushed = match limit {
                 None => self.push(&[entry]),
-                Some(limit) => {
-                    let limit = limit.user_data(TIME_LIMIT);
-                    self.push(&[entry.flags(squeue::Flags::IO_LINK), limit])
-                }
+                Some(limit) => self.push(&[entry, limit.user_data(TIME_LIMIT)]),
             };
             if !pushed {
                 break;
@@ -217,46 +167,13 @@ impl UringRing {
         if !room(&mut self.io) && (self.enter(Nanos(0)).is_err() || !room(&mut self.io)) {
             return false;
         }
-        // SAFETY: each entry was made by `entry` or for the waker: what it points to belongs to
+        // SAFETY: each entry was made by `entries::entry` or for the waker: what it points to belongs to
         // an operation in the table, to a slot its submitter holds, to static zeroes or to this
         // value, and stays there until its completion, or until `drop` has seen it.
         let pushed = unsafe { self.io.submission().push_multiple(entries) };
         debug_assert!(pushed.is_ok(), "there was room");
         self.in_kernel += u32::try_from(count).unwrap_or(ENTRIES_MAX);
         true
-    }
-
-    /// What to ask of the kernel for an operation now, and within which time.
-    fn entry(&mut self, index: u32) -> (squeue::Entry, Option<squeue::Entry>) {
-        let held = &self.held;
-        let socket = |id: u32| Fd(held.endpoints.get(id).map_or(-1, |endpoint| endpoint.raw()));
-        let entry = match self.flights.work(index) {
-            Work::Disk { file, errand, .. } => {
-                let file = held.files.get(*file).map_or(-1, |file| file.backing.raw());
-                disk_entry(Fd(file), errand)
-            }
-            Work::Receive { socket: id, memory, .. } => {
-                opcode::Recv::new(socket(*id), memory.address(), memory.length()).build()
-            }
-            Work::Send { socket: id, outgoing, .. } => {
-                opcode::SendMsg::new(socket(*id), outgoing.message()).flags(SEND_FLAGS).build()
-            }
-            Work::Accept { listener, .. } => {
-                let nowhere = std::ptr::null_mut();
-                opcode::Accept::new(socket(*listener), nowhere, nowhere.cast())
-                    .flags(libc::SOCK_CLOEXEC)
-                    .build()
-            }
-            Work::Connect(dialing) => {
-                let Dialing { dial, limit } = &**dialing;
-                let address = dial.address();
-                let fd = Fd(dial.socket().as_raw_fd());
-                let connect = opcode::Connect::new(fd, address.as_ptr().cast(), address.len());
-                let limit = opcode::LinkTimeout::new(&raw const *limit);
-                return (connect.build(), Some(limit.build()));
-            }
-        };
-        (entry, None)
     }
 
     /// Hands over what is queued, and waits for a completion at most `span` (0: not at all).
@@ -323,26 +240,23 @@ impl UringRing {
     /// Takes a result of the kernel for an operation: it goes on, or ends.
     fn advance(&mut self, index: u32, got: Result<u32, Errno>) {
         let next = match self.flights.work(index) {
-            Work::Disk { file, errand, patience } => {
-                let Some(file) = self.held.files.get(*file) else {
-                    return;
-                };
-                let backing = &file.backing;
-                match errand {
-                    Errand::Transfer(transfer) => transfer.advance(got, backing.align),
-                    Errand::Zero(zeroing) => zeroing.advance(got, backing.align, &backing.refusals),
-                    Errand::Sync => patience.unless_interrupted(got),
+            Work::Disk { file, errand, patience } => match (self.held.files.get(*file), errand) {
+                (Some(file), Errand::Transfer(transfer)) => {
+                    transfer.advance(got, file.backing.align)
                 }
-            }
-            Work::Send { outgoing, patience, .. } => match got {
-                Ok(count) if outgoing.advance(count) => Next::End(Ok(outgoing.sent_bytes())),
-                Ok(0) => patience.again(Errno(libc::EIO)),
-                Ok(_) => Next::Again,
-                Err(_) => patience.unless_interrupted(got),
+                (Some(file), Errand::Zero(zeroing)) => {
+                    zeroing.advance(got, file.backing.align, &file.backing.refusals)
+                }
+                (_, _) => patience.unless_interrupted(got),
             },
-            Work::Receive { patience, .. } | Work::Accept { patience, .. } => {
-                patience.unless_interrupted(got)
-            }
+            Work::Talk { talk, patience } => match (&mut talk.act, got) {
+                (Act::Send(outgoing), Ok(count)) => match (outgoing.advance(count), count) {
+                    (true, _) => Next::End(Ok(outgoing.sent_bytes())),
+                    (false, 0) => patience.again(Errno(libc::EIO)),
+                    (false, _) => Next::Again,
+                },
+                _ => patience.unless_interrupted(got),
+            },
             Work::Connect(_) => Next::End(got.map_err(|errno| match errno.0 {
                 // Its time limit has passed.
                 libc::ECANCELED => Errno(libc::ETIMEDOUT),
@@ -363,33 +277,19 @@ impl UringRing {
                 self.held.files.end(file);
                 self.held.complete(token, result);
             }
-            Work::Receive { socket, .. } => {
-                self.held.complete(token, result);
-                self.begin_next(socket, Stream::Incoming);
-            }
-            Work::Send { socket, outgoing, .. } => {
-                let (gather, vectors) = outgoing.into_parts();
-                self.held.keep(vectors);
-                self.held.complete_send(token, result, gather);
-                self.begin_next(socket, Stream::Outgoing);
-            }
-            Work::Accept { listener, .. } => {
-                let result = self.accepted(listener, result);
-                self.held.complete(token, result);
-                self.begin_next(listener, Stream::Incoming);
+            Work::Talk { talk, .. } => {
+                let (id, stream) = (talk.id, talk.stream());
+                let result = match talk.act {
+                    Act::Accept => result.map(|fd| self.adopt(new_fd(fd))),
+                    Act::Receive(_) | Act::Send(_) => result,
+                };
+                self.held.end_talk(token, talk, result);
+                self.begin_next(id, stream);
             }
             Work::Connect(dialing) => {
                 let result = result.map(|_| self.adopt(dialing.dial.into_fd()));
                 self.held.complete(token, result);
             }
-        }
-    }
-
-    fn accepted(&mut self, listener: u32, result: Result<u32, Errno>) -> Result<u32, Errno> {
-        match result {
-            Ok(fd) => Ok(self.adopt(new_fd(fd))),
-            Err(_) if !self.held.is_open(listener) => Err(Errno(libc::ECANCELED)),
-            Err(errno) => Err(errno),
         }
     }
 
@@ -430,7 +330,10 @@ impl Ring for UringRing {
         match self.held.errand(pool, &op) {
             Some(Ok((file, errand))) => self.disk(token, file, errand),
             Some(Err(errno)) => self.held.complete(token, Err(errno)),
-            None => self.network(pool, token, op),
+            None => match op {
+                Op::Connect { address, from } => self.connect(token, address, from),
+                _ => self.network(pool, token, op),
+            },
         }
     }
 
@@ -502,8 +405,10 @@ impl Drop for UringRing {
             self.take_results();
             for (key, result) in std::mem::take(&mut self.results) {
                 let index = self.flights.find(key);
-                let accepted = index
-                    .is_some_and(|index| matches!(self.flights.work(index), Work::Accept { .. }));
+                let accepted = index.is_some_and(|index| match self.flights.work(index) {
+                    Work::Talk { talk, .. } => matches!(talk.act, Act::Accept),
+                    _ => false,
+                });
                 if let (true, Ok(fd)) = (accepted, outcome(result)) {
                     drop(new_fd(fd));
                 }
@@ -512,48 +417,9 @@ impl Drop for UringRing {
     }
 }
 
-/// The result of a completion: a count or descriptor, or an error.
-fn outcome(result: i32) -> Result<u32, Errno> {
-    u32::try_from(result).map_err(|_| Errno(-result))
-}
-
 /// A descriptor the kernel made for an accepted connection.
 fn new_fd(fd: u32) -> OwnedFd {
     let fd = i32::try_from(fd).expect("it was one before");
     // SAFETY: the completion of an accept hands over a new descriptor that nobody else owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-fn timespec(span: Nanos) -> Timespec {
-    let (seconds, nanos) = (span.0 / 1_000_000_000, span.0 % 1_000_000_000);
-    let nanos = u32::try_from(nanos).expect("below 10^9");
-    Timespec::new().sec(seconds).nsec(nanos)
-}
-
-fn disk_entry(file: Fd, errand: &Errand) -> squeue::Entry {
-    match errand {
-        Errand::Transfer(transfer) => {
-            let (memory, offset) = transfer.rest();
-            match transfer.direction {
-                Direction::Read => opcode::Read::new(file, memory.address(), memory.length())
-                    .offset(offset)
-                    .build(),
-                Direction::Write { durable } => write_entry(file, memory, offset, durable),
-            }
-        }
-        Errand::Zero(zeroing) => match zeroing.step() {
-            Step::Allocate(flags, offset, length) => {
-                opcode::Fallocate::new(file, length).offset(offset).mode(flags.bits()).build()
-            }
-            Step::Write(offset, length) => write_entry(file, Memory::zeroes(length), offset, false),
-        },
-        Errand::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
-    }
-}
-
-fn write_entry(file: Fd, memory: Memory, offset: u64, durable: bool) -> squeue::Entry {
-    opcode::Write::new(file, memory.address(), memory.length())
-        .offset(offset)
-        .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
-        .build()
 }

@@ -10,6 +10,7 @@ use crate::limits::EXTENT_BLOCKS;
 use crate::replica::event::DiskImage;
 use crate::units::{BLOCK_BYTES, Blocks, NodeId};
 
+#[expect(clippy::cast_possible_truncation, reason = "4096")]
 const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// How far a long look has come: bytes done, bytes in all. Says whether to go on.
@@ -24,8 +25,8 @@ pub struct Comparison {
     pub runs: Vec<Blocks>,
     /// Blocks in them.
     pub differing_blocks: u64,
-    /// Those of them that either replica has on record: a mark, or a hot extent of a node that
-    /// did not end as primary cleanly. After a clean shutdown the others are a fault.
+    /// Those of them that either replica has on record: a mark, or a hot extent of a log that
+    /// was in use. After a clean shutdown the others are a fault.
     pub on_record_blocks: u64,
     /// The look was ended before its time.
     pub cancelled: bool,

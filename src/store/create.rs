@@ -4,10 +4,8 @@
 use super::raw::RawError;
 use super::stopped::{Area, Found, StoppedDisk};
 use crate::format::extent_log::{self, LogIdentity};
-use crate::format::lineage::Lineage;
-use crate::format::superblock::{DataState, PeerSlot, Superblock};
-use crate::limits::PEER_SLOTS_MAX;
-use crate::units::{AreaId, BootId, Epoch, NodeId, ResourceId, RunId};
+use crate::format::superblock::{DataState, Superblock};
+use crate::units::{AreaId, NodeId, ResourceId};
 
 /// Number of the first transaction in a new log.
 pub(super) const FIRST_TRANSACTION: u64 = 1;
@@ -91,20 +89,10 @@ pub fn create(
     let superblock = Superblock {
         serial: 1,
         resource: layout.resource,
-        node: layout.node,
         area: layout.area,
         geometry,
         data: DataState::Inconsistent,
-        primary: false,
-        log_live: false,
-        crashed_primary: false,
-        rebooted: false,
-        epoch: Epoch(0),
-        run: RunId(0),
-        boot: BootId(0),
-        lineage: Lineage::default(),
-        sync_target: None,
-        slots: [PeerSlot::default(); PEER_SLOTS_MAX],
+        ..Superblock::blank(layout.node)
     };
     let log = extent_log::fresh_ring(LogIdentity::of(&superblock), FIRST_TRANSACTION);
     disk.write(&Area { superblock: &superblock, log, bitmaps: &[] })?;

@@ -172,7 +172,8 @@ impl Disk {
 
     /// Goes on with what waits: answers that needed no operation, reads that waited for memory,
     /// blocks to be looked through, for at most `budget_bytes`, of which it takes what it used.
-    /// To be called once per turn, after the completions.
+    /// To be called once per turn, after the completions, also while the disk is being let go;
+    /// the disks of a shard share the budget and take turns at being first.
     pub fn resume<R: Ring>(
         &mut self,
         ring: &mut R,

@@ -14,6 +14,7 @@ use crate::units::BLOCK_BYTES;
 /// Pages are laid together into writes of at most this, a slot's largest size.
 const RUN_BYTES_MAX: usize = 1 << 20;
 
+#[expect(clippy::cast_possible_truncation, reason = "4096")]
 const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// What a job writes, and how.

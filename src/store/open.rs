@@ -8,7 +8,7 @@
 mod claims;
 mod content;
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -211,7 +211,8 @@ impl Attempt<'_> {
         })
     }
 
-    /// Whether it is a device; refuses what is neither that nor a file, or cannot be written.
+    /// Whether it is a device; refuses what is neither that nor a file, is in use, or cannot be
+    /// written.
     fn check_kind(&self) -> Result<bool, OpenError> {
         let found = std::fs::metadata(self.path).map_err(|error| self.refused(error))?;
         let kind = found.file_type();
@@ -224,11 +225,19 @@ impl Attempt<'_> {
             if locked_mode || (kind.is_block_device() && self.host.is_read_only(found.rdev())) {
                 return Err(OpenError::ReadOnly { path: self.path() });
             }
+            // Before trying to open it, which would only say "busy" or "not permitted".
+            self.check_claims(&found)?;
             return Ok(kind.is_block_device());
         } else {
             "a socket or pipe"
         };
         Err(OpenError::WrongKind { path: self.path(), found: other })
+    }
+
+    /// Refuses what the host itself uses: that will not be free in a moment.
+    fn check_claims(&self, found: &Metadata) -> Result<(), OpenError> {
+        let claim = self.host.claim(Identity::of(found));
+        claim.map_or(Ok(()), |claim| Err(self.in_use(claim)))
     }
 
     /// Opens and locks, as often as time allows.
@@ -241,10 +250,6 @@ impl Attempt<'_> {
                 Err(busy) => busy,
             };
             let found = std::fs::metadata(self.path).map_err(|error| self.refused(error))?;
-            // What the host itself uses will not be free in a moment.
-            if let Some(claim) = self.host.claim(Identity::of(&found)) {
-                return Err(self.in_use(claim));
-            }
             let holder = self.host.lock_holder(&found);
             if matches!(holder, Some(Holder::Ourselves)) {
                 return Err(OpenError::Twice { path: self.path() });

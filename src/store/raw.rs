@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Whence, lseek};
 
+use super::open::OpenedFile;
 use crate::buffer::{Budgets, Payload, Pool, Purpose, Span};
 use crate::ring::{Completion, Errno, Op, Ring, SocketId, Token};
 use crate::units::{BLOCK_BYTES, Nanos};
@@ -107,6 +108,12 @@ impl RawFile {
 
     fn failed(&self, doing: &'static str, offset: u64, source: io::Error) -> RawError {
         RawError { path: self.path.clone(), doing, offset, source }
+    }
+}
+
+impl From<OpenedFile> for RawFile {
+    fn from(opened: OpenedFile) -> Self {
+        Self { file: File::from(opened.fd), path: opened.path, length: opened.size_bytes }
     }
 }
 

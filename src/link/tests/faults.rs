@@ -23,7 +23,7 @@ fn quiet_pair(seed: u64) -> Pair {
 }
 
 /// Runs the same session with one harm done to a connection. When a session ended of it.
-fn harmed(seed: u64, connection: usize, from_acceptor: bool, harm: Harm) -> Nanos {
+fn harmed(seed: u64, connection: usize, from_acceptor: bool, harm: &Harm) -> Nanos {
     let mut pair = quiet_pair(seed);
     let mut plan = (Vec::new(), Vec::new());
     let harms = if from_acceptor { &mut plan.1 } else { &mut plan.0 };
@@ -47,8 +47,8 @@ fn places(stream: &[u8]) -> impl Iterator<Item = u64> + use<> {
     (0..length).filter(move |at| *at < 500 || at % 61 == 0 || at + 100 > length)
 }
 
-fn frames_begin(stream: &[u8]) -> Option<u64> {
-    stream.windows(4).position(|window| window == b"TWBF").map(|at| at as u64)
+fn frames_begin(stream: &[u8]) -> Option<usize> {
+    stream.windows(4).position(|window| window == b"TWBF")
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn no_flipped_bit_is_ever_applied() {
             let frames = frames_begin(stream);
             for at in places(stream) {
                 let bit = at * 8 + dice.roll() % 8;
-                let ended = harmed(seed, connection, from_acceptor, Harm::Flip(bit));
-                if frames.is_some_and(|begin| at >= begin) {
+                let ended = harmed(seed, connection, from_acceptor, &Harm::Flip(bit));
+                if frames.is_some_and(|begin| at >= begin as u64) {
                     assert!(ended < AT_ONCE, "bit {bit} of connection {connection} went unnoticed");
                     in_frames += 1;
                 }
@@ -78,7 +78,7 @@ fn a_cut_at_any_byte_is_mended() {
     for (connection, streams) in rehearsal(seed).iter().enumerate() {
         for (from_acceptor, stream) in [(false, &streams[0]), (true, &streams[1])] {
             for at in places(stream).filter(|at| at % 3 == 0) {
-                harmed(seed, connection, from_acceptor, Harm::Cut(at));
+                harmed(seed, connection, from_acceptor, &Harm::Cut(at));
             }
         }
     }
@@ -90,14 +90,14 @@ fn bytes_lost_without_a_sign_are_noticed_by_heartbeats() {
     for (connection, streams) in rehearsal(seed).iter().enumerate() {
         for (from_acceptor, stream) in [(false, &streams[0]), (true, &streams[1])] {
             for at in places(stream).filter(|at| at % 29 == 0) {
-                harmed_for_long(seed, connection, from_acceptor, Harm::Swallow(at));
+                harmed_for_long(seed, connection, from_acceptor, &Harm::Swallow(at));
             }
         }
     }
 }
 
 /// As `harmed`, but a lost write is only missed after the progress timeout.
-fn harmed_for_long(seed: u64, connection: usize, from_acceptor: bool, harm: Harm) {
+fn harmed_for_long(seed: u64, connection: usize, from_acceptor: bool, harm: &Harm) {
     let mut pair = quiet_pair(seed);
     let mut plan = (Vec::new(), Vec::new());
     let harms = if from_acceptor { &mut plan.1 } else { &mut plan.0 };
@@ -116,8 +116,8 @@ fn garbage_at_every_stage_does_no_harm() {
             for at in places(stream).filter(|at| at % 7 == 0) {
                 // Enough to fill any payload it falls into.
                 let length = dice.roll() % 3000 + 20_000;
-                let garbage = (0..length).map(|_| dice.roll() as u8).collect();
-                harmed(seed, connection, from_acceptor, Harm::Replace(at, garbage));
+                let garbage = (0..length).map(|_| dice.byte()).collect();
+                harmed(seed, connection, from_acceptor, &Harm::Replace(at, garbage));
             }
         }
     }
@@ -131,8 +131,8 @@ fn old_bytes_are_worth_nothing_in_a_new_session() {
             let replayed = &old[connection.min(old.len() - 1)][usize::from(from_acceptor)];
             for at in [0, frames_begin(stream).unwrap_or(60)] {
                 let from = if at == 0 { 0 } else { frames_begin(replayed).unwrap_or(0) };
-                let bytes = replayed[usize::try_from(from).expect("small")..].to_vec();
-                harmed(8, connection, from_acceptor, Harm::Replace(at, bytes));
+                let bytes = replayed[from..].to_vec();
+                harmed(8, connection, from_acceptor, &Harm::Replace(at as u64, bytes));
             }
         }
     }
@@ -148,12 +148,14 @@ fn a_frame_repeated_left_out_or_moved_ends_the_session() {
     for (connection, side, stream) in long {
         let starts: Vec<usize> =
             (0..stream.len()).filter(|at| stream[*at..].starts_with(b"TWBF")).collect();
-        let [first, second, .., last] = starts[..] else { continue };
+        let [first, second, .., last] = starts[..] else {
+            continue;
+        };
         let tail = |from: usize| stream[from..].to_vec();
         let moved = [&stream[second..last], &stream[first..second], &stream[last..]].concat();
         for other in [tail(second), [&stream[first..second], &tail(first)].concat(), moved] {
             let harm = Harm::Replace(first as u64, other);
-            assert!(harmed(seed, connection, side == 1, harm) < AT_ONCE);
+            assert!(harmed(seed, connection, side == 1, &harm) < AT_ONCE);
         }
     }
 }
@@ -162,7 +164,7 @@ fn a_frame_repeated_left_out_or_moved_ends_the_session() {
 fn swapped_connections_are_noticed() {
     let seed = 10;
     let streams = rehearsal(seed);
-    let carries = |stream: &Vec<u8>| frames_begin(stream).map(|at| at as usize);
+    let carries = |stream: &Vec<u8>| frames_begin(stream);
     let live: Vec<usize> =
         (0..streams.len()).filter(|at| carries(&streams[*at][0]).is_some()).collect();
     let [a, b] = live[..] else { panic!("two connections carry frames: {live:?}") };
@@ -172,7 +174,7 @@ fn swapped_connections_are_noticed() {
             let other = &streams[other][side];
             let bytes = other[carries(other).expect("so does it")..].to_vec();
             let harm = Harm::Replace(begin as u64, bytes);
-            assert!(harmed(seed, one, side == 1, harm) < AT_ONCE);
+            assert!(harmed(seed, one, side == 1, &harm) < AT_ONCE);
         }
     }
 }

@@ -5,14 +5,15 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::stranger::Stranger;
 use super::world::{FakeRing, Net};
 use crate::buffer::{Budgets, Payload, Pool, Purpose, Span};
 use crate::format::frame::Frame;
 use crate::format::hello::{Refusal, Versions};
 use crate::link::doorman::{Arrival, Doorman};
-use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Timing};
+use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Secret, Timing};
 use crate::replica::event::{Input, Part, PeerIndex};
-use crate::ring::{Lane, Ring};
+use crate::ring::{Lane, ListenerId, Ring};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session};
 
 const LINK: Lane = Lane::new(3, 1);
@@ -134,7 +135,7 @@ fn write(
     let mut state = session.0 ^ number ^ ((from as u64) << 40);
     let bytes = std::iter::repeat_with(move || {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state >> 33) as u8
+        state.to_le_bytes()[4]
     });
     let frame = Frame::Write {
         sequence: Sequence(number),
@@ -146,9 +147,9 @@ fn write(
 }
 
 /// One node.
-pub(super) struct Node {
+pub(super) struct Node<R = FakeRing> {
     index: usize,
-    pub(super) ring: FakeRing,
+    pub(super) ring: R,
     pub(super) pool: Pool,
     pub(super) link: Link,
     pub(super) doorman: Doorman,
@@ -174,7 +175,7 @@ pub(super) fn options(index: usize) -> LinkOptions {
             peer: names[other].into(),
             secret_path: "/etc/twinblk/r0.secret".into(),
         },
-        secret: (*b"swordfish").into(),
+        secret: Secret::new(b"swordfish"),
         paths: vec![Path { local: None, peer: address(other) }],
         timing: Timing::default(),
         versions: Versions::SPOKEN,
@@ -185,6 +186,22 @@ impl Node {
     pub(super) fn new(net: &Rc<RefCell<Net>>, index: usize, options: LinkOptions) -> Self {
         let mut ring = FakeRing::new(net, index);
         let listener = ring.listen(address(index));
+        Self::on(ring, listener, index, options)
+    }
+
+    /// One turn at this moment. Whether anything happened, or will without time passing.
+    pub(super) fn step(&mut self) -> bool {
+        self.turn(Nanos(0)) | self.ring.fresh
+    }
+}
+
+impl<R: Ring> Node<R> {
+    pub(super) fn on(
+        mut ring: R,
+        listener: ListenerId,
+        index: usize,
+        options: LinkOptions,
+    ) -> Self {
         let mut pool = Pool::new(Budgets {
             client_bytes: 64 << 20,
             peer_bytes: 64 << 20,
@@ -208,9 +225,9 @@ impl Node {
     }
 
     /// One turn as a shard does it. Whether anything happened.
-    pub(super) fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self, until: Nanos) -> bool {
         let mut completions = Vec::new();
-        self.ring.turn(&mut self.pool, Nanos(0), &mut completions);
+        self.ring.turn(&mut self.pool, until, &mut completions);
         let mut busy = !completions.is_empty();
         let (mut arrivals, mut inputs) = (Vec::new(), Vec::new());
         let (ring, pool) = (&mut self.ring, &mut self.pool);
@@ -225,7 +242,7 @@ impl Node {
         }
         self.link.resume(&mut self.ring, &mut self.pool, &mut inputs);
         let now = self.ring.now();
-        if self.link.deadline() <= now {
+        if self.link.deadline(&self.pool) <= now {
             self.link.on_time(&mut self.ring, &mut self.pool, &mut inputs);
         }
         if self.doorman.deadline() <= now {
@@ -244,7 +261,7 @@ impl Node {
     }
 
     pub(super) fn deadline(&self) -> Nanos {
-        self.link.deadline().min(self.doorman.deadline())
+        self.link.deadline(&self.pool).min(self.doorman.deadline())
     }
 
     fn welcome(&mut self, arrival: Arrival) {
@@ -252,7 +269,7 @@ impl Node {
             self.link.accept(&mut self.ring, &mut self.pool, arrival);
         } else {
             let refusal = Refusal::UnknownResource;
-            self.doorman.refuse(&mut self.ring, &mut self.pool, arrival, refusal);
+            self.doorman.refuse(&mut self.ring, &mut self.pool, &arrival, refusal);
         }
     }
 
@@ -283,14 +300,18 @@ impl Node {
     }
 
     pub(super) fn send(&mut self, frame: &Frame, part: Option<Part>, epoch: Epoch) {
-        let Some(session) = self.judge.session else { return };
+        let Some(session) = self.judge.session else {
+            return;
+        };
         let outgoing = Outgoing { session, epoch, frame, part };
         self.link.send(self.ring.now(), &mut self.pool, outgoing);
     }
 
     /// Sends the writes it has to send.
     fn talk(&mut self) {
-        let Some(session) = self.judge.session else { return };
+        let Some(session) = self.judge.session else {
+            return;
+        };
         while self.sent < self.habit.writes && self.sent < self.judge.written + self.habit.ahead {
             self.sent += 1;
             let blocks = 1 + (session.0.wrapping_mul(self.sent) >> 7) % self.habit.blocks;
@@ -357,7 +378,7 @@ impl Pair {
 
     /// Lets everything happen that happens at this moment.
     pub(super) fn settle(&mut self) {
-        while self.nodes.iter_mut().map(Node::turn).fold(false, |any, busy| any | busy) {}
+        while self.nodes.iter_mut().map(Node::step).fold(false, |any, busy| any | busy) {}
     }
 
     /// Lets time pass until `done`, at most `limit`. Whether it came to that.
@@ -368,9 +389,7 @@ impl Pair {
             if done(self) {
                 return true;
             }
-            let deadlines =
-                self.nodes.iter().map(|node| node.deadline().min(node.ring.next_event()));
-            let next = deadlines.min().unwrap_or(end).min(self.net.borrow().next_event());
+            let next = self.next_event();
             if self.now() >= end {
                 return false;
             }
@@ -381,6 +400,29 @@ impl Pair {
     /// Lets so much time pass.
     pub(super) fn pass(&mut self, time: Nanos) {
         self.run(time, |_| false);
+    }
+
+    /// Lets so much time pass, for strangers too.
+    pub(super) fn pass_with(&mut self, time: Nanos, strangers: &mut [Stranger]) {
+        let end = self.now() + time;
+        loop {
+            self.settle();
+            if strangers.iter_mut().map(Stranger::turn).fold(false, |any, busy| any | busy) {
+                continue;
+            }
+            if self.now() >= end {
+                return;
+            }
+            let next = strangers.iter().map(Stranger::next_event).min();
+            let next = next.unwrap_or(end).min(self.next_event());
+            self.net.borrow_mut().now = next.max(self.now() + Nanos(1)).min(end);
+        }
+    }
+
+    fn next_event(&self) -> Nanos {
+        let deadlines = self.nodes.iter().map(|node| node.deadline().min(node.ring.next_event()));
+        let arrival = self.net.borrow().next_event();
+        deadlines.min().map_or(arrival, |deadline| deadline.min(arrival))
     }
 
     /// Whether both are in one and the same session.

@@ -26,6 +26,10 @@ impl Dice {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
+
+    pub(super) fn byte(&mut self) -> u8 {
+        self.roll().to_le_bytes()[3]
+    }
 }
 
 /// What the network does to the bytes of one direction of one connection, counted from 0.
@@ -305,12 +309,15 @@ pub(super) struct FakeRing {
     sockets: Vec<Option<usize>>,
     listeners: Vec<SocketAddr>,
     pending: VecDeque<(Token, Pending)>,
+    /// Something was submitted since the last turn.
+    pub(super) fresh: bool,
 }
 
 impl FakeRing {
     pub(super) fn new(net: &Rc<RefCell<Net>>, node: usize) -> Self {
         let net = Rc::clone(net);
-        Self { net, node, sockets: Vec::new(), listeners: Vec::new(), pending: VecDeque::new() }
+        let (sockets, listeners, pending) = (Vec::new(), Vec::new(), VecDeque::new());
+        Self { net, node, sockets, listeners, pending, fresh: false }
     }
 
     pub(super) fn listen(&mut self, address: SocketAddr) -> ListenerId {
@@ -473,6 +480,7 @@ impl Ring for FakeRing {
             other => panic!("a link does not do {other:?}"),
         };
         self.pending.push_back((token, pending));
+        self.fresh = true;
     }
 
     fn shutdown(&mut self, socket: SocketId) {
@@ -485,6 +493,7 @@ impl Ring for FakeRing {
     }
 
     fn turn(&mut self, pool: &mut Pool, _until: Nanos, completions: &mut Vec<Completion>) {
+        self.fresh = false;
         for _ in 0..self.pending.len() {
             let (token, mut pending) = self.pending.pop_front().expect("counted");
             match self.advance(pool, &mut pending) {

@@ -79,7 +79,7 @@ fn every_difference_is_found_and_the_recorded_ones_are_told_apart() {
         assert_eq!(comparison.on_record_blocks, on_record);
     }
 
-    // An unusable log: everything may differ, if the node was primary.
+    // An unusable log: everything may differ, if the log was relied on.
     patch(a.metadata_file().path(), ours.geometry.log_offset(), &[7; 4096 * 3]);
     assert_eq!(compare(&a, &b, &mut go_on).expect("whole").on_record_blocks, 1);
     ours.log_live = true;

@@ -3,13 +3,12 @@
 use super::fake_ring::{Act, FakeRing};
 use crate::buffer::{Budgets, Payload, Pool, Purpose, Span};
 use crate::format::extent_log::LogTransaction;
-use crate::format::lineage::Lineage;
 use crate::format::superblock::{DataState, Geometry, Superblock};
 use crate::replica::event::{DiskError, Input, IoId, Output, PageId, Part};
 use crate::replica::event::{PersistId, Want};
 use crate::ring::{FileId, Lane};
 use crate::store::{Disk, Place};
-use crate::units::{AreaId, Blocks, BootId, Epoch, NodeId, ResourceId, RunId};
+use crate::units::{AreaId, Blocks, NodeId, ResourceId};
 
 const DATA: u32 = 0;
 const METADATA: u32 = 1;
@@ -22,20 +21,10 @@ fn superblock(serial: u64) -> Superblock {
     Superblock {
         serial,
         resource: ResourceId(7),
-        node: NodeId(1),
         area: AreaId(6),
         geometry: GEOMETRY,
         data: DataState::Consistent,
-        primary: false,
-        log_live: false,
-        crashed_primary: false,
-        rebooted: false,
-        epoch: Epoch(3),
-        run: RunId(4),
-        boot: BootId(5),
-        lineage: Lineage::default(),
-        sync_target: None,
-        slots: Default::default(),
+        ..Superblock::blank(NodeId(1))
     }
 }
 

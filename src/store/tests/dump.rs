@@ -29,8 +29,8 @@ fn lived_in(folder: &std::path::Path) -> (StoppedDisk, Superblock) {
         data: DataState::Outdated,
         primary: true,
         log_live: true,
-        crashed_primary: false,
-        rebooted: false,
+        crashed_primary: true,
+        rebooted: true,
         epoch: Epoch(12),
         run: RunId(u64::MAX),
         boot: BootId(u128::MAX),
@@ -112,7 +112,7 @@ fn an_unreadable_log_stays_unreadable() {
     restore(&mut disk, &value).expect("it fits");
     let after = disk.open().expect("usable").image;
     assert!(matches!(after.log, LogImage::Unreadable { .. }), "never clean by a detour");
-    assert!(after.bitmaps[0][2 * 508..].iter().any(|word| *word == u64::MAX));
+    assert!(after.bitmaps[0][2 * 508..].contains(&u64::MAX));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! a bad sector left of it: an older superblock copy only if the newer one never counted, marks
 //! where a page is bad, and a refusal in words where nothing can be trusted.
 
+use std::sync::OnceLock;
+
 use proptest::prelude::*;
 
 use super::fake_ring::{Act, FakeRing};
@@ -29,39 +31,22 @@ struct Bench {
 }
 
 impl Bench {
-    /// A disk that was just laid out. The data of an external one does not matter here.
+    /// A disk that was just laid out.
     fn new(internal: bool) -> Self {
-        Self::with(internal, LAYOUT)
+        static LAID_OUT: [OnceLock<Template>; 2] = [OnceLock::new(), OnceLock::new()];
+        let template =
+            LAID_OUT[usize::from(internal)].get_or_init(|| Template::new(internal, LAYOUT));
+        Self::of(template)
     }
 
-    fn with(internal: bool, layout: Layout) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        // An internal area comes with its data, so that device is smaller.
-        let mut disk = if internal {
-            StoppedDisk { data: file(folder.path(), "r0", 2000 * 4096 + 512), metadata: None }
-        } else {
-            stopped(folder.path(), "r0", false)
-        };
-        let superblock = create(&mut disk, layout, false).expect("new");
-        let data_bytes = disk.data.length();
-        let bytes = std::fs::read(disk.metadata_file().path()).expect("readable");
+    fn of(template: &Template) -> Self {
+        let Template { files, bytes, superblock, start } = template;
         let mut ring = FakeRing::new(&[0, 0]);
-        let file = usize::from(!internal);
-        ring.files[file].stable.clone_from(&bytes);
-        ring.files[file].seen = bytes;
-        let start = superblock.geometry.internal_offset(data_bytes);
-        Self {
-            files: Files {
-                data: FileId(0),
-                data_bytes,
-                metadata: FileId(u32::from(!internal)),
-                metadata_bytes: disk.metadata_file().length(),
-            },
-            ring,
-            pool: private_pool(),
-            superblock,
-            start: if internal { start.expect("it fits") } else { 0 },
-        }
+        let file = &mut ring.files[files.metadata.0 as usize];
+        file.stable.clone_from(bytes);
+        file.seen.clone_from(bytes);
+        let (superblock, pool) = (superblock.clone(), private_pool());
+        Self { files: *files, ring, pool, superblock, start: *start }
     }
 
     fn expected() -> Expected {
@@ -114,6 +99,37 @@ impl Bench {
     fn put_copy(&mut self, copy: usize, superblock: &Superblock) {
         let offset = superblock.geometry.superblock_offset(copy);
         self.patch(offset, &superblock::encode(superblock));
+    }
+}
+
+/// What `create` wrote. The data of an external disk does not matter here.
+struct Template {
+    files: Files,
+    bytes: Vec<u8>,
+    superblock: Superblock,
+    start: u64,
+}
+
+impl Template {
+    fn new(internal: bool, layout: Layout) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        // An internal area comes with its data, so that device is smaller.
+        let mut disk = if internal {
+            StoppedDisk { data: file(folder.path(), "r0", 2000 * 4096 + 512), metadata: None }
+        } else {
+            stopped(folder.path(), "r0", false)
+        };
+        let superblock = create(&mut disk, layout, false).expect("new");
+        let start = superblock.geometry.internal_offset(disk.data.length());
+        let files = Files {
+            data: FileId(0),
+            data_bytes: disk.data.length(),
+            metadata: FileId(u32::from(!internal)),
+            metadata_bytes: disk.metadata_file().length(),
+        };
+        let bytes = std::fs::read(disk.metadata_file().path()).expect("readable");
+        let start = if internal { start.expect("it fits") } else { 0 };
+        Self { files, bytes, superblock, start }
     }
 }
 
@@ -363,7 +379,7 @@ fn a_superblock_in_the_data_is_never_believed() {
 /// Two areas of different size began at the same place, and the copy that could tell is gone.
 #[test]
 fn two_candidates_are_one_too_many() {
-    let mut bench = Bench::with(false, Layout { peer_slots: 4, ..LAYOUT });
+    let mut bench = Bench::of(&Template::new(false, Layout { peer_slots: 4, ..LAYOUT }));
     let geometry = Geometry { peer_slots: 2, ..bench.superblock.geometry };
     let other = Superblock { geometry, area: AreaId(5), ..bench.superblock.clone() };
     bench.put_copy(1, &other);
@@ -411,13 +427,14 @@ fn persist(disk: &mut Disk, bench: &mut Bench, step: u64) {
     let id = PersistId(step);
     match step % 3 {
         0 => {
-            let superblock =
-                Superblock { serial: 2 + step, epoch: Epoch(step), ..superblock.clone() };
+            let mut superblock = Superblock { serial: 2 + step, ..superblock.clone() };
+            // So that a write cut short anywhere before its third sector is not whole.
+            superblock.slots[2].bond.tentative = step;
             disk.persist_superblock(ring, pool, id, &superblock);
         }
         1 => {
             let words = [step; 508];
-            let page = PageId { slot: 1, page: u32::from(step % 2 == 0) };
+            let page = PageId { slot: 1, page: u32::from(step.is_multiple_of(2)) };
             disk.persist_pages(ring, pool, id, std::iter::once((page, &words[..])));
         }
         _ => {
@@ -438,7 +455,7 @@ fn persist(disk: &mut Disk, bench: &mut Bench, step: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Power fails at any moment; what was under way may have reached the disk up to any sector,
     /// or not. All that was reported stable is there.
@@ -452,17 +469,17 @@ proptest! {
         let mut inputs = Vec::new();
         let mut asked = 0;
         for i in 0..ends {
-            // One persist of each kind at a time, as the core does.
-            if asked < steps && (disk.is_idle() || asked % 3 != 0) {
-                persist(&mut disk, &mut bench, asked);
-                asked += 1;
-            }
             let pending = bench.ring.pending().len();
             if pending > 0 {
                 let pick = usize::try_from(picks.rotate_left(u32::try_from(i).expect("small")) % 7)
                     .expect("small") % pending;
                 let completion = bench.ring.end(&mut bench.pool, pick);
                 disk.on_completion(&mut bench.ring, &mut bench.pool, &completion, &mut inputs);
+            }
+            // One persist of each kind at a time, as the core does.
+            if asked < steps && (disk.is_idle() || asked % 3 != 0) {
+                persist(&mut disk, &mut bench, asked);
+                asked += 1;
             }
         }
         bench.ring.cut_power(&bench.pool, torn * 512);
@@ -477,7 +494,7 @@ proptest! {
             prop_assert!(image.superblock.serial >= 2 + step);
         }
         for step in stable.iter().filter(|id| *id % 3 == 1) {
-            let page = usize::from(step % 2 == 0);
+            let page = usize::from(step.is_multiple_of(2));
             let word = image.bitmaps[1][page * 508];
             prop_assert!(word >= *step, "page {page} holds {word}, {step} was stable");
         }

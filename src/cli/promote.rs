@@ -1,0 +1,49 @@
+//! Owns `twinblk promote`, and what to tell before it is forced.
+
+use clap::Args;
+
+use super::confirm::Consent;
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{order, view};
+use crate::control::body::{Parameters, ResourceBody};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    order: order::Arguments,
+    /// Although newer data may exist elsewhere: make sure first that the other node is off.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Failure> {
+    let force = arguments.force;
+    if force {
+        let daemon = context.daemon();
+        let resource = context.wait_for(daemon.resource(arguments.order.resource.as_str()))?;
+        // Where plain promotion would do, force costs nothing and nobody need be asked.
+        if !resource.may_promote {
+            arguments.consent.confirm(&cost(&resource), context)?;
+        }
+    }
+    order::send("promote", &arguments.order, Parameters { force, ..Parameters::default() }, context)
+}
+
+/// What a forced promotion costs, in the state the resource is in.
+fn cost(resource: &ResourceBody) -> String {
+    let mut text = format!(
+        "{}: this node is {}, its disk {}. Promotion is refused:\n  {}\nForcing it means:\n  \
+         - what the other node has and this one lacks is given up, and overwritten when they meet;\n  \
+         - if the other node still serves, both go on apart (split brain) and one side's writes are \
+         lost.\nMake sure that the other node is off, or cannot reach its clients.",
+        resource.name, resource.role, resource.disk, resource.promote_refusal
+    );
+    let notes = view::notes(resource);
+    if !notes.is_empty() {
+        text.push_str(&format!("\nThe state now:\n  {}", notes.join("\n  ")));
+    }
+    text
+}

@@ -1,0 +1,87 @@
+//! Owns taking the disk of a replica that no daemon serves, for commands that look at it or lay
+//! it out. Must never take one that somebody uses.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use crate::config::{Metadata, Name, Node, Replica, Resource};
+use crate::store::open::{self, OpenError};
+use crate::store::{RawFile, StoppedDisk};
+
+/// A resource of the configuration, and this node's copy of it.
+#[derive(Clone, Debug)]
+pub(super) struct Here {
+    pub(super) node: Node,
+    pub(super) resource: Resource,
+    pub(super) replica: Replica,
+}
+
+impl Here {
+    /// Looks the resource up in the configuration: no daemon is asked.
+    pub(super) fn find(name: &Name, context: &Context) -> Result<Self, Failure> {
+        let config = context.config()?;
+        let node = config.local(context.node()).cloned();
+        let node = node.map_err(|why| Failure::new(Exit::Failed, why.to_string()))?;
+        let path = config.path.display();
+        let resource = config.resource(name.as_str()).cloned().ok_or_else(|| {
+            let known: Vec<&str> = config.resources.iter().map(|it| it.name.as_str()).collect();
+            let text = format!("no resource `{name}` in {path}; it has: {}", known.join(", "));
+            Failure::new(Exit::NoSuchResource, text)
+        })?;
+        let replica = resource.mine(node.id).cloned().ok_or_else(|| {
+            let text = format!("resource `{name}` is not on node `{}`, says {path}", node.name);
+            Failure::new(Exit::NoSuchResource, text)
+        })?;
+        Ok(Self { node, resource, replica })
+    }
+
+    /// Takes the disk.
+    pub(super) fn take(&self) -> Result<StoppedDisk, Failure> {
+        take(&self.replica.disk, self.metadata())
+    }
+
+    /// Where the metadata is, if not on the disk itself.
+    pub(super) fn metadata(&self) -> Option<&Path> {
+        match &self.replica.metadata {
+            Metadata::Internal => None,
+            Metadata::At(path) => Some(path),
+        }
+    }
+}
+
+/// Takes a disk, and its metadata if that lies elsewhere.
+pub(super) fn take(disk: &Path, metadata: Option<&Path>) -> Result<StoppedDisk, Failure> {
+    Ok(StoppedDisk { data: take_file(disk)?, metadata: metadata.map(take_file).transpose()? })
+}
+
+fn take_file(path: &Path) -> Result<RawFile, Failure> {
+    let options = open::OpenOptions { wait: Duration::ZERO, minimum_bytes: 0 };
+    let opened = open::open(path, options).map_err(|error| match error {
+        OpenError::Locked { .. } | OpenError::InUse { .. } => {
+            Failure::refused("disk-in-use", error.to_string())
+        }
+        other => Failure::new(Exit::Failed, other.to_string()),
+    })?;
+    RawFile::new(File::from(opened.fd), path)
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+/// Makes an empty file for metadata if there is nothing yet; what is under /dev is left to the
+/// system, where a mistyped name must not become a file.
+pub(super) fn make_metadata_file(path: &Path) -> Result<(), Failure> {
+    if path.starts_with("/dev") {
+        return Ok(());
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            let text = format!("cannot make the metadata file {}: {error}", path.display());
+            Err(Failure::new(Exit::Failed, text))
+        }
+        _ => Ok(()),
+    }
+}

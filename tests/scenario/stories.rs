@@ -1,0 +1,1006 @@
+//! Owns the stories that go as planned or as feared, each with a name that says which.
+
+use crate::world::*;
+use twinblk::format::frame::{DiskState, Protocol, Role};
+use twinblk::replica::event::*;
+use twinblk::replica::options::*;
+
+const FORCE: Command = Command::Promote { force: true };
+const PROMOTE: Command = Command::Promote { force: false };
+
+fn suspend() -> Setup {
+    Setup { on_peer_loss: PeerLoss::Suspend, ..Setup::default() }
+}
+
+fn under(protocol: Protocol) -> Setup {
+    Setup { protocol, ..Setup::default() }
+}
+
+#[test]
+fn both_start_empty_and_a_write_reaches_both() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 10, 3, 7);
+    w.holds(ALPHA, 10, 3, 7);
+    w.holds(BRAVO, 10, 3, 7);
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn init_from_one_node_copies_it_whole() {
+    let mut w = World::new(Setup::default());
+    w.settle();
+    for block in [0, 1, 999, 32_767] {
+        w.nodes[ALPHA].medium.write(block, Some(crate::medium::fill(5, block)), true);
+        w.nodes[BRAVO].medium.write(
+            block + 1 - block / 32_767 * 2,
+            Some(crate::medium::fill(6, block)),
+            true,
+        );
+    }
+    assert_eq!(w.refused(ALPHA, PROMOTE), "just-created");
+    w.must(ALPHA, Command::InitFrom);
+    w.settle();
+    w.equal();
+    assert_eq!(w.refused(BRAVO, Command::InitFrom), "has-data");
+    w.must(BRAVO, PROMOTE);
+    w.holds(BRAVO, 999, 1, 5);
+}
+
+#[test]
+fn both_empty_is_refused_if_one_is_not() {
+    for node in [ALPHA, BRAVO] {
+        let mut w = World::new(Setup::default());
+        w.settle();
+        w.nodes[node].medium.write(3, Some(crate::medium::fill(5, 3)), true);
+        assert_eq!(w.refused(ALPHA, Command::InitEmpty), "not-empty");
+        w.must(node, Command::InitFrom);
+        w.settle();
+        w.equal();
+    }
+}
+
+#[test]
+fn promotion_is_refused_in_words_and_status_says_the_same() {
+    let mut w = World::running(Setup::default());
+    assert_eq!(w.refused(BRAVO, PROMOTE), "peer-is-primary");
+    assert_eq!(w.refused(BRAVO, FORCE), "peer-is-primary");
+    w.cut();
+    w.settle();
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    assert!(!w.status(BRAVO).promote_refusal.is_empty());
+    w.restore();
+    w.settle();
+    w.must(ALPHA, PROMOTE);
+    w.must(ALPHA, Command::Demote);
+    w.must(BRAVO, PROMOTE);
+    w.must(BRAVO, Command::Demote);
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn under_c_a_reply_waits_for_both_disks() {
+    for node in [ALPHA, BRAVO] {
+        let mut w = World::running(under(Protocol::C));
+        w.nodes[node].stalled.insert("store");
+        let id = w.write(ALPHA, 4, 1, 9);
+        w.run_for(3_000);
+        assert!(!w.done(ALPHA, id), "stalled at {node}");
+        w.nodes[node].stalled.clear();
+        w.settle();
+        assert!(w.done(ALPHA, id));
+        w.equal();
+    }
+}
+
+#[test]
+fn under_b_a_reply_waits_for_the_peers_memory() {
+    let mut w = World::running(under(Protocol::B));
+    w.nodes[BRAVO].stalled.insert("store");
+    w.hold_link(true);
+    let id = w.write(ALPHA, 4, 1, 9);
+    w.run_for(3_000);
+    assert!(!w.done(ALPHA, id));
+    w.hold_link(false);
+    w.run_for(10);
+    assert!(w.done(ALPHA, id));
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn under_a_a_reply_waits_for_nobody() {
+    let mut w = World::running(under(Protocol::A));
+    w.hold_link(true);
+    w.wrote(ALPHA, 4, 1, 9);
+    w.hold_link(false);
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 4, 1, 9);
+}
+
+#[test]
+fn a_flush_under_c_waits_for_both_disks() {
+    for node in [ALPHA, BRAVO] {
+        let mut w = World::running(under(Protocol::C));
+        w.wrote(ALPHA, 4, 1, 9);
+        w.nodes[node].stalled.insert("sync");
+        let id = w.flush(ALPHA);
+        w.run_for(3_000);
+        assert!(!w.done(ALPHA, id), "stalled at {node}");
+        w.nodes[node].stalled.clear();
+        w.settle();
+        assert!(w.done(ALPHA, id));
+        for node in [ALPHA, BRAVO] {
+            w.nodes[node].medium.lose_unsynced();
+            w.holds(node, 4, 1, 9);
+        }
+        w.equal();
+    }
+}
+
+#[test]
+fn a_fua_write_under_c_is_stable_on_both_when_answered() {
+    let mut w = World::running(under(Protocol::C));
+    let id = w.write_as(ALPHA, 4, 1, 9, true);
+    w.until("answered", |w| w.done(ALPHA, id));
+    for node in [ALPHA, BRAVO] {
+        w.nodes[node].medium.lose_unsynced();
+        w.holds(node, 4, 1, 9);
+    }
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn under_a_and_b_the_peer_holds_back_what_follows_a_flush() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = World::running(under(protocol));
+        w.wrote(ALPHA, 4, 1, 9);
+        w.nodes[BRAVO].stalled.insert("sync");
+        let flush = w.flush(ALPHA);
+        w.until("flushed", |w| w.done(ALPHA, flush));
+        w.wrote(ALPHA, 8, 1, 10);
+        w.run_for(2_000);
+        w.holds(BRAVO, 4, 1, 9);
+        w.holds(BRAVO, 8, 1, 0);
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        w.holds(BRAVO, 8, 1, 10);
+        w.equal();
+    }
+}
+
+#[test]
+fn a_write_after_a_flush_and_a_reconnect_is_not_held_for_ever() {
+    let mut w = World::running(under(Protocol::C));
+    w.wrote(ALPHA, 4, 1, 9);
+    let flush = w.flush(ALPHA);
+    w.until("flushed", |w| w.done(ALPHA, flush));
+    w.blip();
+    w.settle();
+    w.wrote(ALPHA, 4, 1, 10);
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn unaligned_writes_and_zeroes_change_only_their_bytes() {
+    let mut w = World::running(Setup::default());
+    let size = 3 << 20;
+    let mut model = vec![0u8; size];
+    let mut dice = crate::medium::Dice(3);
+    for round in 0..120u64 {
+        let offset = dice.below(size as u64 - 20_000);
+        let length = 1 + dice.below(if round % 9 == 0 { 2_000_000 } else { 19_000 });
+        let length = length.min(size as u64 - offset);
+        let span = offset as usize..(offset + length) as usize;
+        let id = if round % 3 == 0 {
+            model[span].fill(0);
+            w.zero(ALPHA, offset, length)
+        } else {
+            let data: Vec<u8> = (0..length).map(|i| (i * 7 + round) as u8).collect();
+            model[span].copy_from_slice(&data);
+            w.write_bytes(ALPHA, offset, &data, false)
+        };
+        if round % 4 == 0 {
+            w.until("done", |w| w.done(ALPHA, id));
+        }
+    }
+    w.settle();
+    w.equal();
+    for (offset, length) in [(0, size), (1, 5000), (4096 * 3 + 77, 1_500_000)] {
+        let id = w.read(ALPHA, offset as u64, length.min(size - offset) as u64);
+        w.until("read", |w| w.reply(ALPHA, id).is_some());
+        let bytes = w.reply(ALPHA, id).unwrap().as_ref().unwrap();
+        assert!(bytes[..] == model[offset..offset + length.min(size - offset)]);
+    }
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn a_trim_of_4_gib_goes_in_pieces_through_a_small_log() {
+    let setup = Setup { device_blocks: 2 << 20, ..Setup::default() };
+    let mut w = World::running(setup);
+    w.wrote(ALPHA, 1024 * 77, 8, 3);
+    w.nodes[BRAVO].stalled.insert("zero");
+    let id = w.zero(ALPHA, 100, 4 << 30);
+    w.run_for(100);
+    assert!(w.nodes[ALPHA].counts["zero"] < 20, "{:?}", w.nodes[ALPHA].counts);
+    w.nodes[BRAVO].stalled.clear();
+    w.until("trimmed", |w| w.done(ALPHA, id));
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 1024 * 77, 8, 0);
+}
+
+#[test]
+fn overlapping_writes_end_alike_and_a_read_waits_for_the_write_before() {
+    let mut w = World::running(Setup { chaos: 77, ..Setup::default() });
+    let mut last = 0;
+    for stamp in 1..60 {
+        let start = w.dice.below(6);
+        w.write(ALPHA, start, 4, stamp);
+        w.write(ALPHA, 5, 1, 1000 + stamp);
+        last = 1000 + stamp;
+    }
+    let id = w.read(ALPHA, 5 * 4096, 4096);
+    w.settle();
+    let bytes = w.reply(ALPHA, id).unwrap().as_ref().unwrap();
+    assert_eq!(crate::medium::stamp_of(bytes, 5), Some(last));
+    w.equal();
+}
+
+#[test]
+fn a_peer_lost_in_mid_write_gets_exactly_what_it_missed() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 100, 1, 1);
+    w.settle();
+    w.hold_link(true);
+    let id = w.write(ALPHA, 200, 2, 2);
+    w.run_for(20);
+    assert!(!w.done(ALPHA, id));
+    w.nodes[ALPHA].stalled.insert("superblock");
+    w.hold_link(false);
+    w.cut();
+    w.run_for(20);
+    assert!(!w.done(ALPHA, id), "the generation is not durable yet");
+    w.nodes[ALPHA].stalled.clear();
+    w.until("answered", |w| w.done(ALPHA, id));
+    w.wrote(ALPHA, 300, 5, 3);
+    assert_eq!(w.status(ALPHA).peers[0].out_of_sync_blocks, 7);
+    assert_eq!(w.status(BRAVO).disk, DiskState::Consistent);
+    w.restore();
+    w.settle();
+    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 7);
+    w.equal();
+    w.holds(BRAVO, 200, 2, 2);
+}
+
+#[test]
+fn a_crashed_primary_resyncs_its_dirty_bits_and_hot_extents() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 5 * 1024, 1, 1);
+    w.wrote(ALPHA, 9 * 1024 + 3, 1, 2);
+    w.settle();
+    w.crash(ALPHA);
+    w.settle();
+    w.restart(ALPHA);
+    w.settle();
+    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 2 * 1024);
+    w.equal();
+    w.must(ALPHA, PROMOTE);
+}
+
+#[test]
+fn the_unacknowledged_tail_of_a_replaced_primary_is_rolled_back() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 7, 1, 1);
+    w.settle();
+    w.hold_link(true);
+    let id = w.write(ALPHA, 7, 1, 2);
+    w.run_for(20);
+    w.holds(ALPHA, 7, 1, 2);
+    assert!(!w.done(ALPHA, id));
+    w.crash(ALPHA);
+    w.hold_link(false);
+    w.settle();
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 8, 1, 3);
+    w.restart(ALPHA);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 7, 1, 1);
+    w.holds(ALPHA, 8, 1, 3);
+}
+
+fn split() -> World {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 1, 1, 1);
+    w.settle();
+    w.cut();
+    w.settle();
+    w.wrote(ALPHA, 2, 1, 2);
+    w.wrote(ALPHA, 1024 * 3, 1, 2);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 2, 1, 3);
+    w.wrote(BRAVO, 1024 * 9, 2, 3);
+    w.settle();
+    w.restore();
+    w.settle();
+    for node in [ALPHA, BRAVO] {
+        let peer = &w.status(node).peers[0];
+        assert_eq!(peer.connection, Connection::StandAlone);
+        assert!(peer.connection_reason.contains("twinblk"), "{}", peer.connection_reason);
+    }
+    w
+}
+
+#[test]
+fn split_brain_is_seen_by_both_and_healed_by_a_word() {
+    for loser in [ALPHA, BRAVO] {
+        let mut w = split();
+        let winner = 1 - loser;
+        let discard = Command::Connect { discard_my_data: true };
+        assert_eq!(w.refused(loser, discard.clone()), "is-primary");
+        w.must(loser, Command::Demote);
+        w.must(loser, discard);
+        w.must(winner, Command::Connect { discard_my_data: false });
+        w.settle();
+        w.equal();
+        assert_eq!(w.role(winner), Role::Primary);
+        assert_eq!(w.status(winner).peers[0].last_resync_blocks, 4);
+        w.holds(loser, 2, 1, if winner == ALPHA { 2 } else { 3 });
+    }
+}
+
+#[test]
+fn split_brain_does_not_heal_without_a_word() {
+    let mut w = split();
+    for node in [ALPHA, BRAVO] {
+        w.must(node, Command::Demote);
+        w.must(node, Command::Connect { discard_my_data: false });
+    }
+    w.settle();
+    assert_eq!(w.status(ALPHA).peers[0].connection, Connection::StandAlone);
+    w.holds(ALPHA, 2, 1, 2);
+    w.holds(BRAVO, 2, 1, 3);
+}
+
+#[test]
+fn of_two_promotions_at_once_one_wins() {
+    for chaos in 0..20 {
+        let mut w = World::new(Setup { chaos, ..Setup::default() });
+        w.both_empty();
+        let a = w.command(ALPHA, PROMOTE);
+        let b = w.command(BRAVO, PROMOTE);
+        w.settle();
+        let won = [w.answer(ALPHA, a), w.answer(BRAVO, b)].map(|r| r.unwrap().is_ok());
+        assert!(won[0] != won[1], "{won:?}");
+        let primary = if won[0] { ALPHA } else { BRAVO };
+        w.wrote(primary, 1, 1, 1);
+        w.must(primary, Command::Demote);
+        w.must(1 - primary, PROMOTE);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// Alpha alone writes; the peer comes back; a frame of this kind is lost on the way, twice.
+fn lose_in_resync(from: usize, kind: &'static str, chaos: u64, setup: &Setup) -> bool {
+    let mut w = World::running(setup.clone());
+    w.cut();
+    w.settle();
+    for place in 0..5 {
+        w.wrote(ALPHA, place * 1024 + 5, 3, 1 + place);
+    }
+    w.setup.chaos = chaos;
+    w.restore();
+    w.lose(from, kind);
+    for place in 0..4 {
+        w.run_for(1);
+        let id = w.write(ALPHA, place * 1024 + 4, 3, 100 + place);
+        w.run_for(50);
+        assert!(w.reply(ALPHA, id).is_some_and(Result::is_ok));
+    }
+    let lost = w.trapped() > 0;
+    w.wrote(ALPHA, 77, 1, 50);
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 77, 1, 50);
+    let copied = w.status(ALPHA).peers[0].last_resync_blocks;
+    assert!(copied < 1000, "{kind}: {copied} blocks copied, marks would have served");
+    lost
+}
+
+#[test]
+fn any_frame_of_a_resync_may_be_lost() {
+    let kinds = [
+        "State",
+        "Met",
+        "SyncStart",
+        "SyncReady",
+        "Marks",
+        "MarksDone",
+        "ResyncData",
+        "Written",
+        "Stable",
+        "Barrier",
+        "SyncDone",
+        "SyncAdopted",
+        "DiskChange",
+        "Write",
+    ];
+    let mut lost = Vec::new();
+    for kind in kinds {
+        for from in [ALPHA, BRAVO] {
+            for chaos in [0, 5, 9] {
+                if lose_in_resync(from, kind, chaos, &Setup::default()) {
+                    lost.push(kind);
+                }
+            }
+        }
+    }
+    for kind in kinds {
+        assert!(lost.contains(&kind), "{kind} was never lost");
+    }
+}
+
+#[test]
+fn any_frame_of_a_checksum_resync_may_be_lost() {
+    let setup = Setup { checksum: true, ..Setup::default() };
+    for kind in ["ResyncHash", "HashAnswer", "ResyncData", "Stable", "SyncDone", "SyncAdopted"] {
+        let lost = [ALPHA, BRAVO].map(|from| lose_in_resync(from, kind, 0, &setup));
+        assert!(lost[0] || lost[1], "{kind} was never lost");
+    }
+}
+
+#[test]
+fn a_generation_is_begun_after_a_lost_word_that_a_resync_was_adopted() {
+    let mut w = World::running(Setup::default());
+    w.cut();
+    w.wrote(ALPHA, 5, 3, 1);
+    w.lose(BRAVO, "SyncAdopted");
+    w.restore();
+    w.lose(BRAVO, "SyncAdopted");
+    w.until("lost", |w| w.trapped() > 0);
+    w.run_for(1_000);
+    let before = w.status(ALPHA).generation;
+    assert_eq!(before, w.status(BRAVO).generation, "bravo adopted it");
+    w.wrote(ALPHA, 9, 1, 2);
+    assert_ne!(before, w.status(ALPHA).generation);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 9, 1, 3);
+    w.restore();
+    w.settle();
+    assert_eq!(w.status(ALPHA).peers[0].connection, Connection::StandAlone, "both wrote alone");
+}
+
+/// Alpha wrote alone; somebody dies at every step of the way back.
+fn die_in_resync(node: usize, power: bool, checksum: bool) {
+    for step in 0..160 {
+        let mut w = World::running(Setup { checksum, ..Setup::default() });
+        w.cut();
+        w.settle();
+        w.wrote(ALPHA, 5, 3, 1);
+        w.wrote(ALPHA, 1024 * 6, 3, 2);
+        w.restore();
+        let write = w.write(ALPHA, 6, 1, 3);
+        w.steps(step);
+        if power {
+            w.power_cut(node);
+        } else {
+            w.crash(node);
+        }
+        w.run_for(200);
+        if node == BRAVO {
+            assert!(w.done(ALPHA, write));
+            w.wrote(ALPHA, 8, 1, 4);
+        }
+        w.restart(node);
+        w.settle();
+        w.equal();
+        if node == BRAVO {
+            w.holds(BRAVO, 8, 1, 4);
+        }
+        w.holds(BRAVO, 1024 * 6, 3, 2);
+    }
+}
+
+#[test]
+fn the_target_may_die_at_every_step_of_a_resync() {
+    die_in_resync(BRAVO, false, false);
+    die_in_resync(BRAVO, true, false);
+    die_in_resync(BRAVO, true, true);
+}
+
+#[test]
+fn the_source_may_die_at_every_step_of_a_resync() {
+    die_in_resync(ALPHA, false, false);
+}
+
+#[test]
+fn writes_during_a_resync_end_alike() {
+    for checksum in [false, true] {
+        for chaos in 1..12 {
+            let mut w = World::running(Setup { checksum, ..Setup::default() });
+            w.setup.chaos = chaos;
+            w.cut();
+            w.run_for(100);
+            for place in 0..10 {
+                w.wrote(ALPHA, place * 1024, 200, 1 + place);
+            }
+            w.restore();
+            for stamp in 100..160 {
+                let start = w.dice.below(10) * 1024 + w.dice.below(200);
+                w.write(ALPHA, start, 8, stamp);
+                w.steps(25);
+            }
+            w.settle();
+            w.equal();
+        }
+    }
+}
+
+#[test]
+fn a_checksum_resync_sends_only_what_differs() {
+    let mut w = World::running(Setup { checksum: true, ..Setup::default() });
+    w.wrote(ALPHA, 5 * 1024, 64, 1);
+    w.settle();
+    w.crash(ALPHA);
+    w.restart(ALPHA);
+    w.settle();
+    w.equal();
+    assert_eq!(w.sent.get(&(ALPHA, "ResyncData")), None);
+    assert!(w.sent[&(ALPHA, "ResyncHash")] > 0);
+}
+
+#[test]
+fn a_paused_resync_rests_and_goes_on() {
+    for node in [ALPHA, BRAVO] {
+        let mut w = World::running(Setup::default());
+        w.cut();
+        w.wrote(ALPHA, 0, 256, 1);
+        w.must(node, Command::PauseSync);
+        w.restore();
+        w.settle();
+        assert_ne!(w.status(ALPHA).peers[0].out_of_sync_blocks, 0, "paused on {node}");
+        w.must(node, Command::ResumeSync);
+        w.settle();
+        w.equal();
+    }
+}
+
+#[test]
+fn an_interrupted_first_full_resync_goes_on_where_it_was() {
+    let mut w = World::new(Setup::default());
+    w.settle();
+    for block in 0..16_384 {
+        w.nodes[ALPHA].medium.write(block, Some(crate::medium::fill(5, block)), true);
+    }
+    w.must(ALPHA, Command::InitFrom);
+    w.until("half way", |w| {
+        let left = w.status(ALPHA).peers[0].out_of_sync_blocks;
+        left > 0 && left < 24_000 && w.established() || left > 0 && left < 24_000
+    });
+    w.cut();
+    w.run_for(100);
+    let left = w.status(ALPHA).peers[0].out_of_sync_blocks;
+    w.restore();
+    w.settle();
+    w.equal();
+    let copied = w.status(ALPHA).peers[0].last_resync_blocks;
+    assert!(copied <= left, "{copied} of {left}");
+}
+
+#[test]
+fn a_demotion_leaves_nothing_to_resync() {
+    let mut w = World::running(Setup::default());
+    for place in 0..30 {
+        w.write(ALPHA, place * 1024, 2, 1 + place);
+    }
+    w.must(ALPHA, Command::Demote);
+    w.crash(ALPHA);
+    w.crash(BRAVO);
+    w.restart(ALPHA);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 0);
+    assert_eq!(w.sent.get(&(ALPHA, "SyncStart")), None);
+}
+
+#[test]
+fn clean_stops_leave_nothing_to_resync() {
+    for order in [[ALPHA, BRAVO], [BRAVO, ALPHA]] {
+        let mut w = World::running(Setup::default());
+        w.wrote(ALPHA, 5, 1, 1);
+        for node in order {
+            w.must(node, Command::Stop);
+            w.run_for(100);
+            w.crash(node);
+        }
+        w.restart(ALPHA);
+        w.restart(BRAVO);
+        w.settle();
+        w.equal();
+        assert_eq!(w.sent.get(&(ALPHA, "SyncStart")), None, "{order:?}");
+    }
+}
+
+#[test]
+fn a_suspended_primary_goes_on_when_the_peer_is_back() {
+    let mut w = World::running(suspend());
+    w.hold_link(true);
+    let first = w.write(ALPHA, 5, 1, 1);
+    w.run_for(10);
+    w.hold_link(false);
+    w.cut();
+    let second = w.write(ALPHA, 6, 1, 2);
+    w.run_for(5_000);
+    assert!(!w.done(ALPHA, first) && !w.done(ALPHA, second));
+    assert!(!w.status(ALPHA).suspended.is_empty());
+    w.restore();
+    w.settle();
+    assert!(w.done(ALPHA, first) && w.done(ALPHA, second));
+    w.equal();
+    assert!(w.sent[&(ALPHA, "SyncStart")] < 2, "a resync loop");
+}
+
+#[test]
+fn a_suspended_primary_goes_on_alone_at_a_word() {
+    let mut w = World::running(suspend());
+    w.hold_link(true);
+    let first = w.write(ALPHA, 5, 1, 1);
+    w.run_for(10);
+    w.hold_link(false);
+    w.cut();
+    let second = w.write(ALPHA, 6, 1, 2);
+    w.run_for(1_000);
+    w.must(ALPHA, Command::Resume);
+    w.run_for(100);
+    assert!(w.done(ALPHA, first) && w.done(ALPHA, second));
+    w.restore();
+    w.settle();
+    w.equal();
+    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 2);
+}
+
+#[test]
+fn a_suspended_primary_can_be_demoted_and_acknowledges_nothing() {
+    let mut w = World::running(suspend());
+    w.cut();
+    let write = w.write(ALPHA, 6, 1, 2);
+    let flush = w.flush(ALPHA);
+    w.run_for(1_000);
+    w.must(ALPHA, Command::Demote);
+    assert_eq!(w.reply(ALPHA, write), Some(&Err(RequestError::NotPrimary)));
+    assert!(w.reply(ALPHA, flush).is_some());
+    w.restore();
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn what_a_peer_acknowledged_and_lost_in_a_power_cut_is_sent_again() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 5, 4, 1);
+    w.power_cut(BRAVO);
+    w.nodes[BRAVO].medium.lose_unsynced();
+    w.run_for(1_000);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 4, 1);
+}
+
+#[test]
+fn what_the_source_itself_had_not_flushed_survives_its_power_cut_after_a_resync() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 5, 4, 1);
+    w.crash(ALPHA);
+    w.restart(ALPHA);
+    w.until("in sync again", World::established);
+    w.power_cut(ALPHA);
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.restart(ALPHA);
+    w.settle();
+    w.equal();
+}
+
+fn failing(node: usize) -> World {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 5, 1, 1);
+    w.nodes[node].medium.broken = true;
+    let id = w.write(ALPHA, 6, 1, 2);
+    w.until("answered in spite of the disk", |w| w.reply(ALPHA, id).is_some());
+    assert!(w.done(ALPHA, id));
+    w.settle();
+    assert_eq!(w.status(node).disk, DiskState::Diskless);
+    w.wrote(ALPHA, 7, 1, 3);
+    let read = w.read(ALPHA, 5 * 4096, 3 * 4096);
+    w.until("read", |w| w.done(ALPHA, read));
+    let bytes = w.reply(ALPHA, read).unwrap().as_ref().unwrap();
+    for (place, stamp) in [1, 2, 3].into_iter().enumerate() {
+        let block = &bytes[place * 4096..(place + 1) * 4096];
+        assert_eq!(crate::medium::stamp_of(block, 5 + place as u64), Some(stamp));
+    }
+    w.nodes[node].medium.broken = false;
+    w
+}
+
+#[test]
+fn a_primary_goes_on_without_its_disk_and_takes_it_back() {
+    let mut w = failing(ALPHA);
+    w.blip();
+    w.settle();
+    w.wrote(ALPHA, 8, 1, 4);
+    w.nodes[BRAVO].stalled.insert("fetch");
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(500);
+    w.nodes[BRAVO].stalled.clear();
+    for stamp in 10..20 {
+        w.write(ALPHA, 5 + stamp % 4, 1, stamp);
+        w.steps(9);
+        let id = w.read(ALPHA, 4 * 4096, 6 * 4096);
+        w.steps(9);
+        let _ = id;
+    }
+    w.settle();
+    w.equal();
+    assert!(w.sent[&(BRAVO, "SyncDone")] == 1);
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn a_diskless_primary_whose_peer_restarts_loses_no_marks() {
+    let mut w = failing(ALPHA);
+    w.crash(BRAVO);
+    w.run_for(500);
+    w.restart(BRAVO);
+    w.settle();
+    w.wrote(ALPHA, 1024 * 9, 2, 9);
+    w.crash(BRAVO);
+    w.run_for(500);
+    w.restart(BRAVO);
+    w.settle();
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 1024 * 9, 2, 9);
+}
+
+#[test]
+fn a_replaced_disk_gets_everything() {
+    for node in [ALPHA, BRAVO] {
+        let mut w = failing(node);
+        w.must(node, Command::DiskReplace);
+        for stamp in 10..30 {
+            w.write(ALPHA, stamp, 2, stamp);
+            w.run_for(1);
+        }
+        w.settle();
+        w.equal();
+    }
+}
+
+#[test]
+fn a_secondary_loses_its_disk_and_takes_it_back() {
+    let mut w = failing(BRAVO);
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 7, 1, 3);
+}
+
+#[test]
+fn old_and_new_data_meet_right_when_a_primary_takes_its_disk_back() {
+    for chaos in 1..40 {
+        let mut w = failing(ALPHA);
+        for place in 0..6 {
+            w.wrote(ALPHA, place * 1024, 100, 50 + place);
+        }
+        w.setup.chaos = chaos;
+        let attach = w.command(ALPHA, Command::DiskAttach);
+        for stamp in 100..220 {
+            let start = w.dice.below(6) * 1024 + w.dice.below(100);
+            w.write(ALPHA, start, 6, stamp);
+            w.steps(12);
+        }
+        w.settle();
+        assert!(w.answer(ALPHA, attach).is_some_and(Result::is_ok));
+        w.equal();
+    }
+}
+
+#[test]
+fn verify_finds_exactly_the_planted_blocks_and_mends_them() {
+    for culprit in [ALPHA, BRAVO] {
+        let mut w = World::running(Setup::default());
+        w.wrote(ALPHA, 0, 100, 1);
+        w.settle();
+        w.must(ALPHA, Command::Verify { repair: false });
+        w.settle();
+        assert_eq!(w.status(ALPHA).peers[0].verify_differing_blocks, 0);
+        for block in [3, 77, 30_000] {
+            w.nodes[culprit].medium.write(block, Some(crate::medium::fill(9, block)), true);
+        }
+        w.must(ALPHA, Command::Verify { repair: false });
+        for stamp in 20..40 {
+            w.write(ALPHA, 200, 3, stamp);
+            w.run_for(1);
+        }
+        w.settle();
+        let peer = &w.status(ALPHA).peers[0];
+        assert_eq!((peer.verify_differing_blocks, peer.out_of_sync_blocks), (3, 3));
+        w.must(ALPHA, Command::Verify { repair: true });
+        w.settle();
+        w.equal();
+        assert_eq!(w.refused(BRAVO, Command::Verify { repair: false }), "peer-is-primary");
+    }
+}
+
+#[test]
+fn an_invalidated_node_gets_everything() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 0, 100, 1);
+    assert_eq!(w.refused(ALPHA, Command::Invalidate), "is-primary");
+    w.must(BRAVO, Command::Invalidate);
+    w.wrote(ALPHA, 50, 100, 2);
+    w.settle();
+    w.equal();
+    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 32 * 1024);
+}
+
+#[test]
+fn a_replaced_machine_gets_everything() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 0, 100, 1);
+    w.power_cut(BRAVO);
+    w.run_for(100);
+    w.wrote(ALPHA, 50, 100, 2);
+    let boot = w.nodes[BRAVO].boot;
+    let mut dice = crate::medium::Dice(99);
+    w.nodes[BRAVO].medium.renew(boot, &mut dice);
+    w.must(ALPHA, Command::NodeReplace);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn a_restored_disk_is_noticed() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 0, 10, 1);
+    w.settle();
+    w.must(BRAVO, Command::Stop);
+    w.crash(BRAVO);
+    let old = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.settle();
+    w.wrote(ALPHA, 5, 10, 2);
+    w.settle();
+    w.must(BRAVO, Command::Stop);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium = old;
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 32 * 1024);
+    w.must(ALPHA, Command::Demote);
+}
+
+#[test]
+fn a_congested_link_makes_clients_wait_or_the_peer_fall_behind() {
+    for on_congestion in [OnCongestion::Wait, OnCongestion::Bitmap] {
+        let setup = Setup {
+            protocol: Protocol::A,
+            on_congestion,
+            congestion_bytes: 64 << 10,
+            ..Setup::default()
+        };
+        let mut w = World::running(setup);
+        w.hold_link(true);
+        let ids: Vec<_> = (0..40).map(|i| w.write(ALPHA, i * 1024 % 30_000, 4, i + 1)).collect();
+        w.run_for(3_000);
+        let done = ids.iter().filter(|id| w.done(ALPHA, **id)).count();
+        match on_congestion {
+            OnCongestion::Wait => assert!((2..20).contains(&done), "{done}"),
+            OnCongestion::Bitmap => assert_eq!(done, 40),
+        }
+        w.hold_link(false);
+        w.settle();
+        assert!(ids.iter().all(|id| w.done(ALPHA, *id)));
+        w.equal();
+    }
+}
+
+#[test]
+fn sixteen_hot_extents_serve_many_cold_writes() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        let setup = Setup { device_blocks: 256 * 1024, protocol, ..Setup::default() };
+        let mut w = World::running(setup);
+        let before = w.now;
+        let ids: Vec<_> =
+            (0..500u64).map(|i| w.write(ALPHA, (i * 37 % 255) * 1024 + 1022, 4, i + 1)).collect();
+        w.until("all done", |w| ids.iter().all(|id| w.done(ALPHA, *id)));
+        let took = w.now.since(before).as_millis();
+        assert!(took < 450, "{took} ms: it waits for idle barriers");
+        w.settle();
+        w.equal();
+    }
+}
+
+#[test]
+fn a_suspended_primary_with_a_full_log_goes_on() {
+    let mut w = World::running(Setup { device_blocks: 256 * 1024, ..suspend() });
+    w.hold_link(true);
+    let ids: Vec<_> = (0..60u64).map(|i| w.write(ALPHA, i * 1024, 4, i + 1)).collect();
+    w.run_for(10);
+    w.hold_link(false);
+    w.cut();
+    w.run_for(1_000);
+    w.restore();
+    w.settle();
+    assert!(ids.iter().all(|id| w.done(ALPHA, *id)));
+    w.equal();
+}
+
+#[test]
+fn what_cannot_be_read_of_the_records_counts_as_dirty() {
+    for what in ["page", "log"] {
+        let mut w = World::running(Setup::default());
+        w.wrote(ALPHA, 0, 10, 1);
+        w.settle();
+        w.crash(ALPHA);
+        w.settle();
+        if what == "page" {
+            w.nodes[ALPHA].medium.put_page(PageId { slot: 0, page: 0 }, None);
+        } else {
+            w.nodes[ALPHA].medium.meta.ring.iter_mut().for_each(|block| block[100] ^= 1);
+        }
+        w.nodes[BRAVO].medium.write(20_000, Some(crate::medium::fill(66, 20_000)), true);
+        w.restart(ALPHA);
+        w.settle();
+        w.equal();
+        assert!(w.status(ALPHA).peers[0].last_resync_blocks > 32_000, "{what}");
+    }
+}
+
+#[test]
+fn a_secondary_that_disconnects_is_outdated_by_its_own_word() {
+    let mut w = World::running(Setup::default());
+    w.must(BRAVO, Command::Disconnect);
+    w.settle();
+    assert_eq!(w.status(BRAVO).disk, DiskState::Outdated);
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    w.wrote(ALPHA, 5, 1, 1);
+    w.must(BRAVO, Command::Connect { discard_my_data: false });
+    w.settle();
+    w.equal();
+}
+
+#[test]
+fn a_flapping_link_mends_under_load() {
+    let mut w = World::running(Setup { chaos: 31, ..Setup::default() });
+    for round in 0..60 {
+        w.write(ALPHA, round * 17, 4, round + 1);
+        let millis = w.dice.below(4);
+        w.run_for(millis);
+        w.blip();
+    }
+    for round in 0..4000 {
+        w.write(ALPHA, (round * 1031) % 32_000, 2, round + 100);
+        w.steps(6);
+    }
+    assert!(w.established(), "load keeps the peer out");
+    w.settle();
+    w.equal();
+}
