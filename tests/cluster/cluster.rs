@@ -171,15 +171,6 @@ impl Cluster {
         assert!(status.success(), "{} ended with {status}", NAMES[node]);
     }
 
-    /// Waits for a daemon that ends by itself, and gives its exit code.
-    pub(crate) fn ended(&mut self, node: NodeIndex) -> i32 {
-        let mut daemon = self.daemons[node].take().expect("it was started");
-        let ended = eventually("the end of the daemon", || {
-            daemon.try_wait().expect("ours").ok_or_else(|| "it runs".to_owned())
-        });
-        ended.code().unwrap_or(-1)
-    }
-
     /// That it is alive.
     pub(crate) fn assert_alive(&mut self, node: NodeIndex) {
         let daemon = self.daemons[node].as_mut().expect("it was started");

@@ -43,7 +43,7 @@ fn disks_are_detached_attached_and_replaced_under_load() {
         cluster.done(node, &["disk", "replace", RESOURCE, "--yes"]);
         judge(&cluster, &load);
     }
-    assert_eq!(load.losses(), [], "the client kept its server");
+    load.assert_kept_server();
 }
 
 /// With both disks gone there is nothing to serve from: refused.
@@ -88,7 +88,7 @@ fn a_primary_may_wait_for_its_peer() {
     load.wait_for(100);
     cluster.start(1);
     judge(&cluster, &load);
-    assert_eq!(load.losses(), [], "the client kept its server");
+    load.assert_kept_server();
 }
 
 /// Makes blocks of a copy differ behind its daemon's back.

@@ -54,7 +54,8 @@ impl Rounds {
         let secondary = 1 - self.primary;
         let sessions = self.load.losses().len();
         self.kill(secondary);
-        self.load.wait_for(self.random_below(300));
+        let more = self.random_below(300);
+        self.load.wait_for(more);
         self.cluster.start(secondary);
         self.cluster.wait_in_sync(self.primary);
         self.load.wait_for(20);
@@ -87,7 +88,8 @@ impl Rounds {
             self.tally.went_back += self.load.judge_crash_state(&self.cluster.site.socket(next));
             self.load.resume();
         }
-        self.load.wait_for(self.random_below(100) + 1);
+        let more = 1 + self.random_below(100);
+        self.load.wait_for(more);
         self.cluster.start(self.primary);
         self.primary = next;
         self.tally.failovers += 1;

@@ -269,6 +269,11 @@ impl Load {
         self.shared.losses.lock().expect("lock").clone()
     }
 
+    /// That no server was ever lost.
+    pub(crate) fn assert_kept_server(&self) {
+        assert_eq!(self.losses(), Vec::<usize>::new(), "the client lost its server");
+    }
+
     /// Waits until so many more writes are acknowledged.
     pub(crate) fn wait_for(&self, more: u64) {
         let goal = self.acknowledged() + more;

@@ -92,7 +92,7 @@ fn a_wrong_configuration_does_not_start() {
 
     cluster.start(0);
     // A second daemon of the same node, and a command that wants the disk.
-    refuses(&cluster, &["serve"], &["another"]);
+    refuses(&cluster, &["serve"], &["daemon"]);
     refuses(&cluster, &["create", RESOURCE, "--force"], &["held by"]);
     refuses(&cluster, &["meta", "dump", RESOURCE], &["held by"]);
     refuses(&cluster, &["promote", RESOURCE], &["init"]);
