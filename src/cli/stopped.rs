@@ -76,7 +76,8 @@ fn take_file(path: &Path) -> Result<RawFile, Failure> {
 /// long as it must be. What is under /dev is left to the system, where a mistyped name must not
 /// become a file.
 pub(super) fn make_metadata_file(path: &Path) -> Result<(), Failure> {
-    if path.starts_with("/dev") {
+    // Memory files are files like others.
+    if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
         return Ok(());
     }
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
