@@ -194,7 +194,7 @@ impl Replica {
     }
 
     pub(super) fn on_received(&mut self, peer: usize, first: Sequence, last: Sequence) {
-        if self.options.protocol == Protocol::B {
+        if self.options.protocol == Protocol::B && self.has_open_disk() {
             self.strike(peer, first, last, false);
         }
     }

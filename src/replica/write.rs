@@ -207,9 +207,10 @@ impl Replica {
 
     /// Sends the piece to a peer; under B and C it is owed an answer.
     fn mirror(&mut self, peer: usize, key: usize, sequence: Sequence) {
+        // Without a disk here, the peer's copy is the only one.
+        let waits = self.options.protocol != Protocol::A || !self.has_open_disk();
         let piece = &mut self.pieces[key];
         let (blocks, fua, part) = (piece.blocks, piece.fua, piece.part);
-        let waits = self.options.protocol != Protocol::A;
         if waits {
             piece.owed_peers |= 1 << peer;
         }

@@ -1,7 +1,7 @@
 //! Owns the real thing in a world: a shard with one resource, as production composes it, on the
 //! simulated ring. Must never know what the checker knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twinblk::buffer::{Budgets, Pool, Purpose, Span};
 use twinblk::format::bitmap::{self, PageAddress};
@@ -117,6 +117,8 @@ struct Around {
     changes: Vec<String>,
     replies: Vec<(u64, Told)>,
     reads: BTreeMap<u64, Range>,
+    /// Requests whose client is still connected: the end of serving ends every connection.
+    live: BTreeSet<u64>,
 }
 
 impl Site<SimRing> for Around {
@@ -143,6 +145,9 @@ impl Site<SimRing> for Around {
 
     fn serving(&mut self, _: ResourceIndex, device_bytes: Option<u64>) {
         self.serving = device_bytes.is_some();
+        if !self.serving {
+            self.live.clear();
+        }
     }
 
     fn elsewhere(&mut self, _: &mut SimRing, arrival: Arrival) -> Option<Arrival> {
@@ -173,7 +178,9 @@ impl Site<SimRing> for Around {
             }
         };
         self.reads.remove(&id.0);
-        self.replies.push((id.0, told));
+        if self.live.remove(&id.0) {
+            self.replies.push((id.0, told));
+        }
     }
 }
 
@@ -271,6 +278,7 @@ impl Life for Product {
                 Request::Write { range: bytes(range), pieces, fua }
             }
         };
+        self.around.live.insert(id);
         self.shard.request(RESOURCE, RequestId(id), request);
     }
 
