@@ -29,14 +29,12 @@ impl Pair {
             node: server,
             follows: true,
             stable: true,
-            mixed: false,
         };
         let stable = follows;
         let other = Follower {
             node: 1 - server,
             follows,
             stable,
-            mixed: false,
         };
         self.copies.sample(server, &[own, other]);
     }
@@ -163,15 +161,14 @@ fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
         node: 0,
         follows: true,
         stable: true,
-        mixed: false,
     };
     let other = Follower {
         node: 1,
         follows: false,
         stable: false,
-        mixed: true,
     };
     pair.copies.sample(0, &[own, other]);
+    pair.copies.mixes(1);
     pair.copies.stops(0);
     let refused = pair.copies.clone().serves(1, true).expect_err("mixed");
     assert_eq!(refused.promise, "G14");

@@ -86,7 +86,7 @@ pub(crate) struct Checker {
     /// Acknowledged and not flushed, with the time of acknowledgement.
     unstable: Vec<(Write, Mark)>,
     stamps: BTreeSet<Stamp>,
-    last_acknowledged: Mark,
+    newest_acknowledged: Mark,
     moment: Option<Moment>,
 }
 
@@ -106,9 +106,9 @@ impl Checker {
         self.tick()
     }
 
-    /// When a write was last acknowledged.
-    pub(crate) const fn last_acknowledged(&self) -> Mark {
-        self.last_acknowledged
+    /// When the newest of the acknowledged writes was invoked.
+    pub(crate) const fn newest_acknowledged(&self) -> Mark {
+        self.newest_acknowledged
     }
 
     /// A write begins; `stamp` 0 makes zeroes. `stable`: its acknowledgement will mean that (FUA).
@@ -138,11 +138,11 @@ impl Checker {
     /// A write is acknowledged.
     pub(crate) fn ack_write(&mut self, id: u64) {
         let now = self.tick();
-        self.last_acknowledged = now;
         let write = self
             .writes
             .remove(&id)
             .expect("only an invoked write is acknowledged");
+        self.newest_acknowledged = self.newest_acknowledged.max(write.invoked);
         self.each(write.range, |timeline| {
             timeline.end(write.invoked, now);
             timeline.supersede(write.invoked, now);

@@ -69,6 +69,8 @@ pub(crate) struct Node {
     pub(crate) forcing: Option<u64>,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
+    /// It called itself Inconsistent when it last spoke.
+    pub(crate) half: bool,
 }
 
 pub(crate) struct Arena {
@@ -85,6 +87,8 @@ pub(crate) struct Arena {
     next_step: u64,
     pub(crate) next_id: u64,
     pub(crate) asks: u64,
+    /// The chaos ends with so many requests, if not before.
+    asks_max: u64,
     faults: u64,
     tries: u32,
     whole_since: Option<Nanos>,
@@ -134,6 +138,7 @@ impl Arena {
                 client,
                 forcing,
                 copied_from,
+                half: false,
             };
             nodes.push(node);
         }
@@ -150,16 +155,17 @@ impl Arena {
             options,
             phase: Phase::Setup,
             plan,
-            random,
             operator,
             steps: BTreeMap::new(),
             next_step: 0,
             next_id: 0,
             asks: 0,
+            asks_max: 1 << random.between(8, 13),
             faults: 0,
             tries: 0,
             whole_since: None,
             violation: None,
+            random,
         }
     }
 
@@ -250,6 +256,9 @@ impl Arena {
         self.nodes[node].client.awake = false;
         if self.phase != Phase::Chaos || !self.copies.is_serving(node) {
             return;
+        }
+        if self.asks > self.asks_max {
+            return self.calm();
         }
         let mut asked = false;
         while let Some(ask) = self.nodes[node].client.next(self.next_id + 1) {
@@ -372,6 +381,9 @@ impl Arena {
     }
 
     fn calm(&mut self) {
+        if self.phase != Phase::Chaos {
+            return;
+        }
         self.note(format_args!("calm"));
         self.phase = Phase::Calm;
         (self.tries, self.whole_since) = (0, None);

@@ -2,6 +2,7 @@
 //! away from it. Must never know where the other end is.
 
 use std::collections::VecDeque;
+use std::io::Read as _;
 
 use twinblk::ring::Errno;
 use twinblk::units::Nanos;
@@ -140,11 +141,13 @@ impl End {
         while !self.outgoing.is_empty() && self.wire_bytes < room {
             let most = self.outgoing.len().min(room - self.wire_bytes).min(SEGMENT);
             let size = match clockwork.random.below(100) {
-                draw if draw < u64::from(link.shred_percent) => 1 + clockwork.random.index(most.min(20)),
+                draw if draw < u64::from(link.shred_percent) => {
+                    1 + clockwork.random.index(most.min(20))
+                }
                 draw if draw % 3 == 0 => 1 + clockwork.random.index(most),
                 _ => most,
             };
-            let mut bytes: Vec<u8> = self.outgoing.drain(..size).collect();
+            let mut bytes = take(&mut self.outgoing, size);
             if clockwork.random.chance(link.corrupt_ppm) {
                 let place = clockwork.random.index(size);
                 bytes[place] ^= 1 << clockwork.random.below(8);
@@ -229,7 +232,7 @@ impl End {
                     most
                 };
                 taken = true;
-                Ok(Outcome::Data(self.incoming.drain(..size).collect()))
+                Ok(Outcome::Data(take(&mut self.incoming, size)))
             } else if self.ended {
                 Ok(Outcome::Count(0))
             } else {
@@ -304,4 +307,11 @@ impl End {
         self.abandoned = true;
         self.clear();
     }
+}
+
+/// Takes bytes from the front.
+pub(crate) fn take(from: &mut VecDeque<u8>, size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    from.read_exact(&mut bytes).expect("as many were there");
+    bytes
 }

@@ -22,11 +22,6 @@ fn follows(peer: &PeerStatus) -> bool {
         && !off.contains(&peer.replication)
 }
 
-fn copies_to(peer: &PeerStatus) -> bool {
-    let source = [Replication::SyncSource, Replication::PausedSyncSource];
-    source.contains(&peer.replication) && peer.disk == Some(DiskState::Inconsistent)
-}
-
 impl Arena {
     /// Looks at a node that has just taken its turn.
     pub(crate) fn watch(&mut self, node: usize) {
@@ -98,24 +93,27 @@ impl Arena {
         let other = 1 - node;
         let whole = status.disk == DiskState::UpToDate;
         let peer = &status.peers[0];
-        if copies_to(peer) {
-            self.copies.mixes(other);
-            self.nodes[other].copied_from = Some(node);
+        if status.disk == DiskState::Inconsistent {
+            self.nodes[node].half = true;
+            self.copies.mixes(node);
+        } else if status.disk > DiskState::Inconsistent && self.nodes[node].half {
+            self.nodes[node].half = false;
+            self.copies.arrived(self.nodes[node].copied_from, node);
+        }
+        if [Replication::SyncTarget, Replication::PausedSyncTarget].contains(&peer.replication) {
+            self.nodes[node].copied_from = Some(other);
         }
         if serving && self.copies.is_serving(node) {
-            let mixed = copies_to(peer);
             let own = Follower {
                 node,
                 follows: whole,
                 stable: true,
-                mixed: false,
             };
             let stable = peer.unstable_writes == 0;
             let theirs = Follower {
                 node: other,
                 follows: follows(peer),
                 stable,
-                mixed,
             };
             self.copies.sample(node, &[own, theirs]);
             if theirs.follows {
