@@ -39,7 +39,7 @@ impl Habits {
                 20 + weight(random, 60),
                 weight(random, 20),
                 weight(random, 20),
-                weight(random, 20),
+                1 + weight(random, 20),
             ],
             pause: 1 << random.between(14, 23),
         }

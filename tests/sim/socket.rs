@@ -2,6 +2,7 @@
 //! away from it. Must never know where the other end is.
 
 use std::collections::VecDeque;
+use std::io::Read as _;
 
 use twinblk::ring::Errno;
 use twinblk::units::Nanos;
@@ -142,7 +143,7 @@ impl End {
                 draw if draw % 3 == 0 => 1 + clockwork.random.index(most),
                 _ => most,
             };
-            let mut bytes: Vec<u8> = self.outgoing.drain(..size).collect();
+            let mut bytes = take(&mut self.outgoing, size);
             if clockwork.random.chance(link.corrupt_ppm) {
                 let place = clockwork.random.index(size);
                 bytes[place] ^= 1 << clockwork.random.below(8);
@@ -219,7 +220,7 @@ impl End {
                 let short = clockwork.random.percent(20);
                 let size = if short { 1 + clockwork.random.index(most) } else { most };
                 taken = true;
-                Ok(Outcome::Data(self.incoming.drain(..size).collect()))
+                Ok(Outcome::Data(take(&mut self.incoming, size)))
             } else if self.ended {
                 Ok(Outcome::Count(0))
             } else {
@@ -293,4 +294,11 @@ impl End {
         self.abandoned = true;
         self.clear();
     }
+}
+
+/// Takes bytes from the front.
+pub(crate) fn take(from: &mut VecDeque<u8>, size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    from.read_exact(&mut bytes).expect("as many were there");
+    bytes
 }

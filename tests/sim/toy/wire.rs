@@ -12,6 +12,7 @@ use twinblk::units::{Epoch, Nanos, NodeId};
 use super::{Meta, Phase, Task, Toy};
 use crate::network::address;
 use crate::ring::SimRing;
+use crate::socket::take;
 
 const PORT: u16 = 7790;
 const BEAT: Nanos = Nanos::from_millis(100);
@@ -68,8 +69,7 @@ const SOURCE: u64 = 4;
 const PRIMARY: u64 = 8;
 
 fn sum(bytes: &[u8]) -> u64 {
-    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)
+    u64::from(crc32fast::hash(bytes))
 }
 
 impl Frame {
@@ -392,7 +392,7 @@ impl Toy {
                 return;
             }
             self.wire.incoming.drain(..12);
-            let body: Vec<u8> = self.wire.incoming.drain(..length).collect();
+            let body = take(&mut self.wire.incoming, length);
             let good = u64::from_le_bytes(head[4..].try_into().expect("eight")) == sum(&body);
             match Frame::decode(&body).filter(|_| good) {
                 Some(frame) => self.on_frame(frame),
