@@ -100,7 +100,6 @@ impl Site {
         };
         for node in [0, 1] {
             site.make_disk(node, site.wish.disk_bytes[node]);
-            fs::write(site.metadata(node), [0; 4096]).expect("X");
             site.write_secret(node, "a secret that both nodes know\n");
             fs::write(site.config(node), site.text(node)).expect("written");
         }
