@@ -17,12 +17,17 @@ use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::interval;
 
 /// How long a planned stop may take: draining, flushing, saving marks.
 const STOP_TIME: Duration = Duration::from_secs(60);
+
+/// How long a port may stay taken, and how often to look.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(10);
+const LISTEN_EVERY: Duration = Duration::from_millis(20);
 
 /// What the daemon of a node is started with.
 #[derive(Debug)]
@@ -100,7 +105,9 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
     let life = life()?;
     let directory = Arc::new(Directory::default());
     let assigned = setup::shards(options);
-    let listeners = listen(node)?;
+    // First, since another daemon that lives is found by it at once.
+    let server = Server::bind(&node.admin_socket)?;
+    let listeners = listen(node).await?;
     let (gateway, orders) = gateway(options, node, &assigned);
     let (gateway, wakes) = gateway;
     let shards =
@@ -108,7 +115,6 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
     for (wake, mailbox) in wakes.iter().zip(&shards.mailboxes) {
         let _ = wake.set(mailbox.clone());
     }
-    let server = Server::bind(&node.admin_socket)?;
     open_doors(options, node, &directory).await?;
     let (stop, stopping) = watch::channel(false);
     let admin = tokio::spawn(server.run(gateway, stopping));
@@ -222,12 +228,25 @@ const fn choice(engine: Engine) -> RingChoice {
     }
 }
 
-fn listen(node: &Node) -> Result<Vec<TcpListener>, ServeError> {
-    let bind = |address: SocketAddr| {
-        TcpListener::bind(address)
-            .map_err(|source| ServeError::Listen { address: address.to_string(), source })
-    };
-    setup::listening(node)?.into_iter().map(bind).collect()
+/// Listens for other nodes. The ring of a predecessor that was killed lets go of its sockets a
+/// moment after the process is gone.
+async fn listen(node: &Node) -> Result<Vec<TcpListener>, ServeError> {
+    let deadline = Instant::now() + PREDECESSOR_WAIT;
+    let mut ticks = interval(LISTEN_EVERY);
+    let mut listeners = Vec::new();
+    for address in setup::listening(node)? {
+        let listener = loop {
+            ticks.tick().await;
+            let bound = TcpListener::bind(address);
+            let in_use = bound.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::AddrInUse);
+            if !in_use || Instant::now() >= deadline {
+                break bound;
+            }
+        };
+        let address = address.to_string();
+        listeners.push(listener.map_err(|source| ServeError::Listen { address, source })?);
+    }
+    Ok(listeners)
 }
 
 async fn open_doors(

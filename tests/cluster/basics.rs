@@ -40,24 +40,14 @@ fn the_whole_way(wish: Wish) {
         tool("nbdcopy", &[&uri, back.to_str().expect("text")]);
         assert!(fs::read(&back).expect("read").starts_with(&bytes), "what was copied is read");
 
-        let (name, target) = ("--name=mixed", format!("--uri={uri}"));
-        tool(
-            "fio",
-            &[
-                name,
-                "--ioengine=nbd",
-                &target,
-                "--rw=randrw",
-                "--bsrange=512-64k",
-                "--iodepth=16",
-                "--io_size=24m",
-                "--norandommap=1",
-                "--size=16m",
-                "--verify=crc32c",
-                "--trim_percentage=0",
-                "--output-format=terse",
-            ],
-        );
+        // Overlapping writes of all sizes at once, then such that it can verify.
+        let target = format!("--uri={uri}");
+        let fio = |more: &[&str]| {
+            let always = ["--name=load", "--ioengine=nbd", &target, "--iodepth=16", "--size=16m"];
+            tool("fio", &[&always, more].concat());
+        };
+        fio(&["--rw=randrw", "--bsrange=512-64k", "--norandommap=1", "--io_size=24m"]);
+        fio(&["--rw=randwrite", "--bs=4k", "--io_size=8m", "--verify=crc32c", "--verify_state_save=0"]);
         cluster.assert_identical();
         cluster.done(node, &["demote", RESOURCE]);
         cluster.promote(1 - node);

@@ -14,6 +14,8 @@ fn split_brain_is_found_kept_and_healed() {
     let proxy = cluster.proxy.as_ref().expect("proxied");
     let mut first = Session::open(&cluster.site.socket(0)).expect("open");
     first.write(10, &content(10, 4, 1)).expect("written");
+    // Else it would count as not yet stable on the other node, and be copied again.
+    first.flush().expect("flushed");
     proxy.cut();
     cluster.wait_away(0);
     cluster.wait_away(1);
