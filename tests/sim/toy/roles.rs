@@ -49,10 +49,7 @@ impl Toy {
 
     pub(super) fn consent(&mut self, epoch: u64) {
         let meta = self.meta.expect("known by now");
-        let meta = Meta {
-            epoch: epoch.max(meta.epoch),
-            ..meta
-        };
+        let meta = Meta { epoch: epoch.max(meta.epoch), ..meta };
         self.record(meta, Then::Consent(self.wire.session));
     }
 
