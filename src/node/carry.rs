@@ -90,7 +90,7 @@ impl Resource {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(super) fn resource_name(&self) -> &str {
         &self.setup.options.resource
     }
 
@@ -167,7 +167,7 @@ impl Resource {
         let result = match result {
             Ok(opened) => {
                 for note in &opened.notes {
-                    tracing::warn!(resource = self.name(), "{note}");
+                    tracing::warn!(resource = self.resource_name(), "{note}");
                 }
                 self.disk = LocalDisk::Open(files, Box::new(opened.disk));
                 Ok(opened.image)
@@ -187,7 +187,7 @@ impl Resource {
         }
         let Some(export) = &self.export else {
             let options = ExportOptions {
-                name: self.name().to_owned(),
+                name: self.resource_name().to_owned(),
                 description: self.setup.description.clone(),
                 device_bytes,
             };
@@ -201,7 +201,7 @@ impl Resource {
         Err(format!(
             "the disk of {} is laid out for {device_bytes} bytes, and clients were told {known}; \
              restart the daemon to change the size",
-            self.name()
+            self.resource_name()
         ))
     }
 
@@ -214,7 +214,7 @@ impl Resource {
         match result {
             Ok(files) => {
                 let expected = Expected {
-                    name: Some(self.name().to_owned()),
+                    name: Some(self.resource_name().to_owned()),
                     metadata_path: self.setup.metadata_path.clone(),
                     node: Some(self.setup.options.node),
                     resource: None,
@@ -250,7 +250,7 @@ impl Resource {
         if let LocalDisk::Open(_, disk) | LocalDisk::Closing(_, disk) = &mut self.disk {
             disk.resume(ring, pool, budget_bytes, &mut self.inputs);
             if let Some(failure) = disk.take_failure() {
-                tracing::error!(resource = self.name(), "{failure}");
+                tracing::error!(resource = self.resource_name(), "{failure}");
             }
         }
         if let Some(export) = &mut self.export
@@ -329,7 +329,7 @@ impl Resource {
                 | Output::Digest { .. }
                 | Output::Store { .. }
                 | Output::Zero { .. }
-                | Output::Sync { .. } => self.to_disk(around, output),
+                | Output::Sync { .. } => self.ask_disk(around, output),
                 Output::Persist { id, what } => self.persist(around, id, &what),
                 Output::Send { peer, session, frame, part } => {
                     let epoch = self.replica.epoch();
@@ -362,7 +362,7 @@ impl Resource {
         }
     }
 
-    fn to_disk<R: Ring, S: Site<R>>(&mut self, around: &mut Around<'_, R, S>, output: Output) {
+    fn ask_disk<R: Ring, S: Site<R>>(&mut self, around: &mut Around<'_, R, S>, output: Output) {
         match &mut self.disk {
             LocalDisk::Open(_, disk) | LocalDisk::Closing(_, disk) => {
                 let _ = disk.carry_out(around.ring, around.pool, output);

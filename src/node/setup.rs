@@ -124,6 +124,7 @@ fn link(options: &ServeOptions, resource: &Resource) -> Result<LinkOptions, Serv
             heartbeat: config.link.heartbeat,
             peer_timeout: config.link.peer_timeout,
             progress_timeout: config.link.progress_timeout,
+            retry_longest: config.link.connect_retry_max,
         },
         versions: Versions::SPOKEN,
     })

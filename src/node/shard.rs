@@ -119,7 +119,7 @@ impl<R: Ring> Shard<R> {
     /// Hands a greeted connection to the link it asks for; gives it back if there is none here.
     pub fn welcome(&mut self, arrival: Arrival) -> Option<Arrival> {
         let hello = &arrival.hello;
-        let found = self.resources.iter_mut().find(|resource| resource.name() == hello.resource);
+        let found = self.resources.iter_mut().find(|resource| resource.resource_name() == hello.resource);
         let Some(resource) = found else { return Some(arrival) };
         let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.from) else {
             return Some(arrival);
@@ -198,7 +198,7 @@ impl<R: Ring> Shard<R> {
     /// The resource of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<ResourceIndex> {
-        let place = self.resources.iter().position(|resource| resource.name() == name)?;
+        let place = self.resources.iter().position(|resource| resource.resource_name() == name)?;
         u16::try_from(place).ok().map(ResourceIndex)
     }
 }

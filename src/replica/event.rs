@@ -450,7 +450,7 @@ pub struct Change {
 }
 
 /// An operator's command to one resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Become primary. `force`: although newer data may exist elsewhere.
     Promote {
