@@ -119,7 +119,8 @@ impl<R: Ring> Shard<R> {
     /// Hands a greeted connection to the link it asks for; gives it back if there is none here.
     pub fn welcome(&mut self, arrival: Arrival) -> Option<Arrival> {
         let hello = &arrival.hello;
-        let found = self.resources.iter_mut().find(|resource| resource.resource_name() == hello.resource);
+        let found =
+            self.resources.iter_mut().find(|resource| resource.resource_name() == hello.resource);
         let Some(resource) = found else { return Some(arrival) };
         let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.from) else {
             return Some(arrival);

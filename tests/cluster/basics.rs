@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use crate::cluster::{Cluster, run, tool};
 use crate::config::{NAMES, Place, RESOURCE, Wish};
 use crate::load::Session;
+use crate::stage::{Cluster, run, tool};
 
 /// Everything by real clients, on node 0, then on node 1 after a planned switch.
 fn the_whole_way(wish: Wish) {
@@ -64,13 +64,13 @@ fn the_whole_way(wish: Wish) {
     let equal = compare(&cluster);
     assert_eq!(equal.code, 0, "{equal:?}");
     // The comparison proves itself.
-    crate::cluster::spoil(&cluster.site.disk(1), 123_456, b"?");
+    crate::stage::spoil(&cluster.site.disk(1), 123_456, b"?");
     let other = compare(&cluster);
     assert_eq!(other.code, 1, "{other:?}");
 }
 
 /// The program's own comparison of the two stopped disks.
-fn compare(cluster: &Cluster) -> crate::cluster::Run {
+fn compare(cluster: &Cluster) -> crate::stage::Run {
     let text = |path: std::path::PathBuf| path.display().to_string();
     let disks = [0, 1].map(|node| text(cluster.site.disk(node)));
     let metadata = [0, 1].map(|node| text(cluster.site.metadata(node)));

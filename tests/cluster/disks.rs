@@ -3,9 +3,9 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
-use crate::cluster::{Cluster, spoil};
 use crate::config::{NodeIndex, RESOURCE, Wish};
 use crate::load::{Load, Mix, Session};
+use crate::stage::{Cluster, spoil};
 use crate::stamp::{BLOCK, content};
 
 fn begin(wish: Wish, seed: u64) -> (Cluster, Load) {

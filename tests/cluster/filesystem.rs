@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{Cluster, eventually, hash, run, tool};
 use crate::config::{RESOURCE, Wish};
 use crate::load::Random;
+use crate::stage::{Cluster, eventually, hash, run, tool};
 
 /// An export as a mounted file system; unmounted when dropped.
 struct Mounted {

@@ -5,9 +5,9 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, eventually};
 use crate::config::Wish;
 use crate::load::{Load, Mix, Random};
+use crate::stage::{Cluster, eventually};
 use crate::stamp::BLOCK;
 
 /// Lines of rubbish per door.

@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, tool};
 use crate::config::{NAMES, NodeIndex, RESOURCE, Wish};
 use crate::load::{Load, Mix, Random, Session};
+use crate::stage::{Cluster, tool};
 use crate::stamp::{BLOCK, content};
 
 /// What came of some rounds.
@@ -209,7 +209,7 @@ fn resync_copies_marks_and_hot_extents() {
     let dump: Value = serde_json::from_str(&dump).expect("JSON");
     let expected = on_record(&dump) * 4096;
     println!("on record after the kill: {expected} bytes");
-    assert!(expected >= 5 * (4 << 20) && expected < 128 << 20, "{expected}: {dump}");
+    assert!((5 * (4 << 20)..128 << 20).contains(&expected), "{expected}: {dump}");
 
     cluster.start(0);
     assert_eq!(cluster.peer(0).out_of_sync_bytes, expected, "status tells the truth");

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, eventually};
 use crate::config::Wish;
 use crate::load::{Load, Mix};
 use crate::proxy::Proxy;
+use crate::stage::{Cluster, eventually};
 use crate::stamp::BLOCK;
 
 fn proxied() -> Wish {

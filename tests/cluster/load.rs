@@ -13,9 +13,9 @@ use std::time::Duration;
 use twinblk_nbd::client::{Client, ClientEvent, ClientHandshake, OpenStep};
 use twinblk_nbd::{Command, CommandFlags, Request};
 
-use crate::cluster::{LIMIT, eventually};
 use crate::config::RESOURCE;
 use crate::ledger::{Ledger, Range};
+use crate::stage::{LIMIT, eventually};
 use crate::stamp::{BLOCK, Stamp, content};
 
 /// A reply.

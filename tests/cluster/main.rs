@@ -3,7 +3,6 @@
 //! wait for time to pass: only for a state, with a limit.
 
 mod basics;
-mod cluster;
 mod config;
 mod disks;
 mod filesystem;
@@ -15,4 +14,5 @@ mod load;
 mod proxy;
 mod refusals;
 mod split;
+mod stage;
 mod stamp;

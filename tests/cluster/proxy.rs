@@ -140,6 +140,7 @@ fn accept(listener: &TcpListener, target: SocketAddrV4, node: usize, shared: &Ar
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the connection is this function's to end")]
 fn connect(from: TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Shared>) {
     from.set_nonblocking(false).expect("set");
     let _ = SockRef::from(&from).set_linger(Some(Duration::ZERO));

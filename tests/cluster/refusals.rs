@@ -4,9 +4,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use crate::cluster::{Cluster, eventually, hash};
 use crate::config::{NAMES, RESOURCE, Wish};
 use crate::load::Session;
+use crate::stage::{Cluster, eventually, hash};
 use crate::stamp::content;
 
 /// Hashes of all disks and metadata.
@@ -55,7 +55,7 @@ fn create_refuses_in_words_and_writes_nothing() {
 fn create_keeps_a_file_system() {
     let cluster = Cluster::bare(Wish { internal_metadata: true, ..Wish::new(64) });
     let path = cluster.site.disk(0).display().to_string();
-    crate::cluster::tool("mkfs.ext4", &["-q", "-F", &path]);
+    crate::stage::tool("mkfs.ext4", &["-q", "-F", &path]);
     refuses(&cluster, &["create", RESOURCE], &[&path, "ext4", "--force"]);
 }
 
@@ -166,7 +166,7 @@ fn strangers(mut cluster: Cluster, words: &[&str]) {
     eventually("the words", || {
         let reasons = [0, 1].map(|node| cluster.peer(node).connection_reason);
         let said = |word: &&str| reasons.iter().any(|reason| reason.contains(*word));
-        if words.iter().all(|word| said(word)) { Ok(()) } else { Err(format!("{reasons:?}")) }
+        if words.iter().all(said) { Ok(()) } else { Err(format!("{reasons:?}")) }
     });
     assert_eq!(disks, [0, 1].map(|node| hash(&cluster.site.disk(node))));
 }

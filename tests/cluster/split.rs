@@ -1,8 +1,8 @@
 //! Owns split brain on purpose. Must never let two copies merge unasked.
 
-use crate::cluster::{Cluster, hash};
 use crate::config::{RESOURCE, Wish};
 use crate::load::Session;
+use crate::stage::{Cluster, hash};
 use crate::stamp::{BLOCK, content};
 
 /// Both nodes wrote apart from each other: detected on both sides, nothing merged, and healed to the
