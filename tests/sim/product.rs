@@ -304,7 +304,8 @@ impl Life for Product {
 
     fn status(&self) -> Option<Status> {
         let status = self.shard.status(RESOURCE);
-        (status.device_blocks > 0).then_some(status)
+        // Until its disk was opened, or could not be, a life says nothing of itself.
+        (status.device_blocks > 0 || !status.disk_reason.is_empty()).then_some(status)
     }
 }
 
