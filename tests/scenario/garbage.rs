@@ -183,7 +183,7 @@ fn insult(seed: u64, frames: u64) {
         let epoch = Epoch(if dice.one_in(9) { dice.below(50) } else { 1 << 40 });
         let (peer, id) = (PeerIndex(0), Session(session));
         w.handle(ALPHA, Input::Frame { peer, session: id, epoch, frame, payload });
-        if number % 7 == 0 && seed % 2 == 0 {
+        if number % 7 == 0 && seed.is_multiple_of(2) {
             let start = dice.below(30_000);
             let _ = w.write(ALPHA, start, 1 + dice.below(9), number);
         }

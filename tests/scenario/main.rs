@@ -2,6 +2,13 @@
 //! Must never open a socket or a file, nor sleep.
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::too_many_arguments,
+    clippy::needless_pass_by_value,
+    clippy::needless_range_loop,
+    clippy::comparison_to_empty,
+    reason = "stories read better with all they are about in one call"
+)]
 
 mod garbage;
 mod medium;

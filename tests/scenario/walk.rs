@@ -23,21 +23,20 @@ struct Cell {
 
 #[derive(Clone, Debug)]
 enum Asked {
-    Write { node: usize, start: u64, count: u64, stamp: u64 },
-    Flush { node: usize, at: BTreeMap<u64, BTreeSet<u64>> },
-    Read { node: usize, start: u64, count: u64, before: BTreeMap<u64, Cell> },
+    Write { start: u64, count: u64, stamp: u64 },
+    Flush { at: BTreeMap<u64, BTreeSet<u64>> },
+    Read { start: u64, before: BTreeMap<u64, Cell> },
 }
 
 pub struct Judge {
     cells: BTreeMap<u64, Cell>,
     asked: BTreeMap<(usize, RequestId), Asked>,
-    seen: BTreeMap<usize, usize>,
     pub checked: u64,
 }
 
 impl Judge {
     pub fn new() -> Self {
-        Self { cells: BTreeMap::new(), asked: BTreeMap::new(), seen: BTreeMap::new(), checked: 0 }
+        Self { cells: BTreeMap::new(), asked: BTreeMap::new(), checked: 0 }
     }
 
     fn cell(&mut self, block: u64) -> &mut Cell {
@@ -66,7 +65,7 @@ impl Judge {
             let Some(reply) = w.reply(node, id) else { continue };
             let Some(asked) = self.asked.remove(&(node, id)) else { continue };
             match (asked, reply) {
-                (Asked::Write { start, count, stamp, .. }, Ok(_)) => {
+                (Asked::Write { start, count, stamp }, Ok(_)) => {
                     for block in start..start + count {
                         let cell = self.cell(block);
                         cell.flying.remove(&stamp);
@@ -74,7 +73,7 @@ impl Judge {
                         cell.now.retain(|old| *old == stamp || flying.contains(old));
                     }
                 }
-                (Asked::Flush { at, .. }, Ok(_)) => {
+                (Asked::Flush { at }, Ok(_)) => {
                     for (block, values) in at {
                         let cell = self.cell(block);
                         // What was before the flush was asked can come back no more.
@@ -88,7 +87,7 @@ impl Judge {
                         cell.since_flush.extend(cell.now.iter().copied());
                     }
                 }
-                (Asked::Read { start, before, .. }, Ok(bytes)) => {
+                (Asked::Read { start, before }, Ok(bytes)) => {
                     for (place, data) in bytes.chunks_exact(4096).enumerate() {
                         let block = start + place as u64;
                         let Some(stamp) = stamp_of(data, block) else {
@@ -113,7 +112,7 @@ impl Judge {
     fn forget(&mut self, node: usize) {
         let gone: Vec<_> = self.asked.keys().filter(|(n, _)| *n == node).copied().collect();
         for key in gone {
-            if let Some(Asked::Write { start, count, stamp, .. }) = self.asked.remove(&key) {
+            if let Some(Asked::Write { start, count, stamp }) = self.asked.remove(&key) {
                 for block in start..start + count {
                     self.cell(block).flying.remove(&stamp);
                 }
@@ -141,7 +140,7 @@ impl Judge {
         self.began(start, count, stamp);
         let fua = w.dice.one_in(8);
         let id = w.write_as(node, start, count, stamp, fua);
-        self.asked.insert((node, id), Asked::Write { node, start, count, stamp });
+        self.asked.insert((node, id), Asked::Write { start, count, stamp });
     }
 
     fn zero(&mut self, w: &mut World, node: usize, start: u64, count: u64) {
@@ -150,19 +149,19 @@ impl Judge {
             self.began(block, 1, 0);
         }
         let id = w.zero(node, start * 4096, count * 4096);
-        self.asked.insert((node, id), Asked::Write { node, start, count, stamp: 0 });
+        self.asked.insert((node, id), Asked::Write { start, count, stamp: 0 });
     }
 
     fn flush(&mut self, w: &mut World, node: usize) {
         let at = self.cells.iter().map(|(block, cell)| (*block, cell.now.clone())).collect();
         let id = w.flush(node);
-        self.asked.insert((node, id), Asked::Flush { node, at });
+        self.asked.insert((node, id), Asked::Flush { at });
     }
 
     fn read(&mut self, w: &mut World, node: usize, start: u64, count: u64) {
         let before = (start..start + count).map(|b| (b, self.cell(b).clone())).collect();
         let id = w.read(node, start * 4096, count * 4096);
-        self.asked.insert((node, id), Asked::Read { node, start, count, before });
+        self.asked.insert((node, id), Asked::Read { start, before });
     }
 
     /// Every block of the image is one it may be.
@@ -338,8 +337,9 @@ fn setup_for(seed: u64) -> Setup {
         1 => Protocol::B,
         _ => Protocol::C,
     };
-    setup.on_peer_loss = if seed % 3 == 0 { PeerLoss::Suspend } else { PeerLoss::Continue };
-    setup.checksum = seed % 4 == 0;
+    setup.on_peer_loss =
+        if seed.is_multiple_of(3) { PeerLoss::Suspend } else { PeerLoss::Continue };
+    setup.checksum = seed.is_multiple_of(4);
     setup
 }
 

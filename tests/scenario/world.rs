@@ -455,7 +455,7 @@ impl World {
 
     /// Gives a command and goes on until it is answered.
     pub fn order(&mut self, node: usize, command: Command) -> Result<String, Refusal> {
-        let id = self.command(node, command.clone());
+        let id = self.command(node, command);
         let end = self.now + Nanos::from_millis(60_000);
         while self.answer(node, id).is_none() && self.now < end {
             if !self.step() {
@@ -468,14 +468,14 @@ impl World {
 
     #[track_caller]
     pub fn must(&mut self, node: usize, command: Command) {
-        let answer = self.order(node, command.clone());
+        let answer = self.order(node, command);
         if let Err(refusal) = answer {
             self.fail(&format!("{command:?} on {} refused: {refusal:?}", NAMES[node]));
         }
     }
 
     pub fn refused(&mut self, node: usize, command: Command) -> &'static str {
-        match self.order(node, command.clone()) {
+        match self.order(node, command) {
             Ok(text) => self.fail(&format!("{command:?} not refused: {text}")),
             Err(refusal) => {
                 let words = ["`", "run "].iter().any(|word| refusal.text.contains(word));
@@ -1190,7 +1190,7 @@ impl World {
                     self.fail(&format!("{} blocks out of sync", peer.out_of_sync_blocks));
                 }
             }
-            if !status.suspended.is_empty() || status.disk_reason != "" {
+            if !status.suspended.is_empty() || !status.disk_reason.is_empty() {
                 self.fail("not at rest");
             }
             for purpose in [Purpose::Client, Purpose::Peer, Purpose::Background] {

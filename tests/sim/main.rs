@@ -1,6 +1,15 @@
 //! Owns the simulator's command line: seeded worlds around real cores, and its own self-tests.
 //! Must never judge by real time.
 
+#![allow(
+    dead_code,
+    clippy::too_many_arguments,
+    clippy::needless_pass_by_value,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
+    reason = "a world offers more than one run of it draws, and its numbers are small"
+)]
+
 mod arena;
 #[path = "../checker/mod.rs"]
 mod checker;

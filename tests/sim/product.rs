@@ -46,7 +46,6 @@ const PEER_SLOTS: u8 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProductMaker {
     pub(crate) seed: u64,
-    pub(crate) device_bytes: u64,
 }
 
 impl ProductMaker {

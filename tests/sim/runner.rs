@@ -82,7 +82,7 @@ impl Default for Run {
             single: false,
             print: false,
             only: None,
-            system: System::Toy,
+            system: System::Product,
             plant: Plant::None,
         }
     }
@@ -109,7 +109,7 @@ impl Run {
         let bug = if let Plant::Toy(bug) = self.plant { bug } else { Bug::None };
         match self.system {
             System::Toy => Rc::new(ToyMaker { bug, device_bytes }),
-            System::Product => Rc::new(ProductMaker { seed, device_bytes }),
+            System::Product => Rc::new(ProductMaker { seed }),
         }
     }
 
