@@ -47,7 +47,13 @@ fn the_whole_way(wish: Wish) {
             tool("fio", &[&always, more].concat());
         };
         fio(&["--rw=randrw", "--bsrange=512-64k", "--norandommap=1", "--io_size=24m"]);
-        fio(&["--rw=randwrite", "--bs=4k", "--io_size=8m", "--verify=crc32c", "--verify_state_save=0"]);
+        fio(&[
+            "--rw=randwrite",
+            "--bs=4k",
+            "--io_size=8m",
+            "--verify=crc32c",
+            "--verify_state_save=0",
+        ]);
         cluster.assert_identical();
         cluster.done(node, &["demote", RESOURCE]);
         cluster.promote(1 - node);

@@ -129,8 +129,10 @@ impl Cluster {
     pub(crate) fn refused(&self, node: NodeIndex, arguments: &[&str]) -> String {
         let ran = self.on(node, arguments);
         assert!(ran.code > 0, "{} {arguments:?} should fail: {ran:?}", NAMES[node]);
-        assert!(ran.errors.trim().len() > 20, "no words: {ran:?}");
-        ran.errors
+        // `config check` reports on stdout, all others complain on stderr.
+        let said = format!("{}{}", ran.output, ran.errors);
+        assert!(said.trim().len() > 20, "no words: {ran:?}");
+        said
     }
 
     /// Starts a daemon without waiting for it.

@@ -76,8 +76,17 @@ impl Rounds {
 
     /// The primary dies and the other takes over, by force.
     fn fail_over(&mut self) {
-        self.kill(self.primary);
         let next = 1 - self.primary;
+        if let Some(proxy) = &self.cluster.proxy {
+            // What is on its way dies with the primary.
+            proxy.stall_towards(next);
+            self.load.wait_for(50);
+        }
+        self.kill(self.primary);
+        if let Some(proxy) = &self.cluster.proxy {
+            proxy.cut();
+            proxy.heal();
+        }
         self.cluster.wait_away(next);
         if self.may_lose_tail {
             self.load.pause();
@@ -126,7 +135,7 @@ impl Rounds {
         self.judge();
     }
 
-    fn finish(mut self, rounds: u64) {
+    fn finish(mut self, rounds: u64) -> Tally {
         for _ in 0..rounds {
             self.round();
         }
@@ -134,6 +143,7 @@ impl Rounds {
         println!("{rounds} rounds, {writes} acknowledged writes, {tally:?}");
         println!("in flight at each loss of the server: {:?}", self.load.losses());
         assert!(tally.mid_write * 2 > rounds, "kills must hit writes: {tally:?}");
+        self.tally
     }
 }
 
@@ -162,7 +172,12 @@ fn protocol_b_survives_kills() {
 #[test]
 fn protocol_a_survives_kills() {
     let rounds = from_environment("TWINBLK_KILLS", 12) / 3;
-    Rounds::new(Wish { protocol: "A", ..Wish::new(32) }, 3).finish(rounds.max(3));
+    let tally = Rounds::new(Wish { protocol: "A", ..Wish::new(32) }, 3).finish(rounds.max(3));
+    assert_eq!(tally.went_back, 0, "the link was there");
+    let wish = Wish { protocol: "A", proxied: true, ..Wish::new(32) };
+    let tally = Rounds::new(wish, 5).finish(rounds.max(6));
+    assert!(tally.failovers == 0 || tally.went_back > 0, "the test proves nothing: {tally:?}");
+    assert!(tally.failovers > 0, "another seed is needed: {tally:?}");
 }
 
 /// The blocks that a stopped node's metadata names: marked, or in a hot extent.
