@@ -287,6 +287,6 @@ pub(crate) fn spoil(path: &Path, offset: u64, bytes: &[u8]) {
 /// A hash of a file's bytes; none if there is no file.
 pub(crate) fn hash(path: &Path) -> Option<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path).ok()?).expect("read");
+    hasher.update_reader(File::open(path).ok()?).ok()?;
     Some(hasher.finalize().to_hex().to_string())
 }
