@@ -178,7 +178,7 @@ fn config_check_shows_all_mistakes() {
     stage.write_secret();
     let run = stage.run(&["config", "check"]);
     assert_eq!(run.code, 0, "{}{}", run.output, run.errors);
-    assert!(run.output.ends_with("ok: 2 nodes, 1 resources; this machine is `alpha`\n"));
+    assert!(run.output.ends_with("ok: 2 nodes, 1 resource; this machine is `alpha`\n"));
     assert!(run.output.contains("cannot find /nonexistent/r0"), "{}", run.output);
     stage.write_config("[node.alpha]\nid = 77\n[link]\nheartbeet = \"1s\"\n");
     let run = stage.run(&["config", "check"]);

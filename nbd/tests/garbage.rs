@@ -171,7 +171,7 @@ fn a_client_in_transmission_survives_anything_and_believes_no_short_read() {
                 }
                 ClientEvent::Zeroes { cookie: 1, length, .. } => content += length,
                 ClientEvent::Completed { cookie: 1, result: Ok(()) } => {
-                    assert_eq!(content, 100, "seed {seed}")
+                    assert_eq!(content, 100, "seed {seed}");
                 }
                 _ => {}
             }

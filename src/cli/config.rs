@@ -43,16 +43,18 @@ pub(super) fn run(verb: &Verb, context: &Context) -> Result<Exit, Failure> {
                 print_json(&findings(&report, Vec::new()))?;
             } else {
                 let text = report.render(context.terminal.colour);
-                let total = match errors {
-                    1 => "one mistake".to_owned(),
-                    n => format!("{n} mistakes"),
-                };
+                let total = count(errors, "mistake");
                 Terminal::print(&format!("{text}\n\n{total} in {}\n", report.path.display()))?;
             }
             Ok(Exit::Failed)
         }
         Err(unreadable) => Err(Failure::new(Exit::Failed, unreadable.to_string())),
     }
+}
+
+/// A number of things: `1 node`, `2 nodes`.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn report_usable(config: &Config, context: &Context) -> Result<Exit, Failure> {
@@ -75,11 +77,9 @@ fn report_usable(config: &Config, context: &Context) -> Result<Exit, Failure> {
         if !broken {
             let local = config.local(context.node());
             let local = local.map_or_else(|_| "no node".to_owned(), |it| format!("`{}`", it.name));
-            text.push_str(&format!(
-                "ok: {} nodes, {} resources; this machine is {local}\n",
-                config.nodes.len(),
-                config.resources.len()
-            ));
+            let nodes = count(config.nodes.len(), "node");
+            let resources = count(config.resources.len(), "resource");
+            text.push_str(&format!("ok: {nodes}, {resources}; this machine is {local}\n"));
         }
         Terminal::print(&text)?;
     }

@@ -24,7 +24,7 @@ pub(super) fn run(_: &Arguments, context: &Context) -> Result<Exit, Failure> {
     let node = config.local(context.node()).map(|node| node.id);
     let node = node.map_err(|why| Failure::new(Exit::Failed, why.to_string()))?;
     let secret = config.secret().map_err(|why| Failure::new(Exit::Failed, why.to_string()))?;
-    node::serve(ServeOptions { config, node, secret }).map_err(|error| {
+    node::serve(&ServeOptions { config, node, secret }).map_err(|error| {
         tracing::error!(%error, "the daemon ends");
         Failure::new(Exit::Failed, error.to_string())
     })?;

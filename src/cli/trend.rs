@@ -1,4 +1,4 @@
-//! Owns how a resync goes: percent, rate, time left, or that it loses ground.
+//! Owns how a resync or verify goes: percent, rate, time left, or that it loses ground.
 //! Must never promise a time that the numbers do not bear out.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::config::quantity::{show_bytes, show_time};
 use crate::control::body::PeerBody;
 use crate::units::Nanos;
 
-const BAR_CELLS: u64 = 20;
+const BAR_CELLS: usize = 20;
 
 /// What was seen of a peer before, to tell where things go.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,24 @@ pub(super) struct Earlier {
     pub(super) age: Duration,
 }
 
+/// One line on the verify with a peer, of a device of so many bytes; none if none runs.
+pub(super) fn verify(peer: &PeerBody, device_bytes: u64) -> Option<String> {
+    if !peer.replication.starts_with("Verify") {
+        return None;
+    }
+    let differing = show_bytes(peer.verify_differing_bytes);
+    Some(format!("{} compared, {differing} differ", bar(peer.verify_done_bytes, device_bytes)))
+}
+
+/// How much is done, as a bar and in percent.
+fn bar(done: u64, total: u64) -> String {
+    let total = total.max(1);
+    let permille = u128::from(done.min(total)) * 1000 / u128::from(total);
+    let filled = usize::try_from(permille).unwrap_or_default() * BAR_CELLS / 1000;
+    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(BAR_CELLS - filled));
+    format!("[{bar}] {}.{} %", permille / 10, permille % 10)
+}
+
 /// One line on the resync with a peer; none if none runs.
 pub(super) fn progress(peer: &PeerBody, earlier: Option<Earlier>) -> Option<String> {
     let paused = match peer.replication.as_str() {
@@ -25,15 +43,10 @@ pub(super) fn progress(peer: &PeerBody, earlier: Option<Earlier>) -> Option<Stri
         "PausedSyncSource" | "PausedSyncTarget" => true,
         _ => return None,
     };
-    let (done, total) = (peer.resync_done_bytes, peer.resync_total_bytes.max(1));
-    let permille = u128::from(done.min(total)) * 1000 / u128::from(total);
-    let filled = usize::try_from(permille * u128::from(BAR_CELLS) / 1000).unwrap_or_default();
-    let empty = usize::try_from(BAR_CELLS).unwrap_or_default().saturating_sub(filled);
-    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(empty));
-    let percent = format!("{}.{} %", permille / 10, permille % 10);
     let left = show_bytes(peer.out_of_sync_bytes);
     let pace = if paused { "paused".to_owned() } else { pace(peer, earlier) };
-    Some(format!("[{bar}] {percent}, {left} out of sync, {pace}"))
+    let bar = bar(peer.resync_done_bytes, peer.resync_total_bytes);
+    Some(format!("{bar}, {left} out of sync, {pace}"))
 }
 
 fn pace(peer: &PeerBody, earlier: Option<Earlier>) -> String {
@@ -88,6 +101,22 @@ mod tests {
         assert!(progress(&stuck, None).is_some_and(|line| line.ends_with("standing still")));
         let paused = PeerBody { replication: "PausedSyncTarget".to_owned(), ..syncing(1) };
         assert!(progress(&paused, None).is_some_and(|line| line.ends_with("paused")));
+    }
+
+    #[test]
+    fn a_verify_shows_how_far_it_is() {
+        assert_eq!(verify(&peer(), 1 << 30), None);
+        let comparing = PeerBody {
+            replication: "VerifySource".to_owned(),
+            verify_done_bytes: 256 << 20,
+            verify_differing_bytes: 4096,
+            ..peer()
+        };
+        assert_eq!(
+            verify(&comparing, 1 << 30).as_deref(),
+            Some("[#####...............] 25.0 % compared, 4 KiB differ")
+        );
+        assert!(verify(&comparing, 0).is_some());
     }
 
     #[test]

@@ -49,8 +49,12 @@ pub(super) fn status(
     let mut text = table(&head, rows);
     for resource in &status.resources {
         for peer in &resource.peers {
-            if let Some(progress) = trend::progress(peer, earlier(resource, peer)) {
-                text.push_str(&format!("\n{}: {} {progress}", resource.name, direction(peer)));
+            let resync = trend::progress(peer, earlier(resource, peer))
+                .map(|progress| format!("{} {progress}", direction(peer)));
+            let verify = trend::verify(peer, resource.device_bytes)
+                .map(|progress| format!("with {} {progress}", peer.node));
+            for line in resync.into_iter().chain(verify) {
+                text.push_str(&format!("\n{}: {line}", resource.name));
             }
         }
     }
@@ -116,7 +120,7 @@ pub(super) fn notes(resource: &ResourceBody) -> Vec<String> {
     }
     notes.extend(sentence("role", words::role(&resource.role), name));
     for peer in &resource.peers {
-        notes.extend(peer_notes(peer, name));
+        notes.extend(peer_notes(peer, resource));
     }
     if resource.degraded && !resource.may_promote && !resource.just_created {
         notes.push(format!("cannot be promoted now: {}", resource.promote_refusal));
@@ -124,7 +128,8 @@ pub(super) fn notes(resource: &ResourceBody) -> Vec<String> {
     notes
 }
 
-fn peer_notes(peer: &PeerBody, resource: &str) -> Vec<String> {
+fn peer_notes(peer: &PeerBody, of: &ResourceBody) -> Vec<String> {
+    let resource = of.name.as_str();
     let subject = |what: &str| format!("{what} to {}", peer.node);
     let connection = words::connection(&peer.connection);
     let mut notes = Vec::new();
@@ -142,7 +147,7 @@ fn peer_notes(peer: &PeerBody, resource: &str) -> Vec<String> {
     let replication = words::replication(&peer.replication);
     notes.extend(sentence(&subject("replication"), replication, resource));
     let syncing = peer.replication == "SyncSource" || peer.replication == "PausedSyncSource";
-    if let Some(disk) = peer.disk.as_deref().filter(|_| !syncing) {
+    if let Some(disk) = peer.disk.as_deref().filter(|_| !syncing && !of.just_created) {
         notes.extend(sentence(&format!("disk of {}", peer.node), words::disk(disk), resource));
     }
     if peer.verify_differing_bytes > 0 {
@@ -280,6 +285,21 @@ peer's daemon and at the network between";
             "cannot be promoted now: older than the peer. Run Z",
         ];
         assert_eq!(notes(&resource), expected);
+    }
+
+    #[test]
+    fn a_new_resource_needs_one_word_only() {
+        let peer = PeerBody { disk: Some("Inconsistent".to_owned()), ..peer() };
+        let resource = ResourceBody {
+            just_created: true,
+            degraded: true,
+            may_promote: false,
+            disk: "Inconsistent".to_owned(),
+            peers: vec![peer],
+            ..resource()
+        };
+        let notes = notes(&resource);
+        assert!(notes.len() == 1 && notes[0].starts_with("just created"), "{notes:?}");
     }
 
     #[test]

@@ -101,10 +101,11 @@ impl Link {
     #[must_use]
     pub fn new(lane: Lane, options: LinkOptions) -> Self {
         let paths = options.paths.len();
+        let retry = Retry::new(paths, options.timing.retry_longest);
         Self {
             options,
             conns: Conns::new(lane, CONNECTIONS_MAX, RECEIVE_BYTES as usize),
-            retry: Retry::new(paths),
+            retry,
             wanted: false,
             standing: None,
             dialled: None,

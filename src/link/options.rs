@@ -71,6 +71,8 @@ pub struct Timing {
     /// A peer that answers heartbeats and nothing else for so long, while it owes answers, is
     /// given up.
     pub progress_timeout: Nanos,
+    /// The longest pause between two attempts to connect.
+    pub retry_longest: Nanos,
 }
 
 impl Default for Timing {
@@ -79,6 +81,7 @@ impl Default for Timing {
             heartbeat: Nanos::from_millis(1_000),
             peer_timeout: Nanos::from_millis(6_000),
             progress_timeout: Nanos::from_millis(42_000),
+            retry_longest: RETRY_LONGEST,
         }
     }
 }

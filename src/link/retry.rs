@@ -1,6 +1,6 @@
 //! Owns when and where to dial next. Must never give up.
 
-use super::options::{RETRY_FIRST, RETRY_LONGEST, SESSION_PROVEN};
+use super::options::{RETRY_FIRST, SESSION_PROVEN};
 use crate::units::Nanos;
 
 /// The pauses between attempts: doubling, half of each left to chance, so that two nodes that
@@ -10,13 +10,14 @@ pub(super) struct Retry {
     paths: usize,
     path: usize,
     pause: Nanos,
+    longest: Nanos,
     at: Nanos,
 }
 
 impl Retry {
     /// The first attempt, on the first of so many paths, is due at once.
-    pub(super) fn new(paths: usize) -> Self {
-        Self { paths: paths.max(1), path: 0, pause: RETRY_FIRST, at: Nanos(0) }
+    pub(super) fn new(paths: usize, longest: Nanos) -> Self {
+        Self { paths: paths.max(1), path: 0, pause: RETRY_FIRST, longest, at: Nanos(0) }
     }
 
     /// When to dial.
@@ -39,7 +40,7 @@ impl Retry {
         self.path = (self.path + 1) % self.paths;
         self.wait(now, random);
         if self.path == 0 {
-            self.pause = Nanos(self.pause.0 * 2).min(RETRY_LONGEST);
+            self.pause = Nanos(self.pause.0 * 2).min(self.longest);
         }
     }
 
@@ -59,11 +60,12 @@ impl Retry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::RETRY_LONGEST;
     use super::*;
 
     #[test]
     fn pauses_double_once_around_and_stay_bounded() {
-        let mut retry = Retry::new(2);
+        let mut retry = Retry::new(2, RETRY_LONGEST);
         let mut pauses = Vec::new();
         for turn in 0..20 {
             assert_eq!(retry.path(), turn % 2);
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn only_a_proven_session_resets_the_pause() {
-        let mut retry = Retry::new(1);
+        let mut retry = Retry::new(1, RETRY_LONGEST);
         for _ in 0..10 {
             retry.on_failure(Nanos(0), 0);
         }

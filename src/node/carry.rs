@@ -19,11 +19,22 @@ pub(super) const LINK: u8 = 2;
 pub(super) const EXPORT: u8 = 3;
 pub(super) const DOORMAN: u8 = 4;
 
+/// Where the requests of a resource come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// NBD sessions.
+    Nbd,
+    /// The surroundings, which put them in themselves: another kind of front end, or a simulator.
+    Site,
+}
+
 /// What a resource is made from.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// For the core.
     pub options: Options,
+    /// Who asks.
+    pub front: Front,
     /// One per peer, in slot order.
     pub links: Vec<LinkOptions>,
     /// Where the metadata lies, for messages.
@@ -79,7 +90,7 @@ impl Resource {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(super) fn resource_name(&self) -> &str {
         &self.setup.options.resource
     }
 
@@ -156,7 +167,7 @@ impl Resource {
         let result = match result {
             Ok(opened) => {
                 for note in &opened.notes {
-                    tracing::warn!(resource = self.name(), "{note}");
+                    tracing::warn!(resource = self.resource_name(), "{note}");
                 }
                 self.disk = LocalDisk::Open(files, Box::new(opened.disk));
                 Ok(opened.image)
@@ -171,9 +182,12 @@ impl Resource {
 
     /// Clients have been told a size: it stays.
     fn check_size(&mut self, device_bytes: u64) -> Result<(), String> {
+        if self.setup.front == Front::Site {
+            return Ok(());
+        }
         let Some(export) = &self.export else {
             let options = ExportOptions {
-                name: self.name().to_owned(),
+                name: self.resource_name().to_owned(),
                 description: self.setup.description.clone(),
                 device_bytes,
             };
@@ -187,7 +201,7 @@ impl Resource {
         Err(format!(
             "the disk of {} is laid out for {device_bytes} bytes, and clients were told {known}; \
              restart the daemon to change the size",
-            self.name()
+            self.resource_name()
         ))
     }
 
@@ -200,7 +214,7 @@ impl Resource {
         match result {
             Ok(files) => {
                 let expected = Expected {
-                    name: Some(self.name().to_owned()),
+                    name: Some(self.resource_name().to_owned()),
                     metadata_path: self.setup.metadata_path.clone(),
                     node: Some(self.setup.options.node),
                     resource: None,
@@ -236,7 +250,7 @@ impl Resource {
         if let LocalDisk::Open(_, disk) | LocalDisk::Closing(_, disk) = &mut self.disk {
             disk.resume(ring, pool, budget_bytes, &mut self.inputs);
             if let Some(failure) = disk.take_failure() {
-                tracing::error!(resource = self.name(), "{failure}");
+                tracing::error!(resource = self.resource_name(), "{failure}");
             }
         }
         if let Some(export) = &mut self.export
@@ -315,7 +329,7 @@ impl Resource {
                 | Output::Digest { .. }
                 | Output::Store { .. }
                 | Output::Zero { .. }
-                | Output::Sync { .. } => self.to_disk(around, output),
+                | Output::Sync { .. } => self.ask_disk(around, output),
                 Output::Persist { id, what } => self.persist(around, id, &what),
                 Output::Send { peer, session, frame, part } => {
                     let epoch = self.replica.epoch();
@@ -330,11 +344,10 @@ impl Resource {
                 Output::Dial { peer, wanted } => {
                     self.links[usize::from(peer.0)].dial(around.ring, around.pool, wanted);
                 }
-                Output::Reply { id, reply } => {
-                    if let Some(export) = &mut self.export {
-                        export.reply(around.ring, around.pool, id, reply);
-                    }
-                }
+                Output::Reply { id, reply } => match &mut self.export {
+                    Some(export) => export.reply(around.ring, around.pool, id, reply),
+                    None => around.site.reply(around.pool, self.index, id, reply),
+                },
                 Output::Serve { open } => self.serve(around, open),
                 Output::OpenDisk { fresh } => around.site.open_disk(self.index, fresh),
                 Output::CloseDisk => self.close_disk(),
@@ -349,7 +362,7 @@ impl Resource {
         }
     }
 
-    fn to_disk<R: Ring, S: Site<R>>(&mut self, around: &mut Around<'_, R, S>, output: Output) {
+    fn ask_disk<R: Ring, S: Site<R>>(&mut self, around: &mut Around<'_, R, S>, output: Output) {
         match &mut self.disk {
             LocalDisk::Open(_, disk) | LocalDisk::Closing(_, disk) => {
                 let _ = disk.carry_out(around.ring, around.pool, output);
@@ -381,9 +394,10 @@ impl Resource {
     }
 
     fn serve<R: Ring, S: Site<R>>(&mut self, around: &mut Around<'_, R, S>, open: bool) {
-        let Some(export) = &mut self.export else { return };
-        export.serve(around.ring, around.pool, open);
-        let bytes = open.then_some(export.options().device_bytes);
+        if let Some(export) = &mut self.export {
+            export.serve(around.ring, around.pool, open);
+        }
+        let bytes = open.then_some(self.replica.status().device_blocks * BLOCK_BYTES);
         around.site.serving(self.index, bytes);
     }
 

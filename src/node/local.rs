@@ -7,13 +7,13 @@ use super::directory::Directory;
 use super::errand::{self, OpenedDisk};
 use super::shard::Shard;
 use super::site::{ResourceIndex, Site};
-use crate::buffer::Budgets;
+use crate::buffer::{Budgets, Pool};
 use crate::config::{Replica, Resource};
 use crate::control::{Announcer, Order, OrderKind};
 use crate::export::Newcomer;
 use crate::format::hello::Hello;
 use crate::link::doorman::Arrival;
-use crate::replica::event::{Change, Command, CommandId, Refusal};
+use crate::replica::event::{Change, Command, CommandId, Refusal, Reply, RequestId};
 use crate::ring::{FileEngine, RingChoice, RingError, SystemRing, Waker};
 use crate::store::Files;
 use crate::store::open::OpenedFile;
@@ -136,6 +136,13 @@ impl Site<SystemRing> for Local {
 
     fn serving(&mut self, resource: ResourceIndex, device_bytes: Option<u64>) {
         self.directory.set(&self.known[usize::from(resource.0)].name, device_bytes);
+    }
+
+    fn reply(&mut self, pool: &mut Pool, _: ResourceIndex, _: RequestId, reply: Reply) {
+        // Only NBD sessions ask here, and each answers for itself.
+        if let Reply::Data(pieces) = reply {
+            pieces.each(|payload| pool.release(payload));
+        }
     }
 
     fn elsewhere(&mut self, ring: &mut SystemRing, arrival: Arrival) -> Option<Arrival> {

@@ -17,5 +17,5 @@ mod setup;
 pub mod shard;
 pub mod site;
 
-pub use carry::Setup;
+pub use carry::{Front, Setup};
 pub use serve::{ServeError, ServeOptions, serve};

@@ -87,11 +87,11 @@ pub enum ServeError {
 ///
 /// # Errors
 /// If it cannot start.
-pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
+pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
     let host = |what| move |source| ServeError::Host { what, source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(host("cannot start the control plane"))?;
-    runtime.block_on(run(&options))
+    runtime.block_on(run(options))
 }
 
 /// The shards and the ways to them.

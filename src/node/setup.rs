@@ -1,7 +1,7 @@
 //! Owns turning the checked configuration into what each part is made from.
 //! Must never read a file or decide a default: `config` has.
 
-use super::carry::Setup;
+use super::carry::{Front, Setup};
 use super::serve::{ServeError, ServeOptions};
 use crate::buffer::Budgets;
 use crate::config::{self, Config, Host, Node, Resource};
@@ -64,6 +64,7 @@ pub(super) fn resource(
     };
     let peer = PeerOptions { node: there.node, name: there.node_name.as_str().to_owned() };
     Ok(Setup {
+        front: Front::Nbd,
         options: Options {
             resource: name.to_owned(),
             node: options.node,
@@ -123,6 +124,7 @@ fn link(options: &ServeOptions, resource: &Resource) -> Result<LinkOptions, Serv
             heartbeat: config.link.heartbeat,
             peer_timeout: config.link.peer_timeout,
             progress_timeout: config.link.progress_timeout,
+            retry_longest: config.link.connect_retry_max,
         },
         versions: Versions::SPOKEN,
     })

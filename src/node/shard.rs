@@ -11,7 +11,7 @@ use crate::export::{Newcomer, TurnedAway};
 use crate::format::hello::Refusal;
 use crate::limits::TURN_WORK_BYTES;
 use crate::link::doorman::{Arrival, Doorman};
-use crate::replica::event::{Command, CommandId, Input, Status};
+use crate::replica::event::{Command, CommandId, Input, Request, RequestId, Status};
 use crate::ring::{Completion, Lane, ListenerId, Ring};
 use crate::store::Files;
 use crate::units::Nanos;
@@ -50,10 +50,17 @@ impl<R: Ring> Shard<R> {
         &mut self.ring
     }
 
-    /// The pool, to look at what is in use.
-    #[must_use]
-    pub const fn pool(&self) -> &Pool {
-        &self.pool
+    /// The pool, to take slots for requests.
+    pub const fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// Puts in a request, on a resource with [`Front::Site`](super::Front::Site); ends in
+    /// [`Site::reply`].
+    pub fn request(&mut self, resource: ResourceIndex, id: RequestId, request: Request) {
+        self.eager = true;
+        let now = self.ring.now();
+        self.resources[usize::from(resource.0)].take(now, Input::Request { id, request });
     }
 
     /// One turn; waits for something to happen, at most until `until`.
@@ -112,7 +119,7 @@ impl<R: Ring> Shard<R> {
     /// Hands a greeted connection to the link it asks for; gives it back if there is none here.
     pub fn welcome(&mut self, arrival: Arrival) -> Option<Arrival> {
         let hello = &arrival.hello;
-        let found = self.resources.iter_mut().find(|resource| resource.name() == hello.resource);
+        let found = self.resources.iter_mut().find(|resource| resource.resource_name() == hello.resource);
         let Some(resource) = found else { return Some(arrival) };
         let Some(link) = resource.links.iter_mut().find(|link| link.peer() == hello.from) else {
             return Some(arrival);
@@ -191,7 +198,7 @@ impl<R: Ring> Shard<R> {
     /// The resource of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<ResourceIndex> {
-        let place = self.resources.iter().position(|resource| resource.name() == name)?;
+        let place = self.resources.iter().position(|resource| resource.resource_name() == name)?;
         u16::try_from(place).ok().map(ResourceIndex)
     }
 }

@@ -2,8 +2,9 @@
 //! exports. Production and the simulator each stand behind it.
 //! Must never decide anything about data.
 
+use crate::buffer::Pool;
 use crate::link::doorman::Arrival;
-use crate::replica::event::{Change, CommandId, Refusal};
+use crate::replica::event::{Change, CommandId, Refusal, Reply, RequestId};
 use crate::ring::Ring;
 use crate::store::Files;
 
@@ -35,4 +36,8 @@ pub trait Site<R: Ring> {
 
     /// A connection greeted here belongs to a resource that this shard does not have.
     fn elsewhere(&mut self, ring: &mut R, arrival: Arrival) -> Option<Arrival>;
+
+    /// Answers a request that came by [`Shard::request`](super::shard::Shard::request), on a
+    /// resource with [`Front::Site`](super::Front::Site). The slots of a read are the site's.
+    fn reply(&mut self, pool: &mut Pool, resource: ResourceIndex, id: RequestId, reply: Reply);
 }

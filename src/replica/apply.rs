@@ -448,7 +448,8 @@ impl Replica {
 
     /// Blocks that are stable here have no mark any more, if marks may go.
     fn clear_covered(&mut self, peer: usize, sequence: Sequence) {
-        let clears = self.peers[peer].phase.clears_marks() && self.peers[peer].marks_may_go();
+        let target = self.peers[peer].phase == Phase::SyncTarget;
+        let clears = target && self.peers[peer].marks_may_go();
         let incoming = &mut self.peers[peer].incoming;
         let mut kept = VecDeque::new();
         for (covered, blocks) in incoming.covered.drain(..) {

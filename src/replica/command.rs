@@ -140,6 +140,13 @@ impl Replica {
         self.answer(id, Ok(format!("resync of {} {word}", self.options.resource)));
     }
 
+    /// A pause outlives a session: the peer of a new one is told.
+    pub(super) fn tell_pause(&mut self, peer: usize) {
+        if self.peers[peer].paused_here {
+            self.send(peer, Frame::PauseSync { paused: true });
+        }
+    }
+
     pub(super) fn on_pause_sync(&mut self, peer: usize, paused: bool) {
         self.peers[peer].paused_there = paused;
         self.feed_resync(peer);
@@ -304,7 +311,9 @@ impl Replica {
         };
         if !empty {
             let them = self.peers[peer].name.clone();
-            let text = format!("the device of {them} does not hold only zeroes, or has data");
+            let text = format!(
+                "the device of {them} does not hold only zeroes, or has data; use `init --from NODE`"
+            );
             return self.refuse_command(id, "not-empty", &text);
         }
         self.superblock.lineage = Lineage::new(vec![generation]);
@@ -395,6 +404,11 @@ impl Replica {
         let bitmap = self.options.on_congestion == super::options::OnCongestion::Bitmap;
         if bitmap && self.peers[peer].phase == Phase::Established {
             self.peers[peer].phase = Phase::Ahead;
+            // On record, so that the log need not wait for a peer that may take long.
+            for place in 0..self.peers[peer].out.sent.len() {
+                let blocks = self.peers[peer].out.sent[place].blocks;
+                self.mark(peer, blocks);
+            }
             self.send(peer, Frame::Behind);
             let name = self.peers[peer].name.clone();
             let (old, new) = (Phase::Established, Phase::Ahead);

@@ -52,6 +52,16 @@ pub enum Pieces {
     Many(Vec<Payload>),
 }
 
+impl Pieces {
+    /// Hands out every slot, in order.
+    pub fn each(self, mut with: impl FnMut(Payload)) {
+        match self {
+            Self::One(payload) => with(payload),
+            Self::Many(payloads) => payloads.into_iter().for_each(with),
+        }
+    }
+}
+
 /// What a client asks. Ranges were checked against the size of the export.
 #[derive(Debug)]
 pub enum Request {
@@ -440,7 +450,7 @@ pub struct Change {
 }
 
 /// An operator's command to one resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Become primary. `force`: although newer data may exist elsewhere.
     Promote {

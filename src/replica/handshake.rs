@@ -422,6 +422,10 @@ impl Replica {
         if self.role != Role::Primary {
             return self.reconsider_disk("connected");
         }
+        if self.peers[peer].role == Some(Role::Primary) {
+            let (bye, words) = self.words_for(peer, Reason::SplitBrain);
+            return self.refuse(peer, bye, words);
+        }
         let head = self.superblock.lineage.head();
         let same = self.peers[peer].their_state.as_ref().is_some_and(|state| {
             state.lineage.head() == head
@@ -442,6 +446,10 @@ impl Replica {
         self.peers[peer].phase = Phase::Idle;
         self.peers[peer].deadline = Nanos::NEVER;
         let primary = self.peers[peer].role == Some(Role::Primary);
+        if primary && self.role == Role::Primary {
+            let (bye, words) = self.words_for(peer, Reason::SplitBrain);
+            return self.refuse(peer, bye, words);
+        }
         self.peers[peer].needs_marks_here = primary;
         self.reconsider_disk("connected");
     }

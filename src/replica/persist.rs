@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 const PAGES_PER_WRITE: usize = 256;
 
 /// What to go on with once a change of the superblock is stable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     Nothing,
     Started,
@@ -48,7 +48,7 @@ pub(super) enum PagesJob {
 }
 
 /// What follows when all pages are saved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterPages {
     Nothing,
     Start,
@@ -146,7 +146,7 @@ impl Replica {
             };
             let pages = self.pages_of(&job);
             if pages.is_empty() || !self.has_metadata() {
-                self.pages_saved(job);
+                self.pages_saved(&job);
                 continue;
             }
             self.saver.pages_busy = true;
@@ -205,7 +205,7 @@ impl Replica {
                 self.write_pages();
             }
             Write::Pages { job, .. } => {
-                self.pages_saved(job);
+                self.pages_saved(&job);
                 self.write_pages();
             }
             Write::Log => self.log_saved(),
@@ -307,8 +307,8 @@ impl Replica {
         }
     }
 
-    fn pages_saved(&mut self, job: PagesJob) {
-        match job {
+    fn pages_saved(&mut self, job: &PagesJob) {
+        match *job {
             PagesJob::Lazy | PagesJob::All(AfterPages::Nothing) => {}
             PagesJob::Cooled(_) => self.write_log(),
             PagesJob::All(AfterPages::Start) => self.marks_recovered(),

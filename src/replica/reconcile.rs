@@ -241,7 +241,6 @@ pub fn reconcile(mine: &PeerState, theirs: &PeerState) -> (&'static str, Verdict
 }
 
 /// The labels of all rows, for counting how often each is met.
-#[must_use]
 pub fn labels() -> impl Iterator<Item = &'static str> {
     ROWS.iter().map(|row| row.label)
 }

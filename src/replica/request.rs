@@ -65,13 +65,6 @@ impl Pieces {
             Self::Many(payloads) => &payloads[index],
         }
     }
-
-    fn each(self, mut with: impl FnMut(Payload)) {
-        match self {
-            Self::One(payload) => with(payload),
-            Self::Many(payloads) => payloads.into_iter().for_each(with),
-        }
-    }
 }
 
 impl Op {

@@ -108,13 +108,16 @@ impl Replica {
     }
 
     /// Whether the durable records say that no peer can have newer data: each lacks what this
-    /// node wrote, withdrew by its own word, or is in the middle of a resync from here.
+    /// node wrote as primary, withdrew by its own word, or is in the middle of a resync from here.
+    /// What a peer lacks because it served without a disk says nothing: it may serve still.
     pub(super) fn knows_current(&self) -> bool {
+        let head = self.superblock.lineage.head();
+        let own = head.is_some_and(|head| head.node == self.options.node);
         self.superblock
             .slots
             .iter()
             .filter(|slot| slot.in_use)
-            .all(|slot| slot.base.is_some() || slot.withdrawn || slot.sync_token != 0)
+            .all(|slot| (slot.base.is_some() && own) || slot.withdrawn || slot.sync_token != 0)
     }
 
     pub(super) fn promote(&mut self, id: CommandId, force: bool) {

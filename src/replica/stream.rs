@@ -194,7 +194,7 @@ impl Replica {
     }
 
     pub(super) fn on_received(&mut self, peer: usize, first: Sequence, last: Sequence) {
-        if self.options.protocol == Protocol::B {
+        if self.options.protocol == Protocol::B && self.has_open_disk() {
             self.strike(peer, first, last, false);
         }
     }
@@ -234,7 +234,8 @@ impl Replica {
     /// Everything up to `sequence` is stable on the peer: nothing of it needs remembering, and
     /// marks that it answers go.
     pub(super) fn on_stable(&mut self, peer: usize, sequence: Sequence) {
-        let syncing = self.peers[peer].phase.clears_marks();
+        // What a target sends says nothing of the blocks it lacks itself.
+        let syncing = self.peers[peer].phase == Phase::SyncSource;
         while let Some(sent) = self.peers[peer].out.sent.front().copied() {
             if sent.sequence > sequence || !sent.acked || sent.asks {
                 break;

@@ -98,6 +98,7 @@ impl Replica {
             let io = self.start_io(IoPurpose::SourceSync { peer, session });
             self.emit(Output::Sync { io });
         }
+        self.tell_pause(peer);
         self.resend_owed(peer);
         self.send_marks(peer);
     }
@@ -291,12 +292,9 @@ impl Replica {
             return;
         };
         let blocks = source.items[item].blocks;
-        let fetched = match result {
-            Ok(fetched) => fetched,
-            Err(_) => {
-                self.item_stable(peer, item);
-                return self.fail_disk("a read for a resync failed");
-            }
+        let Ok(fetched) = result else {
+            self.item_stable(peer, item);
+            return self.fail_disk("a read for a resync failed");
         };
         let sequence = self.next_sequence();
         let sent = Sent::of_item(sequence, blocks, item);

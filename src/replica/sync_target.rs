@@ -42,6 +42,7 @@ impl Replica {
         (found.sync_done, found.sync_total) = (0, 0);
         let name = found.name.clone();
         self.note_of(&name, "replication", (&Phase::TargetWaits, &Phase::SyncTarget), "resync");
+        self.tell_pause(peer);
         self.send(peer, Frame::SyncReady { token });
         self.resend_owed(peer);
         self.send_marks(peer);

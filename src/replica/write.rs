@@ -207,9 +207,10 @@ impl Replica {
 
     /// Sends the piece to a peer; under B and C it is owed an answer.
     fn mirror(&mut self, peer: usize, key: usize, sequence: Sequence) {
+        // Without a disk here, the peer's copy is the only one.
+        let waits = self.options.protocol != Protocol::A || !self.has_open_disk();
         let piece = &mut self.pieces[key];
         let (blocks, fua, part) = (piece.blocks, piece.fua, piece.part);
-        let waits = self.options.protocol != Protocol::A;
         if waits {
             piece.owed_peers |= 1 << peer;
         }
@@ -434,8 +435,9 @@ impl Replica {
     /// The log has room for those who wait once writes became stable.
     pub(super) fn coolable(&self) -> Sequence {
         let here = self.local.stable();
-        // Also of a peer that is no longer mirrored to: what it was sent is not on record elsewhere.
-        let peers = self.peers.iter().map(super::peer::Peer::coolable);
+        // While this node is ahead, what the peer was sent before is marked already.
+        let peers = self.peers.iter().filter(|peer| !peer.is_ahead());
+        let peers = peers.map(super::peer::Peer::coolable);
         peers.fold(here, Sequence::min)
     }
 }

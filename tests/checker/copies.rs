@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::oracle::{Checker, Lost, Rewind, Violation};
-use super::timeline::Mark;
+use super::timeline::{Mark, NEVER};
 
 /// What an acknowledged write has reached (protocols A, B, C).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,6 @@ pub(crate) struct Follower {
     pub(crate) follows: bool,
     /// All that is acknowledged is stable there.
     pub(crate) stable: bool,
-    /// Blocks of mixed age: a resync to it has begun and not ended.
-    pub(crate) mixed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +36,10 @@ struct Copy {
     /// for which all was stable there.
     complete_at: Mark,
     stable_at: Mark,
+    /// The last moment at which a write can have begun that reached it; `NEVER`: any.
+    until: Mark,
+    /// When the resync to it was first seen.
+    mixed_at: Mark,
     /// Something it had but not stable may be gone.
     lost_memory: bool,
     /// It was written by the server itself, not by way of a link that may be behind.
@@ -63,25 +65,20 @@ impl Copies {
             current: true,
             complete_at: 0,
             stable_at: 0,
+            until: NEVER,
+            mixed_at: 0,
             lost_memory: false,
             firsthand: false,
             mixed: false,
             serving: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
-        Self {
-            protocol,
-            histories,
-            next_history: 1,
-            copies: vec![copy; nodes],
-        }
+        Self { protocol, histories, next_history: 1, copies: vec![copy; nodes] }
     }
 
     /// The judge of what clients of this node see.
     pub(crate) fn checker(&mut self, node: usize) -> &mut Checker {
-        self.histories
-            .get_mut(&self.copies[node].history)
-            .expect("each copy has a history")
+        self.histories.get_mut(&self.copies[node].history).expect("each copy has a history")
     }
 
     pub(crate) fn is_serving(&self, node: usize) -> bool {
@@ -96,11 +93,7 @@ impl Copies {
     /// The earliest moment that a crash state of this copy may show.
     pub(crate) fn floor(&self, node: usize) -> Mark {
         let copy = &self.copies[node];
-        if self.protocol == Protocol::C {
-            copy.complete_at
-        } else {
-            copy.stable_at
-        }
+        if self.protocol == Protocol::C { copy.complete_at } else { copy.stable_at }
     }
 
     /// A serving node says how all copies are. To be told after each of its turns and after what
@@ -116,7 +109,6 @@ impl Copies {
             if copy.serving && !own {
                 continue;
             }
-            copy.mixed |= follower.mixed;
             if follower.follows {
                 copy.mixed = false;
                 if copy.history != history || !copy.current {
@@ -124,12 +116,13 @@ impl Copies {
                     copy.stable_at = mark;
                 }
                 (copy.history, copy.current, copy.complete_at) = (history, true, mark);
+                copy.until = NEVER;
                 copy.firsthand = own;
                 if follower.stable {
                     copy.stable_at = mark;
                 }
             } else if copy.history == history && copy.current {
-                (copy.current, copy.complete_at) = (false, mark);
+                (copy.current, copy.complete_at, copy.until) = (false, mark, mark);
             }
         }
         let used: Vec<u32> = self.copies.iter().map(|copy| copy.history).collect();
@@ -177,15 +170,14 @@ impl Copies {
             numbered.filter(|(other, held)| *other != node && rivals(held))
         };
         let elsewhere = others().any(|(_, other)| other.current && !other.lost_memory);
-        let rival = others()
-            .find(|(_, other)| other.serving)
-            .map(|(other, _)| other);
+        let rival = others().find(|(_, other)| other.serving).map(|(other, _)| other);
         if !forced && let Some(rival) = rival {
             let text = format!("node {rival} serves the same history");
             return Err(refuse("G15", node, &text));
         }
-        let acknowledged = self.checker(node).last_acknowledged();
-        let behind = !copy.current && acknowledged > copy.complete_at;
+        // One that began before may have reached this copy, whenever it was acknowledged.
+        let newest = self.checker(node).newest_acknowledged();
+        let behind = !copy.current && newest > copy.complete_at;
         let forgot = copy.lost_memory && elsewhere;
         if !forced && (behind || forgot) {
             let what = if behind { "later writes" } else { "what it had not made stable" };
@@ -199,18 +191,15 @@ impl Copies {
         if let Some(rewind) = self.loss(&copy, loses) {
             self.checker(node).rewind(rewind);
             let (history, mark) = (self.copies[node].history, self.checker(node).mark());
-            for other in self
-                .copies
-                .iter_mut()
-                .filter(|other| other.history == history)
-            {
-                (other.current, other.complete_at) = (false, mark);
+            for other in self.copies.iter_mut().filter(|other| other.history == history) {
+                (other.current, other.complete_at, other.until) = (false, mark, mark);
             }
         }
         let mark = self.checker(node).mark();
         let copy = &mut self.copies[node];
         (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
         (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
+        copy.until = NEVER;
         Ok(())
     }
 
@@ -220,18 +209,35 @@ impl Copies {
             return;
         }
         let copy = self.copies[from].clone();
-        self.copies[to] = Copy {
-            serving: false,
-            mixed: false,
-            firsthand: false,
-            ..copy
-        };
+        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, ..copy };
     }
 
-    /// Blocks of one copy are being replaced by a resync.
+    /// A copy calls itself Inconsistent: its blocks are of mixed age.
     pub(crate) fn mixes(&mut self, node: usize) {
+        let mark = self.checker(node).mark();
         let copy = &mut self.copies[node];
-        copy.mixed |= !copy.serving;
+        if !copy.serving && !copy.mixed {
+            (copy.mixed, copy.mixed_at) = (true, mark);
+        }
+    }
+
+    /// A copy that was mixed calls itself whole, after a resync from another one, which may not
+    /// know yet.
+    pub(crate) fn arrived(&mut self, from: Option<usize>, node: usize) {
+        if !std::mem::take(&mut self.copies[node].mixed) {
+            return;
+        }
+        let Some(from) = from else { return };
+        if !self.copies[from].serving {
+            return self.copied(from, node);
+        }
+        let history = self.copies[from].history;
+        let copy = &mut self.copies[node];
+        // It has what was there when the resync began, and some of what came since.
+        let begun = if copy.history == history { copy.mixed_at } else { 0 };
+        (copy.history, copy.current) = (history, false);
+        (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
+        copy.lost_memory = false;
     }
 
     /// Two copies met and found each other equal, without a resync: the better record holds.
@@ -241,11 +247,7 @@ impl Copies {
         if first.history != second.history || first.serving || second.serving {
             return;
         }
-        let (from, to) = if rank(first) >= rank(second) {
-            (one, other)
-        } else {
-            (other, one)
-        };
+        let (from, to) = if rank(first) >= rank(second) { (one, other) } else { (other, one) };
         self.copied(from, to);
     }
 
@@ -257,11 +259,7 @@ impl Copies {
     /// A node begins to serve what lies on another node: its own copy is of no account.
     pub(crate) fn serves_through(&mut self, node: usize, other: usize) -> Result<(), Violation> {
         if self.copies[other].serving {
-            return Err(refuse(
-                "G15",
-                node,
-                &format!("node {other} serves the same history"),
-            ));
+            return Err(refuse("G15", node, &format!("node {other} serves the same history")));
         }
         let history = self.copies[other].history;
         let copy = &mut self.copies[node];
@@ -280,7 +278,7 @@ impl Copies {
     fn loss(&mut self, copy: &Copy, loses: bool) -> Option<Rewind> {
         let history = self.histories.get_mut(&copy.history);
         let now = history.map_or(Mark::MAX - 1, Checker::mark);
-        let ceiling = if copy.current { now } else { copy.complete_at };
+        let ceiling = copy.until.min(now);
         let tail = copy.lost_memory || (self.protocol == Protocol::A && !copy.firsthand);
         let certain = match self.protocol {
             Protocol::C => copy.complete_at,
@@ -296,8 +294,5 @@ impl Copies {
 }
 
 fn refuse(promise: &'static str, node: usize, why: &str) -> Violation {
-    Violation {
-        promise,
-        text: format!("node {node} serves although {why}"),
-    }
+    Violation { promise, text: format!("node {node} serves although {why}") }
 }

@@ -180,6 +180,8 @@ impl Judge {
 }
 
 struct Walk {
+    /// Two histories may be served in turn until the nodes have met.
+    split: bool,
     w: World,
     judge: Judge,
     stamp: u64,
@@ -249,7 +251,7 @@ impl Walk {
             }
             93 if self.w.alive(node) && self.forced => {
                 if self.w.status(node).disk != twinblk::format::frame::DiskState::UpToDate {
-                    self.judge.widen_to_all();
+                    self.split = true;
                 }
                 self.w.command(node, Command::Promote { force: true });
             }
@@ -261,7 +263,18 @@ impl Walk {
         }
         let steps = self.w.dice.below(40);
         self.w.steps(steps);
+        self.look();
+    }
+
+    fn look(&mut self) {
+        if self.split {
+            self.judge.widen_to_all();
+            self.split = !self.w.established();
+        }
         self.judge.look(&self.w);
+        if self.split {
+            self.judge.widen_to_all();
+        }
     }
 
     /// Faults end: the nodes mend themselves, or the operator does what `status` says.
@@ -273,7 +286,7 @@ impl Walk {
         }
         self.w.restore();
         self.w.run_for(60_000);
-        self.judge.look(&self.w);
+        self.look();
         for _ in 0..3 {
             if self.w.established() {
                 break;
@@ -284,7 +297,7 @@ impl Walk {
                 break;
             }
             // Whoever holds bravo's data gives it up.
-            self.judge.widen_to_all();
+            self.split = true;
             for node in [BRAVO, ALPHA] {
                 if self.w.role(node) == Role::Primary {
                     self.w.must(node, Command::Demote);
@@ -293,7 +306,7 @@ impl Walk {
             self.w.must(BRAVO, Command::Connect { discard_my_data: true });
             self.w.must(ALPHA, Command::Connect { discard_my_data: false });
             self.w.run_for(60_000);
-            self.judge.look(&self.w);
+            self.look();
         }
     }
 }
@@ -304,7 +317,7 @@ fn walk(seed: u64, setup: Setup, forced: bool) -> (u64, u64) {
     w.setup.chaos = seed + 1;
     w.dice = crate::medium::Dice(seed);
     let judge = Judge::new();
-    let mut walk = Walk { w, judge, stamp: 0, extents, forced };
+    let mut walk = Walk { split: false, w, judge, stamp: 0, extents, forced };
     for _ in 0..120 {
         walk.act();
     }

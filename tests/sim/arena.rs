@@ -69,6 +69,8 @@ pub(crate) struct Node {
     pub(crate) forcing: Option<u64>,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
+    /// It called itself Inconsistent when it last spoke.
+    pub(crate) half: bool,
 }
 
 pub(crate) struct Arena {
@@ -85,6 +87,8 @@ pub(crate) struct Arena {
     next_step: u64,
     pub(crate) next_id: u64,
     pub(crate) asks: u64,
+    /// The chaos ends with so many requests, if not before.
+    asks_max: u64,
     faults: u64,
     tries: u32,
     whole_since: Option<Nanos>,
@@ -127,20 +131,11 @@ impl Arena {
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
             let (forcing, copied_from) = (None, None);
-            let node = Node {
-                disk,
-                life: None,
-                status: None,
-                client,
-                forcing,
-                copied_from,
-            };
+            let node =
+                Node { disk, life: None, status: None, client, forcing, copied_from, half: false };
             nodes.push(node);
         }
-        let operator = Operator {
-            random: random.fork(),
-            force_percent: plan.force_percent,
-        };
+        let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
         let copies = Copies::new(2, maker.protocol());
         Self {
             world: world.shared(),
@@ -150,16 +145,17 @@ impl Arena {
             options,
             phase: Phase::Setup,
             plan,
-            random,
             operator,
             steps: BTreeMap::new(),
             next_step: 0,
             next_id: 0,
             asks: 0,
+            asks_max: 1 << random.between(8, 13),
             faults: 0,
             tries: 0,
             whole_since: None,
             violation: None,
+            random,
         }
     }
 
@@ -170,10 +166,7 @@ impl Arena {
     fn after(&mut self, span: u64, step: Step) {
         self.next_step += 1;
         self.steps.insert(self.next_step, step);
-        self.world
-            .borrow_mut()
-            .clockwork
-            .after(span, Event::Plan(self.next_step));
+        self.world.borrow_mut().clockwork.after(span, Event::Plan(self.next_step));
     }
 
     pub(crate) fn fail(&mut self, promise: &'static str, text: String) {
@@ -251,6 +244,9 @@ impl Arena {
         if self.phase != Phase::Chaos || !self.copies.is_serving(node) {
             return;
         }
+        if self.asks > self.asks_max {
+            return self.calm();
+        }
         let mut asked = false;
         while let Some(ask) = self.nodes[node].client.next(self.next_id + 1) {
             self.next_id += 1;
@@ -273,10 +269,7 @@ impl Arena {
             Ask::Flush => checker.invoke_flush(id),
         }
         self.nodes[node].client.open.insert(id, ask);
-        let (life, daemon) = self.nodes[node]
-            .life
-            .as_mut()
-            .expect("a serving node lives");
+        let (life, daemon) = self.nodes[node].life.as_mut().expect("a serving node lives");
         daemon.request(id, &ask);
         self.world.borrow_mut().poke(*life);
     }
@@ -284,21 +277,14 @@ impl Arena {
     fn order(&mut self, node: usize, command: Command) {
         self.next_id += 1;
         let id = self.next_id;
-        let Node {
-            life: Some((life, daemon)),
-            forcing,
-            ..
-        } = &mut self.nodes[node]
-        else {
+        let Node { life: Some((life, daemon)), forcing, .. } = &mut self.nodes[node] else {
             return;
         };
         if matches!(command, Command::Promote { force: true }) {
             *forcing = Some(id);
         }
         let mut world = self.world.borrow_mut();
-        world
-            .clockwork
-            .note(format_args!("operator tells {node}, {id}: {command:?}"));
+        world.clockwork.note(format_args!("operator tells {node}, {id}: {command:?}"));
         world.poke(*life);
         daemon.command(id, command);
     }
@@ -325,17 +311,9 @@ impl Arena {
         let seen: Vec<Option<&Status>> =
             self.nodes.iter().map(|node| node.status.as_ref()).collect();
         let whole = is_whole(&seen);
-        let orders = if whole {
-            Vec::new()
-        } else {
-            mend(&seen, self.tries)
-        };
+        let orders = if whole { Vec::new() } else { mend(&seen, self.tries) };
         let now = self.world.borrow().now();
-        self.whole_since = if whole {
-            self.whole_since.or(Some(now))
-        } else {
-            None
-        };
+        self.whole_since = if whole { self.whole_since.or(Some(now)) } else { None };
         if self.tries > TRIES_MAX {
             let text = format!("the cluster does not mend: {:#?}", self.seen());
             return self.fail("G20", text);
@@ -358,12 +336,9 @@ impl Arena {
         self.phase = Phase::Chaos;
         let length = self.random.between(5, 40) * 1_000_000_000;
         let (fault, whim) = (self.plan.pause, self.plan.operator_pause);
-        for (span, step) in [
-            (length, Step::Calm),
-            (fault, Step::Fault),
-            (whim, Step::Whim),
-            (LOOK, Step::Judge),
-        ] {
+        for (span, step) in
+            [(length, Step::Calm), (fault, Step::Fault), (whim, Step::Whim), (LOOK, Step::Judge)]
+        {
             self.after(span, step);
         }
         for node in 0..2 {
@@ -372,6 +347,9 @@ impl Arena {
     }
 
     fn calm(&mut self) {
+        if self.phase != Phase::Chaos {
+            return;
+        }
         self.note(format_args!("calm"));
         self.phase = Phase::Calm;
         (self.tries, self.whole_since) = (0, None);
@@ -409,12 +387,8 @@ impl Arena {
 
     fn start(&mut self, node: usize) {
         let life = self.world.borrow_mut().start(node);
-        let place = Place {
-            world: Rc::clone(&self.world),
-            life,
-            node,
-            disk: self.nodes[node].disk,
-        };
+        let place =
+            Place { world: Rc::clone(&self.world), life, node, disk: self.nodes[node].disk };
         let daemon = self.maker.start(place);
         self.nodes[node].life = Some((life, daemon));
     }

@@ -2,6 +2,7 @@
 //! away from it. Must never know where the other end is.
 
 use std::collections::VecDeque;
+use std::io::Read as _;
 
 use twinblk::ring::Errno;
 use twinblk::units::Nanos;
@@ -129,22 +130,20 @@ impl End {
 
     /// Room in the receive buffer.
     pub(crate) fn room(&self) -> usize {
-        if self.abandoned {
-            usize::MAX
-        } else {
-            self.buffer.saturating_sub(self.incoming.len())
-        }
+        if self.abandoned { usize::MAX } else { self.buffer.saturating_sub(self.incoming.len()) }
     }
 
     pub(crate) fn fill_wire(&mut self, clockwork: &mut Clockwork, link: &Link, room: usize) {
         while !self.outgoing.is_empty() && self.wire_bytes < room {
             let most = self.outgoing.len().min(room - self.wire_bytes).min(SEGMENT);
             let size = match clockwork.random.below(100) {
-                draw if draw < u64::from(link.shred_percent) => 1 + clockwork.random.index(most.min(20)),
+                draw if draw < u64::from(link.shred_percent) => {
+                    1 + clockwork.random.index(most.min(20))
+                }
                 draw if draw % 3 == 0 => 1 + clockwork.random.index(most),
                 _ => most,
             };
-            let mut bytes: Vec<u8> = self.outgoing.drain(..size).collect();
+            let mut bytes = take(&mut self.outgoing, size);
             if clockwork.random.chance(link.corrupt_ppm) {
                 let place = clockwork.random.index(size);
                 bytes[place] ^= 1 << clockwork.random.below(8);
@@ -164,8 +163,7 @@ impl End {
         self.wire_free = self.wire_free.max(clockwork.now) + Nanos(busy);
         let flight = link.latency + clockwork.random.below(link.jitter + 1);
         let last = self.wire.back().map_or(Nanos(0), |(when, _)| *when);
-        self.wire
-            .push_back(((self.wire_free + Nanos(flight)).max(last), segment));
+        self.wire.push_back(((self.wire_free + Nanos(flight)).max(last), segment));
     }
 
     /// When the first segment arrives, unless that is planned already.
@@ -198,10 +196,7 @@ impl End {
 
     pub(crate) fn take_segment(&mut self) -> Segment {
         self.planned = false;
-        let (_, segment) = self
-            .wire
-            .pop_front()
-            .expect("an arrival is planned for a segment");
+        let (_, segment) = self.wire.pop_front().expect("an arrival is planned for a segment");
         self.wire_bytes -= usize::try_from(segment.bytes()).expect("segments are small");
         segment
     }
@@ -223,13 +218,9 @@ impl End {
             } else if !self.incoming.is_empty() {
                 let most = room.min(self.incoming.len());
                 let short = clockwork.random.percent(20);
-                let size = if short {
-                    1 + clockwork.random.index(most)
-                } else {
-                    most
-                };
+                let size = if short { 1 + clockwork.random.index(most) } else { most };
                 taken = true;
-                Ok(Outcome::Data(self.incoming.drain(..size).collect()))
+                Ok(Outcome::Data(take(&mut self.incoming, size)))
             } else if self.ended {
                 Ok(Outcome::Count(0))
             } else {
@@ -247,8 +238,7 @@ impl End {
         self.finishing = true;
         let accepted = self.confirmed + self.buffer as u64;
         let surplus = usize::try_from(self.given.saturating_sub(accepted)).expect("fits memory");
-        self.outgoing
-            .truncate(self.outgoing.len().saturating_sub(surplus));
+        self.outgoing.truncate(self.outgoing.len().saturating_sub(surplus));
         self.fail_sends(clockwork, Errno(libc::EPIPE));
         self.serve(clockwork);
     }
@@ -304,4 +294,11 @@ impl End {
         self.abandoned = true;
         self.clear();
     }
+}
+
+/// Takes bytes from the front.
+pub(crate) fn take(from: &mut VecDeque<u8>, size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    from.read_exact(&mut bytes).expect("as many were there");
+    bytes
 }

@@ -56,7 +56,7 @@ const LAYERS: &[&str] = &[
 /// Imports that the order would allow and a place's "must never" forbids.
 const NEVER_IMPORTS: &[(&str, &str)] = &[
     ("ring", "format replica judge"),
-    ("store", "replica judge"),
+    ("store", "judge"),
     ("export", "judge"),
     ("services", "judge"),
     ("client", "replica judge"),

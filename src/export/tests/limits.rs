@@ -126,6 +126,28 @@ fn a_large_request_is_not_starved_by_small_ones() {
 }
 
 #[test]
+fn nobody_passes_a_waiter_although_there_would_be_room() {
+    let mut world = World::new(8 * MIB, 2 * MIB);
+    let [holder, waiter, small] = [(); 3].map(|()| world.join(true));
+    world.device.pace = 0;
+    world.read(holder, 0, MIB);
+    world.rest();
+    let first = world.read(waiter, 0, 2 * MIB);
+    world.rest();
+    let second = world.read(small, 0, 4096);
+    // What takes no memory need not wait for it.
+    let flush = world.ask(holder, Ask::new(Command::FLUSH, 0, 0, 0), &[]);
+    world.rest();
+    assert_eq!(world.export.requests_in_core(), 2, "the read and the flush of the holder");
+    world.device.pace = 1;
+    while world.answer(small, second).is_none() {
+        world.turn();
+    }
+    assert_eq!(world.answer(waiter, first), Some(Ok(())), "it was there before");
+    assert_eq!(world.answer(holder, flush), Some(Ok(())));
+}
+
+#[test]
 fn a_session_that_ends_in_line_lets_the_next_one_on() {
     let mut world = World::new(8 * MIB, MIB);
     let [holder, waiter, next] = [(); 3].map(|()| world.join(true));

@@ -50,12 +50,7 @@ impl Toy {
         self.step_down();
         let meta = self.meta.expect("known by now");
         let mixed = self.bug != Bug::NoMark;
-        let meta = Meta {
-            epoch: meta.epoch.max(epoch),
-            source: false,
-            mixed,
-            ..meta
-        };
+        let meta = Meta { epoch: meta.epoch.max(epoch), source: false, mixed, ..meta };
         self.record(meta, Then::CopyBegins(self.wire.session));
     }
 

@@ -12,6 +12,7 @@ use twinblk::units::{Epoch, Nanos, NodeId};
 use super::{Meta, Phase, Task, Toy};
 use crate::network::address;
 use crate::ring::SimRing;
+use crate::socket::take;
 
 const PORT: u16 = 7790;
 const BEAT: Nanos = Nanos::from_millis(100);
@@ -68,8 +69,7 @@ const SOURCE: u64 = 4;
 const PRIMARY: u64 = 8;
 
 fn sum(bytes: &[u8]) -> u64 {
-    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)
+    u64::from(crc32fast::hash(bytes))
 }
 
 impl Frame {
@@ -82,12 +82,9 @@ impl Frame {
             Self::Step { offset, bytes } => (5, *offset, 0, bytes),
             Self::CopyEnd => (6, 0, 0, &[]),
             Self::Copied => (7, 0, 0, &[]),
-            Self::Write {
-                id,
-                offset,
-                fua,
-                bytes,
-            } => (8, *id, offset << 1 | u64::from(*fua), bytes),
+            Self::Write { id, offset, fua, bytes } => {
+                (8, *id, offset << 1 | u64::from(*fua), bytes)
+            }
             Self::Flush { id } => (9, *id, 0, &[]),
             Self::Done { id } => (10, *id, 0, &[]),
             Self::MayI { epoch } => (11, *epoch, 0, &[]),
@@ -110,22 +107,14 @@ impl Frame {
         let number = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
         let (one, two, bytes) = (number(1)?, number(9)?, body[17..].to_vec());
         Some(match body[0] {
-            1 => Self::Hello {
-                epoch: one,
-                bits: two,
-            },
+            1 => Self::Hello { epoch: one, bits: two },
             2 => Self::Beat,
             3 => Self::Copy { epoch: one },
             4 => Self::Ready,
             5 => Self::Step { offset: one, bytes },
             6 => Self::CopyEnd,
             7 => Self::Copied,
-            8 => Self::Write {
-                id: one,
-                offset: two >> 1,
-                fua: two & 1 == 1,
-                bytes,
-            },
+            8 => Self::Write { id: one, offset: two >> 1, fua: two & 1 == 1, bytes },
             9 => Self::Flush { id: one },
             10 => Self::Done { id: one },
             11 => Self::MayI { epoch: one },
@@ -199,11 +188,7 @@ impl Wire {
     }
 
     pub(crate) fn deadline(&self) -> Nanos {
-        if self.retry_step {
-            self.now + Nanos(50_000)
-        } else {
-            self.next_beat
-        }
+        if self.retry_step { self.now + Nanos(50_000) } else { self.next_beat }
     }
 
     fn reset(&mut self) {
@@ -218,11 +203,7 @@ impl Wire {
     /// What the toy shows of itself.
     pub(crate) fn status(&self, toy: &Toy, meta: Meta, promote_refusal: String) -> Status {
         let role = |primary| {
-            if primary {
-                Role::Primary
-            } else {
-                Role::Secondary
-            }
+            if primary { Role::Primary } else { Role::Secondary }
         };
         let disk = |mixed, current| match (mixed, current) {
             (true, _) => DiskState::Inconsistent,
@@ -233,11 +214,7 @@ impl Wire {
         let source = toy.phase == Phase::Source;
         let peer = PeerStatus {
             node: NodeId(1 - u8::try_from(self.node).expect("two nodes")),
-            connection: if up {
-                Connection::Connected
-            } else {
-                Connection::Connecting
-            },
+            connection: if up { Connection::Connected } else { Connection::Connecting },
             connection_reason: String::new(),
             replication: match toy.phase {
                 Phase::Alone => Replication::Off,
@@ -257,6 +234,7 @@ impl Wire {
             unstable_writes: 0,
         };
         Status {
+            disk_reason: String::new(),
             node: NodeId(u8::try_from(self.node).expect("two nodes")),
             role: role(toy.primary),
             disk: disk(meta.mixed, toy.primary || equal || source),
@@ -289,13 +267,7 @@ impl Toy {
             self.wire.waiting = true;
             match self.wire.listener {
                 Some(listener) => self.give(ACCEPT, Op::Accept { listener }),
-                None => self.give(
-                    CONNECT,
-                    Op::Connect {
-                        address: address(0, PORT),
-                        from: None,
-                    },
-                ),
+                None => self.give(CONNECT, Op::Connect { address: address(0, PORT), from: None }),
             }
         }
         let settled = !self.tasks.values().any(Task::is_of_session);
@@ -325,10 +297,7 @@ impl Toy {
             | bit(meta.boot != self.boot.0, REBOOTED)
             | bit(meta.source, SOURCE)
             | bit(self.primary, PRIMARY);
-        self.wire.send(&Frame::Hello {
-            epoch: meta.epoch,
-            bits,
-        });
+        self.wire.send(&Frame::Hello { epoch: meta.epoch, bits });
     }
 
     /// Sends what waits, receives more, closes what is over.
@@ -346,23 +315,13 @@ impl Toy {
         }
         if !self.wire.sending && !self.wire.outgoing.is_empty() {
             let mut gather = Box::new(Gather::default());
-            self.wire
-                .outgoing
-                .drain(..)
-                .for_each(|frame| gather.push_bytes(&frame));
+            self.wire.outgoing.drain(..).for_each(|frame| gather.push_bytes(&frame));
             self.wire.sending = true;
             self.give(SEND, Op::Send { socket, gather });
         }
         if self.wire.receiving.is_none() {
-            let payload = self
-                .pool
-                .take(Purpose::Fixed, 65_536)
-                .expect("without a budget");
-            let into = Span {
-                slot: payload.share(),
-                offset: 0,
-                length: 65_536,
-            };
+            let payload = self.pool.take(Purpose::Fixed, 65_536).expect("without a budget");
+            let into = Span { slot: payload.share(), offset: 0, length: 65_536 };
             self.wire.receiving = Some(payload);
             self.give(RECEIVE, Op::Recv { socket, into });
         }
@@ -433,7 +392,7 @@ impl Toy {
                 return;
             }
             self.wire.incoming.drain(..12);
-            let body: Vec<u8> = self.wire.incoming.drain(..length).collect();
+            let body = take(&mut self.wire.incoming, length);
             let good = u64::from_le_bytes(head[4..].try_into().expect("eight")) == sum(&body);
             match Frame::decode(&body).filter(|_| good) {
                 Some(frame) => self.on_frame(frame),
@@ -452,12 +411,7 @@ impl Toy {
             Frame::Step { offset, bytes } => self.peer_copies(offset, &bytes),
             Frame::CopyEnd => self.copy_complete(),
             Frame::Copied => self.copy_ended(),
-            Frame::Write {
-                id,
-                offset,
-                fua,
-                bytes,
-            } => self.peer_writes(id, offset, fua, &bytes),
+            Frame::Write { id, offset, fua, bytes } => self.peer_writes(id, offset, fua, &bytes),
             Frame::Flush { id } => self.peer_flushes(id),
             Frame::Done { id } => self.progress(id, false, true),
             Frame::MayI { epoch } => self.on_may_i(epoch),
@@ -504,10 +458,5 @@ impl Toy {
 }
 
 fn received(pool: &Pool, payload: &Payload, length: u32) -> Vec<u8> {
-    pool.bytes(Span {
-        slot: payload.share(),
-        offset: 0,
-        length,
-    })
-    .to_vec()
+    pool.bytes(Span { slot: payload.share(), offset: 0, length }).to_vec()
 }
