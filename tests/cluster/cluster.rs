@@ -251,16 +251,18 @@ impl Cluster {
     /// are byte-identical (G7).
     pub(crate) fn assert_identical(&self) {
         self.wait_in_sync(0);
+        assert_eq!(self.first_difference(), None, "the copies differ from this block on");
+    }
+
+    /// The first block in which the devices differ.
+    pub(crate) fn first_difference(&self) -> Option<u64> {
         let bytes = self.status(0).device_bytes;
-        let (first, second) = (self.site.disk(0), self.site.disk(1));
-        if let Some(block) = first_difference(&first, &second, bytes) {
-            panic!("the copies differ from block {block} on");
-        }
+        first_difference(&self.site.disk(0), &self.site.disk(1), bytes)
     }
 }
 
 /// The first 4 KiB block in which two files differ.
-pub(crate) fn first_difference(first: &Path, second: &Path, bytes: u64) -> Option<u64> {
+fn first_difference(first: &Path, second: &Path, bytes: u64) -> Option<u64> {
     let open = |path| File::open(path).expect("a disk").take(bytes);
     let (mut first, mut second) = (open(first), open(second));
     let (mut one, mut other) = (vec![0; 1 << 20], vec![0; 1 << 20]);

@@ -166,7 +166,7 @@ fn strangers(mut cluster: Cluster, words: &[&str]) {
     eventually("the words", || {
         let reasons = [0, 1].map(|node| cluster.peer(node).connection_reason);
         let said = |word: &&str| reasons.iter().all(|reason| reason.contains(*word));
-        if words.iter().all(|word| said(word)) { Ok(()) } else { Err(format!("{reasons:?}")) }
+        if words.iter().all(said) { Ok(()) } else { Err(format!("{reasons:?}")) }
     });
     assert_eq!(disks, [0, 1].map(|node| hash(&cluster.site.disk(node))));
 }
