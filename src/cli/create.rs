@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::stopped::{Here, make_metadata_file};
+use super::stopped::Here;
 use crate::config::{Name, quantity::show_bytes};
 use crate::control::body::SCHEMA_VERSION;
 use crate::store::create::{CreateError, Layout, create};
@@ -51,9 +51,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
     }
     if let Some(path) = here.metadata() {
         check_metadata_place(path, arguments.force)?;
-        make_metadata_file(path)?;
     }
-    let mut disk = here.take()?;
+    let (mut disk, new_file) = here.take_new()?;
     let layout = Layout {
         // Zero would say "none".
         resource: ResourceId(u128::from_le_bytes(random()?).max(1)),
@@ -62,9 +61,15 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         peer_slots: here.resource.peer_slots,
         log_extents: here.resource.log_extents,
     };
-    let made = create(&mut disk, layout, arguments.force).map_err(|error| match error {
-        CreateError::Exists { .. } => Failure::refused("metadata-exists", error.to_string()),
-        other => Failure::new(Exit::Failed, other.to_string()),
+    let made = create(&mut disk, layout, arguments.force).map_err(|error| {
+        if let Some(path) = here.metadata().filter(|_| new_file) {
+            // Nothing was laid out, so nothing is left behind.
+            let _ = std::fs::remove_file(path);
+        }
+        match error {
+            CreateError::Exists { .. } => Failure::refused("metadata-exists", error.to_string()),
+            other => Failure::new(Exit::Failed, other.to_string()),
+        }
     })?;
     let created = Created {
         schema_version: SCHEMA_VERSION,

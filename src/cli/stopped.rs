@@ -46,6 +46,15 @@ impl Here {
         take(&self.replica.disk, self.metadata())
     }
 
+    /// Takes the disk to lay it out. A metadata file that is missing is made, once the disk itself
+    /// is taken; whether it was.
+    pub(super) fn take_new(&self) -> Result<(StoppedDisk, bool), Failure> {
+        let data = take_file(&self.replica.disk)?;
+        let made = self.metadata().map_or(Ok(false), make_metadata_file)?;
+        let metadata = self.metadata().map(take_file).transpose()?;
+        Ok((StoppedDisk { data, metadata }, made))
+    }
+
     /// Where the metadata is, if not on the disk itself.
     pub(super) fn metadata(&self) -> Option<&Path> {
         match &self.replica.metadata {
@@ -74,11 +83,11 @@ fn take_file(path: &Path) -> Result<RawFile, Failure> {
 
 /// Makes a file for metadata if there is nothing yet, one block long: laying it out makes it as
 /// long as it must be. What is under /dev is left to the system, where a mistyped name must not
-/// become a file.
-pub(super) fn make_metadata_file(path: &Path) -> Result<(), Failure> {
+/// become a file. Gives whether it was made.
+fn make_metadata_file(path: &Path) -> Result<bool, Failure> {
     // Memory files are files like others.
     if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
-        return Ok(());
+        return Ok(false);
     }
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match made.and_then(|file| file.set_len(BLOCK_BYTES)) {
@@ -86,6 +95,6 @@ pub(super) fn make_metadata_file(path: &Path) -> Result<(), Failure> {
             let text = format!("cannot make the metadata file {}: {error}", path.display());
             Err(Failure::new(Exit::Failed, text))
         }
-        _ => Ok(()),
+        made => Ok(made.is_ok()),
     }
 }

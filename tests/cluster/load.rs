@@ -1,5 +1,5 @@
-//! Owns a real NBD client: sessions over a unix socket, and a load of stamped writes with several in
-//! flight that outlives its servers. Must never have two requests on one block at a time.
+//! Owns a real NBD client: sessions over a unix socket, and a load of stamped writes with several
+//! in flight that outlives its servers. Must never have two requests on one block at a time.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -326,9 +326,13 @@ impl Load {
 
     /// While at rest: judges all that this server shows.
     pub(crate) fn judge(&self, socket: &Path) {
+        self.try_judge(socket).expect("every acknowledged write is there");
+    }
+
+    /// The same, and what is wrong if something is.
+    pub(crate) fn try_judge(&self, socket: &Path) -> Result<(), String> {
         let image = self.image(socket);
-        let judged = self.shared.ledger.lock().expect("lock").see(0, &image);
-        judged.expect("every acknowledged write is there");
+        self.shared.ledger.lock().expect("lock").see(0, &image)
     }
 
     /// While at rest: judges all that this server shows, which may lack a tail. Gives the number of

@@ -1,6 +1,6 @@
 //! Owns the tests of real daemons with real clients: two nodes of one machine on loopback addresses
-//! of their own, killed, cut off and fed with rubbish, and judged by the bytes they hold. Must never
-//! wait for time to pass: only for a state, with a limit.
+//! of their own, killed, cut off and fed with rubbish, and judged by the bytes they hold. Must
+//! never wait for time to pass: only for a state, with a limit.
 
 mod basics;
 mod config;

@@ -133,17 +133,16 @@ fn accept(listener: &TcpListener, target: SocketAddrV4, node: usize, shared: &Ar
             return;
         }
         match listener.accept() {
-            Ok((from, _)) => connect(from, target, node, shared),
+            Ok((from, _)) => connect(&from, target, node, shared),
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOOK_EVERY),
             Err(error) => panic!("the proxy cannot accept: {error}"),
         }
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the connection is this function's to end")]
-fn connect(from: TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Shared>) {
+fn connect(from: &TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Shared>) {
     from.set_nonblocking(false).expect("set");
-    let _ = SockRef::from(&from).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(from).set_linger(Some(Duration::ZERO));
     let (number, refusing) = {
         let faults = shared.lock();
         (faults.number, faults.refusing)
@@ -155,7 +154,7 @@ fn connect(from: TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Shar
         return;
     };
     let _ = SockRef::from(&to).set_linger(Some(Duration::ZERO));
-    for stream in [&from, &to] {
+    for stream in [from, &to] {
         let _ = stream.set_nodelay(true);
         stream.set_read_timeout(Some(LOOK_EVERY)).expect("set");
     }
@@ -164,8 +163,8 @@ fn connect(from: TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Shar
         let pump = Pump { from, to, node, number, shared: Arc::clone(shared) };
         std::thread::spawn(move || pump.run());
     };
-    pump(&from, &to, node);
-    pump(&to, &from, 1 - node);
+    pump(from, &to, node);
+    pump(&to, from, 1 - node);
 }
 
 /// One direction of one connection.

@@ -5,8 +5,8 @@ use crate::load::Session;
 use crate::stage::{Cluster, hash};
 use crate::stamp::{BLOCK, content};
 
-/// Both nodes wrote apart from each other: detected on both sides, nothing merged, and healed to the
-/// side that an operator chose (G18).
+/// Both nodes wrote apart from each other: detected on both sides, nothing merged, and healed to
+/// the side that an operator chose (G18).
 #[test]
 fn split_brain_is_found_kept_and_healed() {
     let wish = Wish { proxied: true, ..Wish::new(32) };
@@ -58,8 +58,8 @@ fn split_brain_is_found_kept_and_healed() {
     assert_eq!(block(3000), content(3000, 1, 0), "the other side's is gone");
 }
 
-/// Forced promotion while the other is only dead is no split brain: the old primary's tail is rolled
-/// back when it returns.
+/// Forced promotion while the other is only dead is no split brain: the old primary's tail is
+/// rolled back when it returns.
 #[test]
 fn a_dead_primary_comes_back_as_secondary() {
     let mut cluster = Cluster::in_sync(Wish::new(32));
