@@ -347,7 +347,7 @@ impl Checker {
                 .find(|value| value.stamp == stamp)
         });
         let why = match known {
-            None => "which nobody wrote there in this history".to_owned(),
+            None => "which nobody wrote there in this history, or long gone".to_owned(),
             Some(value) => format!(
                 "gone since {}, asked at {asked}",
                 value.dead.min(value.buried)
