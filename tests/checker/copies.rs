@@ -73,19 +73,12 @@ impl Copies {
             serving: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
-        Self {
-            protocol,
-            histories,
-            next_history: 1,
-            copies: vec![copy; nodes],
-        }
+        Self { protocol, histories, next_history: 1, copies: vec![copy; nodes] }
     }
 
     /// The judge of what clients of this node see.
     pub(crate) fn checker(&mut self, node: usize) -> &mut Checker {
-        self.histories
-            .get_mut(&self.copies[node].history)
-            .expect("each copy has a history")
+        self.histories.get_mut(&self.copies[node].history).expect("each copy has a history")
     }
 
     pub(crate) fn is_serving(&self, node: usize) -> bool {
@@ -100,11 +93,7 @@ impl Copies {
     /// The earliest moment that a crash state of this copy may show.
     pub(crate) fn floor(&self, node: usize) -> Mark {
         let copy = &self.copies[node];
-        if self.protocol == Protocol::C {
-            copy.complete_at
-        } else {
-            copy.stable_at
-        }
+        if self.protocol == Protocol::C { copy.complete_at } else { copy.stable_at }
     }
 
     /// A serving node says how all copies are. To be told after each of its turns and after what
@@ -181,9 +170,7 @@ impl Copies {
             numbered.filter(|(other, held)| *other != node && rivals(held))
         };
         let elsewhere = others().any(|(_, other)| other.current && !other.lost_memory);
-        let rival = others()
-            .find(|(_, other)| other.serving)
-            .map(|(other, _)| other);
+        let rival = others().find(|(_, other)| other.serving).map(|(other, _)| other);
         if !forced && let Some(rival) = rival {
             let text = format!("node {rival} serves the same history");
             return Err(refuse("G15", node, &text));
@@ -193,11 +180,7 @@ impl Copies {
         let behind = !copy.current && newest > copy.complete_at;
         let forgot = copy.lost_memory && elsewhere;
         if !forced && (behind || forgot) {
-            let what = if behind {
-                "later writes"
-            } else {
-                "what it had not made stable"
-            };
+            let what = if behind { "later writes" } else { "what it had not made stable" };
             let text = format!("it lacks {what}, which another copy held, and nobody forced it");
             return Err(refuse("G14", node, &text));
         }
@@ -208,11 +191,7 @@ impl Copies {
         if let Some(rewind) = self.loss(&copy, loses) {
             self.checker(node).rewind(rewind);
             let (history, mark) = (self.copies[node].history, self.checker(node).mark());
-            for other in self
-                .copies
-                .iter_mut()
-                .filter(|other| other.history == history)
-            {
+            for other in self.copies.iter_mut().filter(|other| other.history == history) {
                 (other.current, other.complete_at, other.until) = (false, mark, mark);
             }
         }
@@ -230,12 +209,7 @@ impl Copies {
             return;
         }
         let copy = self.copies[from].clone();
-        self.copies[to] = Copy {
-            serving: false,
-            mixed: false,
-            firsthand: false,
-            ..copy
-        };
+        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, ..copy };
     }
 
     /// A copy calls itself Inconsistent: its blocks are of mixed age.
@@ -260,11 +234,7 @@ impl Copies {
         let history = self.copies[from].history;
         let copy = &mut self.copies[node];
         // It has what was there when the resync began, and some of what came since.
-        let begun = if copy.history == history {
-            copy.mixed_at
-        } else {
-            0
-        };
+        let begun = if copy.history == history { copy.mixed_at } else { 0 };
         (copy.history, copy.current) = (history, false);
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
         copy.lost_memory = false;
@@ -277,11 +247,7 @@ impl Copies {
         if first.history != second.history || first.serving || second.serving {
             return;
         }
-        let (from, to) = if rank(first) >= rank(second) {
-            (one, other)
-        } else {
-            (other, one)
-        };
+        let (from, to) = if rank(first) >= rank(second) { (one, other) } else { (other, one) };
         self.copied(from, to);
     }
 
@@ -293,11 +259,7 @@ impl Copies {
     /// A node begins to serve what lies on another node: its own copy is of no account.
     pub(crate) fn serves_through(&mut self, node: usize, other: usize) -> Result<(), Violation> {
         if self.copies[other].serving {
-            return Err(refuse(
-                "G15",
-                node,
-                &format!("node {other} serves the same history"),
-            ));
+            return Err(refuse("G15", node, &format!("node {other} serves the same history")));
         }
         let history = self.copies[other].history;
         let copy = &mut self.copies[node];
@@ -327,17 +289,10 @@ impl Copies {
             (false, true) => (copy.complete_at, Lost::Nothing),
             (false, false) => return None,
         };
-        Some(Rewind {
-            floor,
-            ceiling,
-            lost,
-        })
+        Some(Rewind { floor, ceiling, lost })
     }
 }
 
 fn refuse(promise: &'static str, node: usize, why: &str) -> Violation {
-    Violation {
-        promise,
-        text: format!("node {node} serves although {why}"),
-    }
+    Violation { promise, text: format!("node {node} serves although {why}") }
 }

@@ -15,27 +15,16 @@ const SECTOR: Range = Range { first: 5, count: 1 };
 impl Pair {
     /// Node 0 serves, node 1 follows.
     fn new(protocol: Protocol) -> Self {
-        let mut pair = Self {
-            copies: Copies::new(2, protocol),
-            next: 0,
-        };
+        let mut pair = Self { copies: Copies::new(2, protocol), next: 0 };
         pair.copies.serves(0, false).expect("a fresh pair");
         pair.sample(0, true);
         pair
     }
 
     fn sample(&mut self, server: usize, follows: bool) {
-        let own = Follower {
-            node: server,
-            follows: true,
-            stable: true,
-        };
+        let own = Follower { node: server, follows: true, stable: true };
         let stable = follows;
-        let other = Follower {
-            node: 1 - server,
-            follows,
-            stable,
-        };
+        let other = Follower { node: 1 - server, follows, stable };
         self.copies.sample(server, &[own, other]);
     }
 
@@ -85,9 +74,7 @@ fn a_copy_that_missed_nothing_needs_no_force() {
     pair.write(0, 1);
     pair.sample(0, false);
     pair.copies.killed(0);
-    pair.copies
-        .serves(1, false)
-        .expect("nothing was acknowledged without it");
+    pair.copies.serves(1, false).expect("nothing was acknowledged without it");
     assert!(pair.read(1, 0).is_err());
 }
 
@@ -96,9 +83,7 @@ fn one_server_at_a_time() {
     let mut pair = Pair::new(Protocol::C);
     let refused = pair.copies.serves(1, false).expect_err("two servers");
     assert_eq!(refused.promise, "G15");
-    pair.copies
-        .serves(1, true)
-        .expect("by force: a split brain");
+    pair.copies.serves(1, true).expect("by force: a split brain");
     pair.write(0, 1);
     pair.write(1, 2);
     assert!(pair.read(0, 1).is_ok());
@@ -117,10 +102,7 @@ fn both_without_power_fall_back_to_a_crash_state() {
     pair.write(0, 1);
     pair.copies.lost_power(0);
     let other = pair.copies.clone();
-    let mut alone = Pair {
-        copies: other,
-        next: 900,
-    };
+    let mut alone = Pair { copies: other, next: 900 };
     let refused = alone.copies.serves(0, false).expect_err("node 1 holds all");
     assert_eq!(refused.promise, "G14");
     pair.copies.lost_power(1);
@@ -142,10 +124,7 @@ fn under_a_the_tail_may_go_and_under_b_memory_may() {
         if kill {
             pair.copies.killed(1);
             pair.copies.serves(1, true).expect("the operator's word");
-            assert!(
-                pair.read(1, 0).is_ok(),
-                "it lay in the memory of a dead process"
-            );
+            assert!(pair.read(1, 0).is_ok(), "it lay in the memory of a dead process");
         } else {
             pair.copies.serves(1, false).expect("failover");
             assert!(pair.read(1, 0).is_err());
@@ -157,16 +136,8 @@ fn under_a_the_tail_may_go_and_under_b_memory_may() {
 fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
     let mut pair = Pair::new(Protocol::C);
     pair.write(0, 1);
-    let own = Follower {
-        node: 0,
-        follows: true,
-        stable: true,
-    };
-    let other = Follower {
-        node: 1,
-        follows: false,
-        stable: false,
-    };
+    let own = Follower { node: 0, follows: true, stable: true };
+    let other = Follower { node: 1, follows: false, stable: false };
     pair.copies.sample(0, &[own, other]);
     pair.copies.mixes(1);
     pair.copies.stops(0);

@@ -63,9 +63,7 @@ fn a_failed_write_is_seen_or_not() {
 #[test]
 fn a_write_of_several_sectors_may_tear_while_under_way() {
     let mut story = Story::new();
-    story
-        .checker
-        .invoke_write(1, Range { first: 8, count: 3 }, 7, false);
+    story.checker.invoke_write(1, Range { first: 8, count: 3 }, 7, false);
     assert!(story.read_bytes(8, &bytes(8, &[7, 0, 7])).is_ok());
     story.checker.ack_write(1);
     assert!(story.read_bytes(8, &bytes(8, &[7, 7, 7])).is_ok());
@@ -81,15 +79,8 @@ fn a_power_cut_takes_what_was_not_flushed() {
         story.write(5, 3);
         story.write(6, 4);
         let now = story.checker.mark();
-        story.checker.rewind(Rewind {
-            floor: now,
-            ceiling: now,
-            lost: Lost::Unstable,
-        });
-        assert!(
-            story.read(5, five).is_ok(),
-            "any subset of the later writes"
-        );
+        story.checker.rewind(Rewind { floor: now, ceiling: now, lost: Lost::Unstable });
+        assert!(story.read(5, five).is_ok(), "any subset of the later writes");
         assert!(story.read(6, six).is_ok());
     }
 }
@@ -104,11 +95,7 @@ fn a_copy_that_was_left_behind_is_at_one_moment() {
         story.write(5, 3);
         let ceiling = story.checker.mark();
         story.write(6, 4);
-        story.checker.rewind(Rewind {
-            floor,
-            ceiling,
-            lost: Lost::Nothing,
-        });
+        story.checker.rewind(Rewind { floor, ceiling, lost: Lost::Nothing });
         assert!(story.read(5, five).is_ok());
         assert!(story.read(6, six).is_ok());
         story.write(6, 5);
@@ -126,10 +113,7 @@ fn images_of_a_crash_pass() {
     story.write(2, 3);
     let floor = 0;
     for image in [[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3]] {
-        assert!(
-            story.checker.judge_image(&bytes(0, &image), floor).is_ok(),
-            "{image:?}"
-        );
+        assert!(story.checker.judge_image(&bytes(0, &image), floor).is_ok(), "{image:?}");
     }
 }
 
@@ -137,10 +121,7 @@ fn images_of_a_crash_pass() {
 fn forks_go_their_own_ways() {
     let mut story = Story::new();
     story.write(5, 1);
-    let mut other = Story {
-        checker: story.checker.fork(),
-        next: 500,
-    };
+    let mut other = Story { checker: story.checker.fork(), next: 500 };
     story.write(5, 2);
     other.write(5, 3);
     assert!(story.read(5, 2).is_ok());
@@ -156,10 +137,6 @@ fn forgetting_takes_only_what_is_gone_for_good() {
     story.write(5, 3);
     let now = story.checker.mark();
     story.checker.forget_before(now);
-    story.checker.rewind(Rewind {
-        floor: now,
-        ceiling: now,
-        lost: Lost::Unstable,
-    });
+    story.checker.rewind(Rewind { floor: now, ceiling: now, lost: Lost::Unstable });
     assert!(story.read(5, 2).is_ok());
 }

@@ -20,10 +20,7 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self {
-            checker: Checker::new(),
-            next: 100,
-        }
+        Self { checker: Checker::new(), next: 100 }
     }
 
     fn number(&mut self) -> u64 {
@@ -34,15 +31,7 @@ impl Story {
     /// Begins to write one sector.
     fn begin(&mut self, sector: u64, stamp: Stamp) -> u64 {
         let id = self.number();
-        self.checker.invoke_write(
-            id,
-            Range {
-                first: sector,
-                count: 1,
-            },
-            stamp,
-            false,
-        );
+        self.checker.invoke_write(id, Range { first: sector, count: 1 }, stamp, false);
         id
     }
 

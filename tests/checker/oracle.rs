@@ -114,34 +114,18 @@ impl Checker {
     /// A write begins; `stamp` 0 makes zeroes. `stable`: its acknowledgement will mean that (FUA).
     pub(crate) fn invoke_write(&mut self, id: u64, range: Range, stamp: Stamp, stable: bool) {
         let invoked = self.tick();
-        assert!(
-            stamp == 0 || self.stamps.insert(stamp),
-            "stamp {stamp} is used twice"
-        );
+        assert!(stamp == 0 || self.stamps.insert(stamp), "stamp {stamp} is used twice");
         for sector in range.sectors() {
-            self.sectors
-                .entry(sector)
-                .or_insert_with(Timeline::new)
-                .invoke(stamp, invoked);
+            self.sectors.entry(sector).or_insert_with(Timeline::new).invoke(stamp, invoked);
         }
-        let before = self.writes.insert(
-            id,
-            Write {
-                range,
-                invoked,
-                stable,
-            },
-        );
+        let before = self.writes.insert(id, Write { range, invoked, stable });
         assert!(before.is_none(), "write {id} is invoked twice");
     }
 
     /// A write is acknowledged.
     pub(crate) fn ack_write(&mut self, id: u64) {
         let now = self.tick();
-        let write = self
-            .writes
-            .remove(&id)
-            .expect("only an invoked write is acknowledged");
+        let write = self.writes.remove(&id).expect("only an invoked write is acknowledged");
         self.newest_acknowledged = self.newest_acknowledged.max(write.invoked);
         self.each(write.range, |timeline| {
             timeline.end(write.invoked, now);
@@ -158,10 +142,7 @@ impl Checker {
     /// A write failed, or its client lost the server: it may have happened or not.
     pub(crate) fn fail_write(&mut self, id: u64) {
         let now = self.tick();
-        let write = self
-            .writes
-            .remove(&id)
-            .expect("only an invoked write fails");
+        let write = self.writes.remove(&id).expect("only an invoked write fails");
         self.each(write.range, |timeline| timeline.end(write.invoked, now));
     }
 
@@ -173,15 +154,9 @@ impl Checker {
     /// Every write acknowledged before the flush was invoked is stable.
     pub(crate) fn ack_flush(&mut self, id: u64) {
         let now = self.tick();
-        let invoked = self
-            .flushes
-            .remove(&id)
-            .expect("only an invoked flush is acknowledged");
+        let invoked = self.flushes.remove(&id).expect("only an invoked flush is acknowledged");
         let covered = |(_, acknowledged): &(Write, Mark)| *acknowledged < invoked;
-        let stable: Vec<_> = self
-            .unstable
-            .extract_if(.., |entry| covered(entry))
-            .collect();
+        let stable: Vec<_> = self.unstable.extract_if(.., |entry| covered(entry)).collect();
         for (write, _) in stable {
             self.each(write.range, |timeline| timeline.bury(write.invoked, now));
         }
@@ -226,12 +201,7 @@ impl Checker {
     /// Judges all bytes of a copy, from sector 0 on: whether a power cut at one moment, not before
     /// `floor`, could have left them (G3).
     pub(crate) fn judge_image(&self, image: &[u8], floor: Mark) -> Result<(), Violation> {
-        let mut moment = Moment {
-            low: floor,
-            high: NEVER,
-            low_sector: 0,
-            high_sector: 0,
-        };
+        let mut moment = Moment { low: floor, high: NEVER, low_sector: 0, high_sector: 0 };
         for (sector, bytes) in (0..).zip(image.chunks(SECTOR_BYTES)) {
             let stamp = decode(sector, bytes).map_err(|damage| self.damaged(sector, damage))?;
             let Some(timeline) = self.sectors.get(&sector) else {
@@ -263,12 +233,7 @@ impl Checker {
         }
         // Whether these are still there is open, so a later flush proves nothing by them.
         self.unstable.clear();
-        let moment = Moment {
-            low: floor,
-            high: ceiling + 1,
-            low_sector: 0,
-            high_sector: 0,
-        };
+        let moment = Moment { low: floor, high: ceiling + 1, low_sector: 0, high_sector: 0 };
         self.moment = (rewind.lost != Lost::Mixed).then_some(moment);
     }
 
@@ -303,11 +268,7 @@ impl Checker {
         };
         moment.narrow(sector, window);
         let narrowed = *moment;
-        if narrowed.low < narrowed.high {
-            Ok(())
-        } else {
-            Err(self.torn(narrowed, "G2"))
-        }
+        if narrowed.low < narrowed.high { Ok(()) } else { Err(self.torn(narrowed, "G2")) }
     }
 
     fn torn(&self, moment: Moment, promise: &'static str) -> Violation {
@@ -332,43 +293,27 @@ impl Checker {
                 format!("sector {sector} begins as write {stamp} and goes over at byte {byte}")
             }
         };
-        Violation {
-            promise: "G5",
-            text: text + "\n" + &self.history(sector),
-        }
+        Violation { promise: "G5", text: text + "\n" + &self.history(sector) }
     }
 
     fn refused(&self, sector: u64, stamp: Stamp, asked: Mark) -> Violation {
-        let known = self.sectors.get(&sector).and_then(|timeline| {
-            timeline
-                .values
-                .iter()
-                .rev()
-                .find(|value| value.stamp == stamp)
-        });
+        let known = self
+            .sectors
+            .get(&sector)
+            .and_then(|timeline| timeline.values.iter().rev().find(|value| value.stamp == stamp));
         let why = match known {
             None => "which nobody wrote there in this history, or long gone".to_owned(),
-            Some(value) => format!(
-                "gone since {}, asked at {asked}",
-                value.dead.min(value.buried)
-            ),
+            Some(value) => format!("gone since {}, asked at {asked}", value.dead.min(value.buried)),
         };
         let history = self.history(sector);
         let text = format!("sector {sector} shows write {stamp}, {why}{history}");
-        Violation {
-            promise: "G5",
-            text,
-        }
+        Violation { promise: "G5", text }
     }
 
     /// The values of a sector, newest last, in words.
     fn history(&self, sector: u64) -> String {
         let time = |mark: Mark| {
-            if mark == NEVER {
-                "-".to_owned()
-            } else {
-                mark.to_string()
-            }
+            if mark == NEVER { "-".to_owned() } else { mark.to_string() }
         };
         let Some(timeline) = self.sectors.get(&sector) else {
             return " never written".to_owned();

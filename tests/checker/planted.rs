@@ -52,10 +52,7 @@ fn a_flipped_bit_in_zeroes() {
 fn a_write_seen_in_another_block() {
     let mut story = Story::new();
     story.write(5, 1);
-    caught(
-        story.read_bytes(13, &bytes(5, &[1])),
-        "holds sector 5 of write 1",
-    );
+    caught(story.read_bytes(13, &bytes(5, &[1])), "holds sector 5 of write 1");
 }
 
 #[test]
@@ -103,11 +100,7 @@ fn concurrent_writes_that_change_places() {
 
 fn power_cut(story: &mut Story) {
     let now = story.checker.mark();
-    story.checker.rewind(Rewind {
-        floor: now,
-        ceiling: now,
-        lost: Lost::Unstable,
-    });
+    story.checker.rewind(Rewind { floor: now, ceiling: now, lost: Lost::Unstable });
 }
 
 #[test]
@@ -123,9 +116,7 @@ fn a_flush_violated() {
 fn a_durable_write_lost() {
     let mut story = Story::new();
     story.write(5, 1);
-    story
-        .checker
-        .invoke_write(1, Range { first: 5, count: 1 }, 2, true);
+    story.checker.invoke_write(1, Range { first: 5, count: 1 }, 2, true);
     story.checker.ack_write(1);
     power_cut(&mut story);
     caught(story.read(5, 1), "gone since");
@@ -163,11 +154,7 @@ fn a_later_write_without_what_was_flushed_before_it() {
     story.flush();
     story.write(6, 2);
     let ceiling = story.checker.mark();
-    story.checker.rewind(Rewind {
-        floor,
-        ceiling,
-        lost: Lost::Unstable,
-    });
+    story.checker.rewind(Rewind { floor, ceiling, lost: Lost::Unstable });
     assert!(story.read(6, 2).is_ok());
     caught(story.read(5, 0), "no one moment");
 }
@@ -179,11 +166,7 @@ fn an_acknowledged_write_missing_under_a_later_one() {
     story.write(5, 1);
     story.write(6, 2);
     let ceiling = story.checker.mark();
-    story.checker.rewind(Rewind {
-        floor,
-        ceiling,
-        lost: Lost::Nothing,
-    });
+    story.checker.rewind(Rewind { floor, ceiling, lost: Lost::Nothing });
     assert!(story.read(5, 0).is_ok());
     caught(story.read(6, 2), "no one moment");
 }
@@ -193,21 +176,14 @@ fn a_write_from_after_the_copy_was_left_behind() {
     let mut story = Story::new();
     let mark = story.checker.mark();
     story.write(5, 1);
-    story.checker.rewind(Rewind {
-        floor: mark,
-        ceiling: mark,
-        lost: Lost::Nothing,
-    });
+    story.checker.rewind(Rewind { floor: mark, ceiling: mark, lost: Lost::Nothing });
     caught(story.read(5, 1), "gone since");
 }
 
 #[test]
 fn a_value_of_the_other_history() {
     let mut story = Story::new();
-    let mut other = Story {
-        checker: story.checker.fork(),
-        next: 500,
-    };
+    let mut other = Story { checker: story.checker.fork(), next: 500 };
     story.write(5, 2);
     other.write(5, 3);
     caught(other.read(5, 2), "nobody wrote");

@@ -42,11 +42,7 @@ pub(crate) fn fill(first: u64, stamp: Stamp, bytes: &mut [u8]) {
 }
 
 fn read_word(bytes: &[u8], index: usize) -> u64 {
-    u64::from_le_bytes(
-        bytes[index * 8..index * 8 + 8]
-            .try_into()
-            .expect("eight bytes"),
-    )
+    u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().expect("eight bytes"))
 }
 
 /// The stamp of a sector's bytes.
@@ -57,23 +53,15 @@ pub(crate) fn decode(sector: u64, bytes: &[u8]) -> Result<Stamp, Damage> {
     let (stamp, written_for) = (read_word(bytes, 0), read_word(bytes, 1));
     let differs = |wanted: u64| {
         let expected = |index: usize| {
-            if stamp == 0 {
-                0
-            } else {
-                word(wanted, stamp, index as u64)
-            }
+            if stamp == 0 { 0 } else { word(wanted, stamp, index as u64) }
         };
         (0..SECTOR_BYTES / 8).find(|index| read_word(bytes, *index) != expected(*index))
     };
     match differs(sector) {
         None => Ok(stamp),
-        Some(_) if stamp != 0 && differs(written_for).is_none() => Err(Damage::Misplaced {
-            sector: written_for,
-            stamp,
-        }),
-        Some(index) => Err(Damage::Mixed {
-            stamp,
-            byte: index * 8,
-        }),
+        Some(_) if stamp != 0 && differs(written_for).is_none() => {
+            Err(Damage::Misplaced { sector: written_for, stamp })
+        }
+        Some(index) => Err(Damage::Mixed { stamp, byte: index * 8 }),
     }
 }

@@ -40,34 +40,20 @@ pub(crate) struct Shown {
 impl Timeline {
     /// A sector that reads as zeroes.
     pub(crate) fn new() -> Self {
-        let zero = Value {
-            stamp: 0,
-            invoked: 0,
-            ended: 0,
-            dead: NEVER,
-            buried: NEVER,
-            window: None,
-        };
+        let zero =
+            Value { stamp: 0, invoked: 0, ended: 0, dead: NEVER, buried: NEVER, window: None };
         Self { values: vec![zero] }
     }
 
     pub(crate) fn invoke(&mut self, stamp: Stamp, now: Mark) {
-        let value = Value {
-            stamp,
-            invoked: now,
-            ended: NEVER,
-            dead: NEVER,
-            buried: NEVER,
-            window: None,
-        };
+        let value =
+            Value { stamp, invoked: now, ended: NEVER, dead: NEVER, buried: NEVER, window: None };
         self.values.push(value);
     }
 
     /// Finds the value of the write invoked at `invoked`.
     fn of(&mut self, invoked: Mark) -> Option<&mut Value> {
-        self.values
-            .iter_mut()
-            .find(|value| value.invoked == invoked)
+        self.values.iter_mut().find(|value| value.invoked == invoked)
     }
 
     pub(crate) fn end(&mut self, invoked: Mark, now: Mark) {
@@ -95,12 +81,7 @@ impl Timeline {
     /// some moment since. Then all that ended before is gone: what was shown stays shown.
     pub(crate) fn show(&mut self, stamp: Stamp, asked: Mark, now: Mark) -> Option<Shown> {
         let can = |value: &&Value| value.stamp == stamp && value.dead > asked;
-        let since = self
-            .values
-            .iter()
-            .filter(can)
-            .map(|value| value.invoked)
-            .min()?;
+        let since = self.values.iter().filter(can).map(|value| value.invoked).min()?;
         let window = hull(self.values.iter().filter(can).map(|value| value.window));
         let gone = since.max(asked);
         for value in &mut self.values {
@@ -141,7 +122,5 @@ impl Timeline {
 /// The smallest window over all; none if one is open.
 fn hull(windows: impl Iterator<Item = Option<(Mark, Mark)>>) -> Option<(Mark, Mark)> {
     let widen = |(low, high): (Mark, Mark), (from, to)| (low.min(from), high.max(to));
-    windows
-        .reduce(|one, other| Some(widen(one?, other?)))
-        .flatten()
+    windows.reduce(|one, other| Some(widen(one?, other?))).flatten()
 }

@@ -132,21 +132,11 @@ impl Arena {
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
             let (forcing, copied_from) = (None, None);
-            let node = Node {
-                disk,
-                life: None,
-                status: None,
-                client,
-                forcing,
-                copied_from,
-                half: false,
-            };
+            let node =
+                Node { disk, life: None, status: None, client, forcing, copied_from, half: false };
             nodes.push(node);
         }
-        let operator = Operator {
-            random: random.fork(),
-            force_percent: plan.force_percent,
-        };
+        let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
         let copies = Copies::new(2, maker.protocol());
         Self {
             world: world.shared(),
@@ -177,10 +167,7 @@ impl Arena {
     pub(crate) fn after(&mut self, span: u64, step: Step) {
         self.next_step += 1;
         self.steps.insert(self.next_step, step);
-        self.world
-            .borrow_mut()
-            .clockwork
-            .after(span, Event::Plan(self.next_step));
+        self.world.borrow_mut().clockwork.after(span, Event::Plan(self.next_step));
     }
 
     pub(crate) fn fail(&mut self, promise: &'static str, text: String) {
@@ -284,10 +271,7 @@ impl Arena {
             Ask::Flush => checker.invoke_flush(id),
         }
         self.nodes[node].client.open.insert(id, ask);
-        let (life, daemon) = self.nodes[node]
-            .life
-            .as_mut()
-            .expect("a serving node lives");
+        let (life, daemon) = self.nodes[node].life.as_mut().expect("a serving node lives");
         daemon.request(id, &ask);
         self.world.borrow_mut().poke(*life);
     }
@@ -295,21 +279,14 @@ impl Arena {
     fn order(&mut self, node: usize, command: Command) {
         self.next_id += 1;
         let id = self.next_id;
-        let Node {
-            life: Some((life, daemon)),
-            forcing,
-            ..
-        } = &mut self.nodes[node]
-        else {
+        let Node { life: Some((life, daemon)), forcing, .. } = &mut self.nodes[node] else {
             return;
         };
         if matches!(command, Command::Promote { force: true }) {
             *forcing = Some(id);
         }
         let mut world = self.world.borrow_mut();
-        world
-            .clockwork
-            .note(format_args!("operator tells {node}, {id}: {command:?}"));
+        world.clockwork.note(format_args!("operator tells {node}, {id}: {command:?}"));
         world.poke(*life);
         daemon.command(id, command);
     }
@@ -336,17 +313,9 @@ impl Arena {
         let seen: Vec<Option<&Status>> =
             self.nodes.iter().map(|node| node.status.as_ref()).collect();
         let whole = is_whole(&seen);
-        let orders = if whole {
-            Vec::new()
-        } else {
-            mend(&seen, self.tries)
-        };
+        let orders = if whole { Vec::new() } else { mend(&seen, self.tries) };
         let now = self.world.borrow().now();
-        self.whole_since = if whole {
-            self.whole_since.or(Some(now))
-        } else {
-            None
-        };
+        self.whole_since = if whole { self.whole_since.or(Some(now)) } else { None };
         if self.tries > TRIES_MAX {
             let text = format!("the cluster does not mend: {:#?}", self.seen());
             return self.fail("G20", text);
@@ -369,12 +338,9 @@ impl Arena {
         self.phase = Phase::Chaos;
         let length = self.random.between(5, 40) * 1_000_000_000;
         let (fault, whim) = (self.plan.pause, self.plan.operator_pause);
-        for (span, step) in [
-            (length, Step::Calm),
-            (fault, Step::Fault),
-            (whim, Step::Whim),
-            (LOOK, Step::Judge),
-        ] {
+        for (span, step) in
+            [(length, Step::Calm), (fault, Step::Fault), (whim, Step::Whim), (LOOK, Step::Judge)]
+        {
             self.after(span, step);
         }
         for node in 0..2 {

@@ -18,11 +18,7 @@ impl Arena {
         let kind = self.plan.next(&mut self.random);
         let node = self.random.index(2);
         self.faults += u64::from(kind != Kind::None);
-        let tries = if self.random.percent(70) {
-            STRIKE_TRIES
-        } else {
-            0
-        };
+        let tries = if self.random.percent(70) { STRIKE_TRIES } else { 0 };
         self.strike(kind, node, tries);
         let pause = self.random.around(self.plan.pause);
         self.after(pause, Step::Fault);
@@ -139,12 +135,8 @@ impl Arena {
 
     pub(crate) fn start(&mut self, node: usize) {
         let life = self.world.borrow_mut().start(node);
-        let place = Place {
-            world: Rc::clone(&self.world),
-            life,
-            node,
-            disk: self.nodes[node].disk,
-        };
+        let place =
+            Place { world: Rc::clone(&self.world), life, node, disk: self.nodes[node].disk };
         let daemon = self.maker.start(place);
         self.nodes[node].life = Some((life, daemon));
     }

@@ -62,12 +62,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) const fn new(habits: Habits, random: Random) -> Self {
-        Self {
-            habits,
-            random,
-            open: BTreeMap::new(),
-            awake: false,
-        }
+        Self { habits, random, open: BTreeMap::new(), awake: false }
     }
 
     /// When it looks again.
@@ -83,48 +78,22 @@ impl Client {
         let range = self.range();
         Some(match self.random.weighted(&self.habits.weights) {
             0 => Ask::Read(range),
-            1 => Ask::Write {
-                range,
-                stamp,
-                fua: false,
-            },
-            2 => Ask::Write {
-                range,
-                stamp,
-                fua: true,
-            },
+            1 => Ask::Write { range, stamp, fua: false },
+            2 => Ask::Write { range, stamp, fua: true },
             3 => {
                 let (discard, fua) = (self.random.percent(50), self.random.percent(20));
-                Ask::Zero {
-                    range,
-                    discard,
-                    fua,
-                }
+                Ask::Zero { range, discard, fua }
             }
             _ => Ask::Flush,
         })
     }
 
     fn range(&mut self) -> Range {
-        let Habits {
-            device_sectors,
-            hot_first,
-            hot_sectors,
-            grain,
-            sectors_max,
-            ..
-        } = self.habits;
+        let Habits { device_sectors, hot_first, hot_sectors, grain, sectors_max, .. } = self.habits;
         let hot = self.random.percent(90);
-        let (start, span) = if hot {
-            (hot_first, hot_sectors)
-        } else {
-            (0, device_sectors)
-        };
+        let (start, span) = if hot { (hot_first, hot_sectors) } else { (0, device_sectors) };
         let first = (start + self.random.below(span)) / grain * grain;
         let most = sectors_max.min(device_sectors - first) / grain;
-        Range {
-            first,
-            count: grain * (1 + self.random.below(most)),
-        }
+        Range { first, count: grain * (1 + self.random.below(most)) }
     }
 }

@@ -91,8 +91,7 @@ impl Clockwork {
     /// Plans an event; events of one moment come in the order they were planned.
     pub(crate) fn at(&mut self, when: Nanos, event: Event) {
         self.order += 1;
-        self.queue
-            .push(Reverse((when.max(self.now), self.order, event)));
+        self.queue.push(Reverse((when.max(self.now), self.order, event)));
     }
 
     pub(crate) fn after(&mut self, span: u64, event: Event) {
@@ -135,11 +134,7 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) const fn new(print: bool) -> Self {
-        Self {
-            print,
-            hash: 0xcbf2_9ce4_8422_2325,
-            lines: 0,
-        }
+        Self { print, hash: 0xcbf2_9ce4_8422_2325, lines: 0 }
     }
 
     pub(crate) const fn hash(&self) -> u64 {

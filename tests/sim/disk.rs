@@ -11,15 +11,8 @@ use crate::image::{Data, Image, overlay, tear};
 /// What a disk is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
-    Read {
-        offset: u64,
-        length: usize,
-    },
-    Write {
-        offset: u64,
-        data: Data,
-        durable: bool,
-    },
+    Read { offset: u64, length: usize },
+    Write { offset: u64, data: Data, durable: bool },
     Sync,
 }
 
@@ -155,10 +148,7 @@ impl Disk {
 
     /// The life lets go; it must have no operation under way.
     pub(crate) fn close(&mut self, life: LifeId) {
-        assert!(
-            self.flying.values().all(|flight| flight.life != life),
-            "closed while in use"
-        );
+        assert!(self.flying.values().all(|flight| flight.life != life), "closed while in use");
         if self.holder == Some(life) {
             self.holder = None;
         }
@@ -190,15 +180,7 @@ impl Disk {
         };
         let span = clockwork.random.around(mean) * (1 + self.faults.slowness);
         clockwork.after(span, Event::Disk(self.number, op));
-        self.flying.insert(
-            op,
-            Flight {
-                life,
-                work,
-                covers: self.next_landed,
-                held: false,
-            },
-        );
+        self.flying.insert(op, Flight { life, work, covers: self.next_landed, held: false });
     }
 
     fn check(&self, work: &Work) -> Result<(), Errno> {
@@ -209,14 +191,8 @@ impl Disk {
         };
         let aligned =
             offset.is_multiple_of(self.alignment) && length.is_multiple_of(self.alignment);
-        let inside = offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.live.bytes());
-        if aligned && inside {
-            Ok(())
-        } else {
-            Err(Errno(libc::EINVAL))
-        }
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.live.bytes());
+        if aligned && inside { Ok(()) } else { Err(Errno(libc::EINVAL)) }
     }
 
     /// An operation's time has come.
@@ -232,19 +208,13 @@ impl Disk {
         };
         let result = match &flight.work {
             Work::Read { offset, length } => self.finish_read(clockwork, *offset, *length),
-            Work::Write {
-                offset,
-                data,
-                durable,
-            } => self.finish_write(clockwork, *offset, data, *durable),
+            Work::Write { offset, data, durable } => {
+                self.finish_write(clockwork, *offset, data, *durable)
+            }
             Work::Sync => self.finish_sync(clockwork, flight.covers),
         };
         let well = result.is_ok();
-        clockwork.note(format_args!(
-            "disk {} {} ok={well}",
-            self.number,
-            Named(&flight.work)
-        ));
+        clockwork.note(format_args!("disk {} {} ok={well}", self.number, Named(&flight.work)));
         clockwork.end(flight.life, op, result);
     }
 
@@ -260,21 +230,14 @@ impl Disk {
         let mut bytes = self.live.copy(offset, length);
         // Of a write under way a read may see any sectors.
         for flight in self.flying.values() {
-            let Work::Write {
-                offset: start,
-                data,
-                ..
-            } = &flight.work
-            else {
+            let Work::Write { offset: start, data, .. } = &flight.work else {
                 continue;
             };
             let end = offset + length as u64;
             if *start >= end || *start + data.len() as u64 <= offset {
                 continue;
             }
-            overlay(&mut bytes, offset, (*start, data), || {
-                clockwork.random.percent(50)
-            });
+            overlay(&mut bytes, offset, (*start, data), || clockwork.random.percent(50));
         }
         Ok(Outcome::Data(bytes))
     }
@@ -290,9 +253,7 @@ impl Disk {
         if let Some(errno) = self.faults.writes.take() {
             // A failed write leaves any mixture of old and new sectors.
             let mut bytes = self.live.copy(offset, data.len());
-            overlay(&mut bytes, offset, (offset, data), || {
-                clockwork.random.percent(50)
-            });
+            overlay(&mut bytes, offset, (offset, data), || clockwork.random.percent(50));
             self.apply(offset, &Data::Bytes(bytes.into()), false);
             return Err(errno);
         }
@@ -302,16 +263,9 @@ impl Disk {
         }
         let mut offset = offset;
         if clockwork.random.chance(self.lies.misdirected_ppm) {
-            clockwork.note(format_args!(
-                "disk {} misdirects the next write",
-                self.number
-            ));
+            clockwork.note(format_args!("disk {} misdirects the next write", self.number));
             let beyond = offset + 4096 + data.len() as u64 > self.live.bytes();
-            offset = if beyond {
-                offset.saturating_sub(4096)
-            } else {
-                offset + 4096
-            };
+            offset = if beyond { offset.saturating_sub(4096) } else { offset + 4096 };
         }
         self.apply(offset, data, durable && !self.lies.sync);
         Ok(Outcome::Count(count))
@@ -328,23 +282,13 @@ impl Disk {
         }
         let number = self.next_landed;
         let data = data.clone();
-        self.landed.push(Landed {
-            number,
-            offset,
-            data,
-            stable,
-            forsaken: false,
-        });
+        self.landed.push(Landed { number, offset, data, stable, forsaken: false });
     }
 
     fn finish_sync(&mut self, clockwork: &mut Clockwork, covers: u64) -> Result<Outcome, Errno> {
         if let Some(errno) = self.faults.syncs.take() {
             // The pages count as clean from now on, whether they reached the medium or not.
-            for landed in self
-                .landed
-                .iter_mut()
-                .filter(|landed| landed.number <= covers)
-            {
+            for landed in self.landed.iter_mut().filter(|landed| landed.number <= covers) {
                 landed.forsaken |= !landed.stable && clockwork.random.percent(50);
             }
             return Err(errno);
@@ -357,8 +301,7 @@ impl Disk {
         for mut landed in self.landed.drain(..) {
             let covered = landed.number <= covers && !landed.forsaken;
             if covered || landed.stable {
-                self.durable
-                    .write(landed.offset, &landed.data, 0, landed.data.len());
+                self.durable.write(landed.offset, &landed.data, 0, landed.data.len());
                 landed.stable = true;
             }
             behind |= !landed.stable;
@@ -414,13 +357,9 @@ impl Disk {
         let kept = modes[clockwork.random.weighted(&[3, 1, 3, 3])];
         let under_way = std::mem::take(&mut self.flying).into_values();
         let cut_short = under_way.filter_map(|flight| match flight.work {
-            Work::Write { offset, data, .. } => Some(Landed {
-                number: 0,
-                offset,
-                data,
-                stable: false,
-                forsaken: false,
-            }),
+            Work::Write { offset, data, .. } => {
+                Some(Landed { number: 0, offset, data, stable: false, forsaken: false })
+            }
             _ => None,
         });
         self.landed.extend(cut_short);
@@ -436,10 +375,7 @@ impl Disk {
                 landed.stable || if by_sector { random.percent(50) } else { whole }
             });
         }
-        clockwork.note(format_args!(
-            "disk {} loses power, keeps {kept:?}",
-            self.number
-        ));
+        clockwork.note(format_args!("disk {} loses power, keeps {kept:?}", self.number));
         self.live = self.durable.clone();
         self.holder = None;
         self.holder_dead = false;
@@ -457,18 +393,10 @@ impl std::fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Work::Read { offset, length } => write!(f, "read {offset}+{length}"),
-            Work::Write {
-                offset,
-                data: Data::Zeroes(length),
-                ..
-            } => {
+            Work::Write { offset, data: Data::Zeroes(length), .. } => {
                 write!(f, "zero {offset}+{length}")
             }
-            Work::Write {
-                offset,
-                data,
-                durable,
-            } => {
+            Work::Write { offset, data, durable } => {
                 write!(f, "write {offset}+{} durable={durable}", data.len())
             }
             Work::Sync => write!(f, "sync"),

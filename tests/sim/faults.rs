@@ -66,15 +66,9 @@ impl Plan {
         let chosen = |kind: &Kind| only.is_none_or(|only| only == *kind);
         let kinds: Vec<Kind> = can.iter().copied().filter(chosen).collect();
         let mut weight = || {
-            if random.percent(45) {
-                0
-            } else {
-                random.between(1, 10)
-            }
+            if random.percent(45) { 0 } else { random.between(1, 10) }
         };
-        let drawn = kinds
-            .iter()
-            .map(|_| u32::try_from(weight()).expect("small"));
+        let drawn = kinds.iter().map(|_| u32::try_from(weight()).expect("small"));
         let mut weights: Vec<u32> = drawn.collect();
         if only.is_some() {
             weights.fill(1);
@@ -85,11 +79,7 @@ impl Plan {
             weights,
             pause: 1 << random.between(26, 31),
             span: 1 << random.between(24, 32),
-            operator_pause: if busy {
-                1 << 27
-            } else {
-                1 << random.between(28, 32)
-            },
+            operator_pause: if busy { 1 << 27 } else { 1 << random.between(28, 32) },
             force_percent: u32::try_from(random.below(2) * random.below(100)).expect("small"),
         }
     }
@@ -160,40 +150,8 @@ pub(crate) fn skew(world: &mut World, host: usize) {
 
 /// Lies of the disks, by name for `--plant`.
 pub(crate) const LIES: [(&str, Lies); 4] = [
-    (
-        "lying-sync",
-        Lies {
-            sync: true,
-            lost_ppm: 0,
-            misdirected_ppm: 0,
-            lock: false,
-        },
-    ),
-    (
-        "lost-write",
-        Lies {
-            sync: false,
-            lost_ppm: 3000,
-            misdirected_ppm: 0,
-            lock: false,
-        },
-    ),
-    (
-        "misdirected-write",
-        Lies {
-            sync: false,
-            lost_ppm: 0,
-            misdirected_ppm: 3000,
-            lock: false,
-        },
-    ),
-    (
-        "late-landing",
-        Lies {
-            sync: false,
-            lost_ppm: 0,
-            misdirected_ppm: 0,
-            lock: true,
-        },
-    ),
+    ("lying-sync", Lies { sync: true, lost_ppm: 0, misdirected_ppm: 0, lock: false }),
+    ("lost-write", Lies { sync: false, lost_ppm: 3000, misdirected_ppm: 0, lock: false }),
+    ("misdirected-write", Lies { sync: false, lost_ppm: 0, misdirected_ppm: 3000, lock: false }),
+    ("late-landing", Lies { sync: false, lost_ppm: 0, misdirected_ppm: 0, lock: true }),
 ];

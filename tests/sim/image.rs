@@ -19,9 +19,7 @@ fn place(offset: u64) -> usize {
 
 impl Image {
     pub(crate) fn new(bytes: u64) -> Self {
-        Self {
-            chunks: vec![None; place(bytes).div_ceil(CHUNK)],
-        }
+        Self { chunks: vec![None; place(bytes).div_ceil(CHUNK)] }
     }
 
     pub(crate) fn bytes(&self) -> u64 {

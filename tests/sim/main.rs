@@ -50,22 +50,15 @@ fn help() -> ExitCode {
     print!("{HELP}\nfaults:");
     faults::KINDS.iter().for_each(|(name, _)| print!(" {name}"));
     print!("\nsystems:");
-    runner::SYSTEMS
-        .iter()
-        .for_each(|(name, _)| print!(" {name}"));
+    runner::SYSTEMS.iter().for_each(|(name, _)| print!(" {name}"));
     print!("\nplants:");
-    runner::plants()
-        .iter()
-        .for_each(|(name, _)| print!(" {name}"));
+    runner::plants().iter().for_each(|(name, _)| print!(" {name}"));
     println!();
     ExitCode::SUCCESS
 }
 
 fn find<T: Copy>(what: &str, name: &str, all: &[(&str, T)]) -> Result<T, String> {
-    let found = all
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, found)| *found);
+    let found = all.iter().find(|(known, _)| *known == name).map(|(_, found)| *found);
     found.ok_or_else(|| format!("there is no {what} called `{name}`; --help lists them"))
 }
 
@@ -75,10 +68,8 @@ fn parse(arguments: &[String]) -> Result<Option<Run>, String> {
     let mut rest = arguments.iter();
     while let Some(name) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{name} needs a value"));
-        let number = |text: &String| {
-            text.parse::<u64>()
-                .map_err(|error| format!("{name} {text}: {error}"))
-        };
+        let number =
+            |text: &String| text.parse::<u64>().map_err(|error| format!("{name} {text}: {error}"));
         match name.as_str() {
             "--seeds" => run.count = Some(number(value()?)?),
             "--from" => run.from = number(value()?)?,
@@ -118,9 +109,5 @@ fn main() -> ExitCode {
             false
         }
     };
-    if well {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

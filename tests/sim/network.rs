@@ -97,22 +97,13 @@ impl Net {
         life: LifeId,
         address: SocketAddr,
     ) -> Result<ListenerId, Errno> {
-        let used = self
-            .listeners
-            .iter()
-            .flatten()
-            .any(|listener| listener.address == address);
+        let used = self.listeners.iter().flatten().any(|listener| listener.address == address);
         if used {
             return Err(Errno(libc::EADDRINUSE));
         }
         let id = u32::try_from(self.listeners.len()).expect("few listeners");
         let (backlog, accepting) = (VecDeque::new(), VecDeque::new());
-        self.listeners.push(Some(Listener {
-            life,
-            address,
-            backlog,
-            accepting,
-        }));
+        self.listeners.push(Some(Listener { life, address, backlog, accepting }));
         Ok(ListenerId(id))
     }
 
@@ -162,16 +153,7 @@ impl Net {
         op: OpId,
         address: SocketAddr,
     ) {
-        self.attempts.insert(
-            op,
-            Attempt {
-                life,
-                host,
-                address,
-                tries: 0,
-                made: None,
-            },
-        );
+        self.attempts.insert(op, Attempt { life, host, address, tries: 0, made: None });
         let span = self.delay(clockwork, host, self.host_of(address).unwrap_or(host));
         clockwork.after(span, Event::Net(NetEvent::Syn(op)));
     }
@@ -212,9 +194,7 @@ impl Net {
             return;
         };
         let listens = |listener: &Option<Listener>| {
-            listener
-                .as_ref()
-                .is_some_and(|listener| listener.address == address)
+            listener.as_ref().is_some_and(|listener| listener.address == address)
         };
         if let Some(index) = self.listeners.iter().position(listens) {
             let mine = self.make_pair(clockwork, host, there);
@@ -316,10 +296,7 @@ impl Net {
         let Some(op) = self.ends[end].closing.take() else {
             return;
         };
-        let (life, socket) = self.ends[end]
-            .owner
-            .take()
-            .expect("an open socket has an owner");
+        let (life, socket) = self.ends[end].owner.take().expect("an open socket has an owner");
         self.sockets.remove(&(life, socket));
         self.abandon(clockwork, end);
         clockwork.end(life, op, Ok(Outcome::Count(0)));
@@ -363,21 +340,14 @@ impl Net {
     /// The kernel cleans up after a process.
     pub(crate) fn kill(&mut self, clockwork: &mut Clockwork, life: LifeId) {
         let mine = |attempt: &Attempt| attempt.life == life;
-        let made = self
-            .attempts
-            .values()
-            .filter(|attempt| mine(attempt))
-            .filter_map(|a| a.made);
+        let made = self.attempts.values().filter(|attempt| mine(attempt)).filter_map(|a| a.made);
         let made: Vec<usize> = made.collect();
         self.attempts.retain(|_, attempt| !mine(attempt));
         for end in made {
             self.abandon(clockwork, end);
         }
         for index in 0..self.listeners.len() {
-            if self.listeners[index]
-                .as_ref()
-                .is_some_and(|listener| listener.life == life)
-            {
+            if self.listeners[index].as_ref().is_some_and(|listener| listener.life == life) {
                 let listener = self.listeners[index].take().expect("just seen");
                 for end in listener.backlog {
                     self.ends[end].abandon();
@@ -386,11 +356,8 @@ impl Net {
             }
         }
         let owned = |(of, _): &(LifeId, u32), end: &usize| (*of == life).then_some(*end);
-        let ends: Vec<usize> = self
-            .sockets
-            .iter()
-            .filter_map(|(key, end)| owned(key, end))
-            .collect();
+        let ends: Vec<usize> =
+            self.sockets.iter().filter_map(|(key, end)| owned(key, end)).collect();
         self.sockets.retain(|(of, _), _| *of != life);
         for end in ends {
             self.ends[end].drop_operations();

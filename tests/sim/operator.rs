@@ -32,9 +32,7 @@ fn synced(status: &Status) -> bool {
 impl Operator {
     /// Something an operator might do now.
     pub(crate) fn whim(&mut self, seen: &Seen<'_>) -> Option<Order> {
-        let alive: Vec<usize> = (0..seen.len())
-            .filter(|node| seen[*node].is_some())
-            .collect();
+        let alive: Vec<usize> = (0..seen.len()).filter(|node| seen[*node].is_some()).collect();
         if alive.is_empty() {
             return None;
         }
@@ -48,15 +46,11 @@ impl Operator {
             0 => self.promote(status),
             1 => Command::Demote,
             2 => Command::Disconnect,
-            3 => Command::Connect {
-                discard_my_data: false,
-            },
+            3 => Command::Connect { discard_my_data: false },
             4 if synced(status) && !primary(status) => Command::Invalidate,
             5 => Command::PauseSync,
             6 => Command::ResumeSync,
-            7 if synced(status) => Command::Verify {
-                repair: self.random.percent(30),
-            },
+            7 if synced(status) => Command::Verify { repair: self.random.percent(30) },
             8 => Command::Resume,
             _ => return None,
         };
@@ -89,25 +83,13 @@ pub(crate) fn mend(seen: &Seen<'_>, tries: u32) -> Vec<Order> {
         if primary(statuses[victim]) {
             orders.push((victim, Command::Demote));
         }
-        orders.push((
-            victim,
-            Command::Connect {
-                discard_my_data: true,
-            },
-        ));
-        orders.push((
-            1 - victim,
-            Command::Connect {
-                discard_my_data: false,
-            },
-        ));
+        orders.push((victim, Command::Connect { discard_my_data: true }));
+        orders.push((1 - victim, Command::Connect { discard_my_data: false }));
     }
     if !statuses.iter().any(|status| primary(status)) {
         let force = tries > 40;
         let willing = |node: &usize| statuses[*node].promote_refusal.is_empty();
-        let best = (0..statuses.len())
-            .filter(willing)
-            .max_by_key(|node| statuses[*node].disk);
+        let best = (0..statuses.len()).filter(willing).max_by_key(|node| statuses[*node].disk);
         if let Some(node) = best {
             orders.push((node, Command::Promote { force: false }));
         } else if force && !split {
@@ -131,12 +113,7 @@ fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
     }
     for peer in &status.peers {
         if peer.connection == Connection::StandAlone && !is_split(status) {
-            orders.push((
-                node,
-                Command::Connect {
-                    discard_my_data: false,
-                },
-            ));
+            orders.push((node, Command::Connect { discard_my_data: false }));
         }
         let paused = [Replication::PausedSyncSource, Replication::PausedSyncTarget];
         if paused.contains(&peer.replication) {
@@ -160,10 +137,6 @@ pub(crate) fn is_whole(seen: &Seen<'_>) -> bool {
             && status.requests_in_flight == 0
             && status.peers.iter().all(|peer| peer.out_of_sync_blocks == 0)
     };
-    let serving = seen
-        .iter()
-        .flatten()
-        .filter(|status| primary(status))
-        .count();
+    let serving = seen.iter().flatten().filter(|status| primary(status)).count();
     serving == 1 && seen.iter().all(|status| status.is_some_and(whole))
 }

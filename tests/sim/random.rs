@@ -9,9 +9,7 @@ pub(crate) struct Random {
 
 impl Random {
     pub(crate) const fn new(seed: u64) -> Self {
-        Self {
-            state: seed ^ 0x5851_f42d_4c95_7f2d,
-        }
+        Self { state: seed ^ 0x5851_f42d_4c95_7f2d }
     }
 
     pub(crate) const fn next(&mut self) -> u64 {

@@ -76,9 +76,7 @@ impl Ring for SimRing {
     }
 
     fn turn(&mut self, pool: &mut Pool, until: Nanos, completions: &mut Vec<Completion>) {
-        self.world
-            .borrow_mut()
-            .take_turn(self.life, pool, until, completions);
+        self.world.borrow_mut().take_turn(self.life, pool, until, completions);
     }
 }
 
@@ -87,56 +85,18 @@ fn submit(world: &mut World, at: (LifeId, OpId), (pool, token): (&Pool, Token), 
     match op {
         Op::Read { file, offset, into } => {
             hold(world, at, filling(pool, token, into));
-            let work = Work::Read {
-                offset,
-                length: into.length as usize,
-            };
+            let work = Work::Read { offset, length: into.length as usize };
             give_disk(world, at, file, work);
         }
-        Op::Write {
-            file,
-            offset,
-            from,
-            durable,
-        } => {
+        Op::Write { file, offset, from, durable } => {
             let bytes: Rc<[u8]> = pool.bytes(from).into();
-            hold(
-                world,
-                at,
-                Held {
-                    frozen: vec![(from, Rc::clone(&bytes))],
-                    ..plain(token)
-                },
-            );
-            give_disk(
-                world,
-                at,
-                file,
-                Work::Write {
-                    offset,
-                    data: Data::Bytes(bytes),
-                    durable,
-                },
-            );
+            hold(world, at, Held { frozen: vec![(from, Rc::clone(&bytes))], ..plain(token) });
+            give_disk(world, at, file, Work::Write { offset, data: Data::Bytes(bytes), durable });
         }
-        Op::Zero {
-            file,
-            offset,
-            length,
-            mode: _,
-        } => {
+        Op::Zero { file, offset, length, mode: _ } => {
             hold(world, at, plain(token));
             let data = Data::Zeroes(usize::try_from(length).expect("simulated disks are small"));
-            give_disk(
-                world,
-                at,
-                file,
-                Work::Write {
-                    offset,
-                    data,
-                    durable: false,
-                },
-            );
+            give_disk(world, at, file, Work::Write { offset, data, durable: false });
         }
         Op::Sync { file } => {
             hold(world, at, plain(token));
@@ -149,18 +109,8 @@ fn submit(world: &mut World, at: (LifeId, OpId), (pool, token): (&Pool, Token), 
         }
         Op::Send { socket, gather } => {
             let (bytes, frozen) = collect(pool, &gather);
-            hold(
-                world,
-                at,
-                Held {
-                    frozen,
-                    gather: Some(gather),
-                    ..plain(token)
-                },
-            );
-            world
-                .net
-                .send(&mut world.clockwork, life, id, (socket, &bytes));
+            hold(world, at, Held { frozen, gather: Some(gather), ..plain(token) });
+            world.net.send(&mut world.clockwork, life, id, (socket, &bytes));
         }
         Op::Accept { listener } => {
             hold(world, at, plain(token));
@@ -178,21 +128,13 @@ fn submit(world: &mut World, at: (LifeId, OpId), (pool, token): (&Pool, Token), 
 }
 
 const fn plain(token: Token) -> Held {
-    Held {
-        token,
-        fill: None,
-        frozen: Vec::new(),
-        gather: None,
-    }
+    Held { token, fill: None, frozen: Vec::new(), gather: None }
 }
 
 fn filling(pool: &Pool, token: Token, into: Span) -> Held {
     assert!(into.length > 0, "nothing to read: {:?}", token.split());
     let _ = pool.address(into);
-    Held {
-        fill: Some(into),
-        ..plain(token)
-    }
+    Held { fill: Some(into), ..plain(token) }
 }
 
 /// Keeps an operation, having checked that its memory is not filled by one operation and used by
@@ -206,11 +148,7 @@ fn hold(world: &mut World, (life, id): (LifeId, OpId), held: Held) {
             (None, Some(theirs)) => held.frozen.iter().any(|(span, _)| overlap(*span, theirs)),
             (None, None) => false,
         };
-        assert!(
-            !clash,
-            "buffer filled and used at once: {:?}",
-            held.token.split()
-        );
+        assert!(!clash, "buffer filled and used at once: {:?}", held.token.split());
     }
     process.held.insert(id, held);
 }
@@ -222,13 +160,7 @@ fn overlap(one: Span, other: Span) -> bool {
 }
 
 fn give_disk(world: &mut World, (life, id): (LifeId, OpId), file: FileId, work: Work) {
-    match world
-        .process(life)
-        .files
-        .get(file.0 as usize)
-        .copied()
-        .flatten()
-    {
+    match world.process(life).files.get(file.0 as usize).copied().flatten() {
         Some(disk) => world.disks[disk].submit(&mut world.clockwork, life, id, work),
         None => world.clockwork.end(life, id, Err(Errno(libc::EBADF))),
     }
@@ -260,12 +192,8 @@ fn connect(
     let host = world.process(life).host;
     let own = address(host, 0).ip();
     if from.is_some_and(|from| from != own) {
-        world
-            .clockwork
-            .end(life, id, Err(Errno(libc::EADDRNOTAVAIL)));
+        world.clockwork.end(life, id, Err(Errno(libc::EADDRNOTAVAIL)));
         return;
     }
-    world
-        .net
-        .connect(&mut world.clockwork, (life, host), id, target);
+    world.net.connect(&mut world.clockwork, (life, host), id, target);
 }

@@ -51,8 +51,7 @@ const BUGS: [(&str, Bug); 7] = [
 /// All plants, by name.
 pub(crate) fn plants() -> Vec<(&'static str, Plant)> {
     let bugs = BUGS.iter().map(|(name, bug)| (*name, Plant::Toy(*bug)));
-    bugs.chain(LIES.iter().map(|(name, lies)| (*name, Plant::Lies(*lies))))
-        .collect()
+    bugs.chain(LIES.iter().map(|(name, lies)| (*name, Plant::Lies(*lies)))).collect()
 }
 
 /// What to play.
@@ -102,11 +101,7 @@ struct Sums {
 
 impl Run {
     fn maker(&self, device_bytes: u64) -> Rc<dyn Maker> {
-        let bug = if let Plant::Toy(bug) = self.plant {
-            bug
-        } else {
-            Bug::None
-        };
+        let bug = if let Plant::Toy(bug) = self.plant { bug } else { Bug::None };
         match self.system {
             System::Toy => Rc::new(ToyMaker { bug, device_bytes }),
         }
@@ -115,18 +110,8 @@ impl Run {
     /// Plays one world; a panic in it is a violation too.
     pub(crate) fn world(&self, seed: u64) -> Report {
         let device_bytes = 1 << Random::new(seed).between(20, 22);
-        let lies = if let Plant::Lies(lies) = self.plant {
-            lies
-        } else {
-            Lies::default()
-        };
-        let options = Options {
-            seed,
-            print: self.print,
-            only: self.only,
-            lies,
-            device_bytes,
-        };
+        let lies = if let Plant::Lies(lies) = self.plant { lies } else { Lies::default() };
+        let options = Options { seed, print: self.print, only: self.only, lies, device_bytes };
         let maker = self.maker(device_bytes);
         let played = catch_unwind(AssertUnwindSafe(|| arena::run(&options, maker)));
         played.unwrap_or_else(|panic| {
@@ -134,22 +119,14 @@ impl Run {
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
             let text = text.unwrap_or_else(|| "no words".to_owned());
             let violation = Some(format!("panic: {text}"));
-            Report {
-                events: 0,
-                hash: 0,
-                asks: 0,
-                faults: 0,
-                violation,
-            }
+            Report { events: 0, hash: 0, asks: 0, faults: 0, violation }
         })
     }
 
     fn command(&self, seed: u64) -> String {
         use std::fmt::Write as _;
         let mut words = format!("scripts/sim --seed {seed}");
-        let only = crate::faults::KINDS
-            .iter()
-            .find(|(_, kind)| Some(*kind) == self.only);
+        let only = crate::faults::KINDS.iter().find(|(_, kind)| Some(*kind) == self.only);
         if let Some((name, _)) = only {
             write!(words, " --fault {name}").expect("to a string");
         }
@@ -161,10 +138,7 @@ impl Run {
 pub(crate) fn play(run: &Run) -> bool {
     if run.single {
         let report = run.world(run.from);
-        println!(
-            "{} events, {} requests, trace {:016x}",
-            report.events, report.asks, report.hash
-        );
+        println!("{} events, {} requests, trace {:016x}", report.events, report.asks, report.hash);
         if let Some(violation) = &report.violation {
             println!("seed {}: {violation}", run.from);
         }
@@ -173,12 +147,8 @@ pub(crate) fn play(run: &Run) -> bool {
     let begin = Instant::now();
     let sums = Sums::default();
     let next = AtomicU64::new(run.from);
-    let last = run.from
-        + run.count.unwrap_or(if run.until.is_some() {
-            u64::MAX / 2
-        } else {
-            1000
-        });
+    let last =
+        run.from + run.count.unwrap_or(if run.until.is_some() { u64::MAX / 2 } else { 1000 });
     let output = Mutex::new(());
     quietly(|| {
         let work = || worlds(run, &next, last, &sums, &output);
@@ -225,10 +195,7 @@ fn worlds(run: &Run, next: &AtomicU64, last: u64, sums: &Sums, output: &Mutex<()
         if let Some(violation) = report.violation {
             add(&sums.bad, 1);
             let _one_at_a_time = output.lock();
-            println!(
-                "seed {seed}: {violation}\n  again with: {}",
-                run.command(seed)
-            );
+            println!("seed {seed}: {violation}\n  again with: {}", run.command(seed));
         }
     }
 }

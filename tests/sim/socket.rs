@@ -130,11 +130,7 @@ impl End {
 
     /// Room in the receive buffer.
     pub(crate) fn room(&self) -> usize {
-        if self.abandoned {
-            usize::MAX
-        } else {
-            self.buffer.saturating_sub(self.incoming.len())
-        }
+        if self.abandoned { usize::MAX } else { self.buffer.saturating_sub(self.incoming.len()) }
     }
 
     pub(crate) fn fill_wire(&mut self, clockwork: &mut Clockwork, link: &Link, room: usize) {
@@ -167,8 +163,7 @@ impl End {
         self.wire_free = self.wire_free.max(clockwork.now) + Nanos(busy);
         let flight = link.latency + clockwork.random.below(link.jitter + 1);
         let last = self.wire.back().map_or(Nanos(0), |(when, _)| *when);
-        self.wire
-            .push_back(((self.wire_free + Nanos(flight)).max(last), segment));
+        self.wire.push_back(((self.wire_free + Nanos(flight)).max(last), segment));
     }
 
     /// When the first segment arrives, unless that is planned already.
@@ -201,10 +196,7 @@ impl End {
 
     pub(crate) fn take_segment(&mut self) -> Segment {
         self.planned = false;
-        let (_, segment) = self
-            .wire
-            .pop_front()
-            .expect("an arrival is planned for a segment");
+        let (_, segment) = self.wire.pop_front().expect("an arrival is planned for a segment");
         self.wire_bytes -= usize::try_from(segment.bytes()).expect("segments are small");
         segment
     }
@@ -226,11 +218,7 @@ impl End {
             } else if !self.incoming.is_empty() {
                 let most = room.min(self.incoming.len());
                 let short = clockwork.random.percent(20);
-                let size = if short {
-                    1 + clockwork.random.index(most)
-                } else {
-                    most
-                };
+                let size = if short { 1 + clockwork.random.index(most) } else { most };
                 taken = true;
                 Ok(Outcome::Data(take(&mut self.incoming, size)))
             } else if self.ended {
@@ -250,8 +238,7 @@ impl End {
         self.finishing = true;
         let accepted = self.confirmed + self.buffer as u64;
         let surplus = usize::try_from(self.given.saturating_sub(accepted)).expect("fits memory");
-        self.outgoing
-            .truncate(self.outgoing.len().saturating_sub(surplus));
+        self.outgoing.truncate(self.outgoing.len().saturating_sub(surplus));
         self.fail_sends(clockwork, Errno(libc::EPIPE));
         self.serve(clockwork);
     }

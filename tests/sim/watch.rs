@@ -11,12 +11,7 @@ use crate::node::{Ask, Told};
 
 /// Whether each write goes to the peer, whose copy is whole.
 fn follows(peer: &PeerStatus) -> bool {
-    let off = [
-        Replication::Off,
-        Replication::Negotiating,
-        Replication::Ahead,
-        Replication::Behind,
-    ];
+    let off = [Replication::Off, Replication::Negotiating, Replication::Ahead, Replication::Behind];
     peer.connection == Connection::Connected
         && peer.disk == Some(DiskState::UpToDate)
         && !off.contains(&peer.replication)
@@ -25,10 +20,7 @@ fn follows(peer: &PeerStatus) -> bool {
 impl Arena {
     /// Looks at a node that has just taken its turn.
     pub(crate) fn watch(&mut self, node: usize) {
-        let (_, daemon) = self.nodes[node]
-            .life
-            .as_mut()
-            .expect("it just took its turn");
+        let (_, daemon) = self.nodes[node].life.as_mut().expect("it just took its turn");
         let (mut replies, mut answers, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         daemon.replies(&mut replies);
         daemon.answers(&mut answers);
@@ -104,17 +96,9 @@ impl Arena {
             self.nodes[node].copied_from = Some(other);
         }
         if serving && self.copies.is_serving(node) {
-            let own = Follower {
-                node,
-                follows: whole,
-                stable: true,
-            };
+            let own = Follower { node, follows: whole, stable: true };
             let stable = peer.unstable_writes == 0;
-            let theirs = Follower {
-                node: other,
-                follows: follows(peer),
-                stable,
-            };
+            let theirs = Follower { node: other, follows: follows(peer), stable };
             self.copies.sample(node, &[own, theirs]);
             if theirs.follows {
                 self.nodes[other].copied_from = None;
@@ -217,23 +201,15 @@ impl Arena {
         let length =
             usize::try_from(self.options.device_bytes).expect("simulated devices are small");
         let world = self.world.borrow();
-        world.disks[self.nodes[node].disk]
-            .live()
-            .copy(self.maker.data_offset(), length)
+        world.disks[self.nodes[node].disk].live().copy(self.maker.data_offset(), length)
     }
 
     /// At rest both copies are the same bytes, and the right ones (G6, G7).
     pub(crate) fn compare(&mut self) {
         let images = [self.image(0), self.image(1)];
-        let differs = images[0]
-            .chunks(512)
-            .zip(images[1].chunks(512))
-            .position(|(a, b)| a != b);
+        let differs = images[0].chunks(512).zip(images[1].chunks(512)).position(|(a, b)| a != b);
         if let Some(sector) = differs {
-            return self.fail(
-                "G7",
-                format!("at rest the copies differ in sector {sector}"),
-            );
+            return self.fail("G7", format!("at rest the copies differ in sector {sector}"));
         }
         let node = usize::from(self.copies.is_serving(1));
         self.next_id += 1;

@@ -97,20 +97,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, hosts: usize, trace: Trace) -> Self {
         let mut clockwork = Clockwork::new(seed, trace);
-        let host = |_| Host {
-            powered: true,
-            boot: boot(&mut clockwork.random),
-            clock: Clock::default(),
-        };
+        let host =
+            |_| Host { powered: true, boot: boot(&mut clockwork.random), clock: Clock::default() };
         let hosts: Vec<Host> = (0..hosts).map(host).collect();
         let net = Net::new(hosts.len());
-        Self {
-            clockwork,
-            hosts,
-            disks: Vec::new(),
-            net,
-            processes: Vec::new(),
-        }
+        Self { clockwork, hosts, disks: Vec::new(), net, processes: Vec::new() }
     }
 
     pub(crate) fn shared(self) -> Shared {
@@ -122,8 +113,7 @@ impl World {
     }
 
     pub(crate) fn add_disk(&mut self, bytes: u64, alignment: u64) -> usize {
-        self.disks
-            .push(Disk::new(self.disks.len(), bytes, alignment));
+        self.disks.push(Disk::new(self.disks.len(), bytes, alignment));
         self.disks.len() - 1
     }
 
@@ -199,10 +189,7 @@ impl World {
         let process = &mut self.processes[index(life)];
         assert!(process.alive, "a dead life takes a turn");
         while let Some(ended) = process.ready.pop_front() {
-            let held = process
-                .held
-                .remove(&ended.op)
-                .expect("checked when it became ready");
+            let held = process.held.remove(&ended.op).expect("checked when it became ready");
             completions.push(complete(pool, held, ended.result));
         }
         let when = self.hosts[process.host].clock.when(until);
@@ -216,10 +203,7 @@ impl World {
             }
         } else {
             process.idle_turns += 1;
-            assert!(
-                process.idle_turns < IDLE_TURNS_MAX,
-                "{life:?} spins: its deadline stays past"
-            );
+            assert!(process.idle_turns < IDLE_TURNS_MAX, "{life:?} spins: its deadline stays past");
             self.poke(life);
         }
     }
@@ -240,8 +224,7 @@ impl World {
             turn_at: Nanos::NEVER,
             idle_turns: 0,
         });
-        self.clockwork
-            .note(format_args!("host {host} starts {life:?}"));
+        self.clockwork.note(format_args!("host {host} starts {life:?}"));
         self.poke(life);
         life
     }
@@ -289,8 +272,7 @@ impl World {
 
     /// SIGSTOP, and SIGCONT.
     pub(crate) fn set_stopped(&mut self, life: LifeId, stopped: bool) {
-        self.clockwork
-            .note(format_args!("{life:?} stopped={stopped}"));
+        self.clockwork.note(format_args!("{life:?} stopped={stopped}"));
         let process = &mut self.processes[index(life)];
         process.stopped = stopped;
         process.turn_at = Nanos::NEVER;
@@ -307,10 +289,7 @@ impl World {
     pub(crate) fn open_disk(&mut self, life: LifeId, disk: usize) -> Result<FileId, Errno> {
         self.disks[disk].open(life)?;
         let files = &mut self.processes[index(life)].files;
-        let file = files
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(files.len());
+        let file = files.iter().position(Option::is_none).unwrap_or(files.len());
         if file == files.len() {
             files.push(None);
         }
@@ -351,8 +330,7 @@ fn complete(pool: &mut Pool, held: Held, result: Result<Outcome, Errno>) -> Comp
             let span = held.fill.expect("only reads and receives bring data");
             let length = u32::try_from(bytes.len()).expect("slots are small");
             assert!(length <= span.length, "more bytes than asked for");
-            pool.bytes_mut(Span { length, ..span })
-                .copy_from_slice(&bytes);
+            pool.bytes_mut(Span { length, ..span }).copy_from_slice(&bytes);
             Ok(length)
         }
         Err(errno) => {
@@ -363,9 +341,5 @@ fn complete(pool: &mut Pool, held: Held, result: Result<Outcome, Errno>) -> Comp
             Err(errno)
         }
     };
-    Completion {
-        token: held.token,
-        result,
-        gather: held.gather,
-    }
+    Completion { token: held.token, result, gather: held.gather }
 }

@@ -27,11 +27,8 @@ impl Bare {
     fn new(world: &Shared, host: usize) -> Self {
         let life = world.borrow_mut().start(host);
         let budget = 64 << 20;
-        let budgets = Budgets {
-            client_bytes: budget,
-            peer_bytes: budget,
-            background_bytes: budget,
-        };
+        let budgets =
+            Budgets { client_bytes: budget, peer_bytes: budget, background_bytes: budget };
         Self {
             life,
             ring: SimRing::new(world.clone(), life),
@@ -49,16 +46,9 @@ impl Bare {
     }
 
     pub(crate) fn slot(&mut self, length: usize) -> (Payload, Span) {
-        let payload = self
-            .pool
-            .take(Purpose::Fixed, length)
-            .expect("without a budget");
+        let payload = self.pool.take(Purpose::Fixed, length).expect("without a budget");
         let length = u32::try_from(length).expect("small");
-        let span = Span {
-            slot: payload.share(),
-            offset: 0,
-            length,
-        };
+        let span = Span { slot: payload.share(), offset: 0, length };
         (payload, span)
     }
 
@@ -76,12 +66,7 @@ impl Bare {
     ) -> u64 {
         let (payload, from) = self.slot(length);
         self.pool.bytes_mut(from).fill(value);
-        let id = self.submit(Op::Write {
-            file,
-            offset,
-            from,
-            durable,
-        });
+        let id = self.submit(Op::Write { file, offset, from, durable });
         self.held.insert(id, (payload, from));
         id
     }
@@ -115,8 +100,7 @@ impl Bare {
 
     fn turn(&mut self) {
         let mut completions: Vec<Completion> = Vec::new();
-        self.ring
-            .turn(&mut self.pool, Nanos::NEVER, &mut completions);
+        self.ring.turn(&mut self.pool, Nanos::NEVER, &mut completions);
         for completion in completions {
             self.done.insert(completion.token.0, completion.result);
         }
@@ -169,10 +153,7 @@ impl Bench {
     /// Lets all happen for a while.
     pub(crate) fn pass(&mut self, span: u64) {
         let end = self.world.borrow().now() + Nanos(span);
-        self.world
-            .borrow_mut()
-            .clockwork
-            .at(end, crate::clockwork::Event::Plan(0));
+        self.world.borrow_mut().clockwork.at(end, crate::clockwork::Event::Plan(0));
         self.until(|bench| bench.world.borrow().now() >= end);
     }
 
@@ -200,10 +181,7 @@ impl Bench {
 
     pub(crate) fn connect_to(&mut self, listener: ListenerId) -> (SocketId, SocketId) {
         let accept = self.lives[0].submit(Op::Accept { listener });
-        let connect = self.lives[1].submit(Op::Connect {
-            address: address(0, 7),
-            from: None,
-        });
+        let connect = self.lives[1].submit(Op::Connect { address: address(0, 7), from: None });
         let theirs = self.end(1, connect).expect("somebody listens");
         let mine = self.end(0, accept).expect("somebody dials");
         (SocketId(mine), SocketId(theirs))

@@ -8,44 +8,17 @@ use crate::disk::Failing;
 
 pub(crate) const TESTS: [Test; 13] = [
     ("disk::reads_what_was_written", reads_what_was_written),
-    (
-        "disk::a_power_cut_spares_what_was_synced",
-        a_power_cut_spares_what_was_synced,
-    ),
-    (
-        "disk::a_durable_write_needs_no_sync",
-        a_durable_write_needs_no_sync,
-    ),
-    (
-        "disk::a_sync_covers_only_what_had_ended",
-        a_sync_covers_only_what_had_ended,
-    ),
-    (
-        "disk::power_cuts_tear_at_sectors",
-        power_cuts_tear_at_sectors,
-    ),
-    (
-        "disk::overlapping_writes_end_either_way",
-        overlapping_writes_end_either_way,
-    ),
+    ("disk::a_power_cut_spares_what_was_synced", a_power_cut_spares_what_was_synced),
+    ("disk::a_durable_write_needs_no_sync", a_durable_write_needs_no_sync),
+    ("disk::a_sync_covers_only_what_had_ended", a_sync_covers_only_what_had_ended),
+    ("disk::power_cuts_tear_at_sectors", power_cuts_tear_at_sectors),
+    ("disk::overlapping_writes_end_either_way", overlapping_writes_end_either_way),
     ("disk::late_writes_hold_the_lock", late_writes_hold_the_lock),
-    (
-        "disk::a_closed_disk_is_free_for_another",
-        a_closed_disk_is_free,
-    ),
-    (
-        "disk::errors_come_once_or_for_ever",
-        errors_come_once_or_for_ever,
-    ),
-    (
-        "disk::a_failed_sync_is_not_made_good",
-        a_failed_sync_is_not_made_good,
-    ),
+    ("disk::a_closed_disk_is_free_for_another", a_closed_disk_is_free),
+    ("disk::errors_come_once_or_for_ever", errors_come_once_or_for_ever),
+    ("disk::a_failed_sync_is_not_made_good", a_failed_sync_is_not_made_good),
     ("disk::a_hang_ends_with_healing", a_hang_ends_with_healing),
-    (
-        "disk::misaligned_and_outside_is_refused",
-        misaligned_and_outside_is_refused,
-    ),
+    ("disk::misaligned_and_outside_is_refused", misaligned_and_outside_is_refused),
     ("disk::zeroes_read_as_zeroes", zeroes_read_as_zeroes),
 ];
 
@@ -64,11 +37,7 @@ fn reads_what_was_written() {
 /// Cuts the power of host 0 and tells the first byte of each of its first sectors.
 fn after_power_cut(bench: &mut Bench, sectors: usize) -> Vec<u8> {
     bench.world.borrow_mut().cut_power(0, &[0]);
-    bench
-        .live(0, 0, sectors * 512)
-        .chunks(512)
-        .map(|sector| sector[0])
-        .collect()
+    bench.live(0, 0, sectors * 512).chunks(512).map(|sector| sector[0]).collect()
 }
 
 /// What many power cuts leave, each after the same story.
@@ -157,10 +126,7 @@ fn late_writes_hold_the_lock() {
             assert_eq!(errno, Errno(libc::EWOULDBLOCK));
             bench.settle();
             assert_eq!(bench.live(0, 0, 1), [1], "what holds the lock lands");
-            assert!(
-                bench.lives[0].ring.open_disk(0).is_ok(),
-                "then the lock is free"
-            );
+            assert!(bench.lives[0].ring.open_disk(0).is_ok(), "then the lock is free");
             late += 1;
         } else {
             never += 1;
@@ -172,10 +138,7 @@ fn late_writes_hold_the_lock() {
 fn a_closed_disk_is_free() {
     let bench = Bench::new(1);
     let file = bench.open(0);
-    assert_eq!(
-        bench.lives[1].ring.open_disk(0),
-        Err(Errno(libc::EWOULDBLOCK))
-    );
+    assert_eq!(bench.lives[1].ring.open_disk(0), Err(Errno(libc::EWOULDBLOCK)));
     bench.lives[0].ring.close_disk(file);
     assert!(bench.lives[1].ring.open_disk(0).is_ok());
 }
@@ -238,12 +201,7 @@ fn zeroes_read_as_zeroes() {
     let write = bench.lives[0].write(file, 0, (1, 16_384));
     let _ = bench.end(0, write);
     let mode = twinblk::ring::ZeroMode::Discard;
-    let zero = bench.lives[0].submit(Op::Zero {
-        file,
-        offset: 512,
-        length: 9728,
-        mode,
-    });
+    let zero = bench.lives[0].submit(Op::Zero { file, offset: 512, length: 9728, mode });
     assert!(bench.end(0, zero).is_ok());
     let bytes = bench.live(0, 0, 16_384);
     let zeroes = bytes.iter().filter(|byte| **byte == 0).count();

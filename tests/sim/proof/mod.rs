@@ -15,11 +15,7 @@ type Test = (&'static str, fn());
 /// Runs the tests that have `filter` in their names; whether all went well. Prints as other test
 /// programs do, so that their counts add up.
 pub(crate) fn all(filter: &str) -> bool {
-    let tests = disks::TESTS
-        .iter()
-        .chain(&nets::TESTS)
-        .chain(&rings::TESTS)
-        .chain(&worlds::TESTS);
+    let tests = disks::TESTS.iter().chain(&nets::TESTS).chain(&rings::TESTS).chain(&worlds::TESTS);
     let chosen: Vec<&Test> = tests.filter(|(name, _)| name.contains(filter)).collect();
     println!("\nrunning {} tests", chosen.len());
     let (mut passed, mut failed) = (0, 0);

@@ -7,37 +7,20 @@ use super::bench::Bench;
 use crate::link::{Link, address};
 
 pub(crate) const TESTS: [Test; 10] = [
-    (
-        "net::bytes_arrive_whole_and_in_order",
-        bytes_arrive_whole_and_in_order,
-    ),
+    ("net::bytes_arrive_whole_and_in_order", bytes_arrive_whole_and_in_order),
     ("net::nobody_listens", nobody_listens),
-    (
-        "net::a_cut_holds_bytes_back_and_healing_brings_them",
-        a_cut_holds_bytes_back,
-    ),
+    ("net::a_cut_holds_bytes_back_and_healing_brings_them", a_cut_holds_bytes_back),
     ("net::a_one_way_cut_lets_the_other_way_pass", a_one_way_cut),
     ("net::a_reset_ends_everything", a_reset_ends_everything),
-    (
-        "net::a_killed_process_ends_its_stream_after_its_bytes",
-        a_killed_process,
-    ),
-    (
-        "net::a_host_without_power_is_silent",
-        a_host_without_power_is_silent,
-    ),
+    ("net::a_killed_process_ends_its_stream_after_its_bytes", a_killed_process),
+    ("net::a_host_without_power_is_silent", a_host_without_power_is_silent),
     ("net::corruption_flips_bits", corruption_flips_bits),
-    (
-        "net::a_full_buffer_holds_the_sender",
-        a_full_buffer_holds_the_sender,
-    ),
+    ("net::a_full_buffer_holds_the_sender", a_full_buffer_holds_the_sender),
     ("net::close_waits_and_then_the_number_is_free", close_waits),
 ];
 
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|index| u8::try_from(index * 7 % 251).expect("small"))
-        .collect()
+    (0..length).map(|index| u8::try_from(index * 7 % 251).expect("small")).collect()
 }
 
 /// Receives on host 0 until the stream ends or `length` bytes are there.
@@ -62,20 +45,14 @@ fn set_links(bench: &Bench, links: [(usize, usize, Link); 2]) {
 }
 
 fn cut(here: bool, there: bool) -> [(usize, usize, Link); 2] {
-    let link = |cut| Link {
-        cut,
-        ..Link::good()
-    };
+    let link = |cut| Link { cut, ..Link::good() };
     [(1, 0, link(here)), (0, 1, link(there))]
 }
 
 fn bytes_arrive_whole_and_in_order() {
     for (seed, shred_percent) in [(1, 0), (2, 50), (3, 95)] {
         let mut bench = Bench::new(seed);
-        let link = Link {
-            shred_percent,
-            ..Link::good()
-        };
+        let link = Link { shred_percent, ..Link::good() };
         set_links(&bench, [(1, 0, link), (0, 1, link)]);
         let (mine, theirs) = bench.connect();
         let bytes = pattern(300_000);
@@ -88,10 +65,7 @@ fn bytes_arrive_whole_and_in_order() {
 
 fn nobody_listens() {
     let mut bench = Bench::new(1);
-    let connect = |to| Op::Connect {
-        address: address(to, 9),
-        from: None,
-    };
+    let connect = |to| Op::Connect { address: address(to, 9), from: None };
     let refused = bench.lives[1].submit(connect(0));
     assert_eq!(bench.end(1, refused), Err(Errno(libc::ECONNREFUSED)));
     let nowhere = bench.lives[1].submit(connect(77));
@@ -128,10 +102,7 @@ fn a_one_way_cut() {
 fn a_reset_ends_everything() {
     let mut bench = Bench::new(1);
     let (mine, theirs) = bench.connect();
-    let receives = [
-        bench.lives[0].receive(mine, 16),
-        bench.lives[1].receive(theirs, 16),
-    ];
+    let receives = [bench.lives[0].receive(mine, 16), bench.lives[1].receive(theirs, 16)];
     {
         let world = &mut *bench.world.borrow_mut();
         world.net.break_connections(&mut world.clockwork, 0, 1);
@@ -171,10 +142,7 @@ fn a_host_without_power_is_silent() {
 
 fn corruption_flips_bits() {
     let mut bench = Bench::new(1);
-    let link = Link {
-        corrupt_ppm: 300_000,
-        ..Link::good()
-    };
+    let link = Link { corrupt_ppm: 300_000, ..Link::good() };
     set_links(&bench, [(1, 0, link), (0, 1, link)]);
     let (mine, theirs) = bench.connect();
     let bytes = pattern(200_000);
@@ -201,10 +169,7 @@ fn close_waits() {
     let receive = bench.lives[0].receive(mine, 16);
     let close = bench.lives[0].submit(Op::Close { socket: mine });
     bench.pass(10_000_000);
-    assert!(
-        !bench.lives[0].done.contains_key(&close),
-        "the receive is under way"
-    );
+    assert!(!bench.lives[0].done.contains_key(&close), "the receive is under way");
     let (other, _) = bench.connect_to(listener);
     assert_ne!(other, mine);
     bench.lives[0].ring.shutdown(mine);

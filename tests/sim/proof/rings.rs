@@ -12,22 +12,10 @@ use crate::world::{Clock, Happening};
 
 pub(crate) const TESTS: [Test; 7] = [
     ("ring::nothing_ends_at_once", nothing_ends_at_once),
-    (
-        "ring::a_buffer_changed_in_flight_is_noticed",
-        a_buffer_changed_in_flight,
-    ),
-    (
-        "ring::a_buffer_released_in_flight_is_noticed",
-        a_buffer_released_in_flight,
-    ),
-    (
-        "ring::a_buffer_filled_and_used_at_once_is_noticed",
-        a_buffer_filled_and_used,
-    ),
-    (
-        "ring::deadlines_wake_by_the_hosts_own_clock",
-        deadlines_wake,
-    ),
+    ("ring::a_buffer_changed_in_flight_is_noticed", a_buffer_changed_in_flight),
+    ("ring::a_buffer_released_in_flight_is_noticed", a_buffer_released_in_flight),
+    ("ring::a_buffer_filled_and_used_at_once_is_noticed", a_buffer_filled_and_used),
+    ("ring::deadlines_wake_by_the_hosts_own_clock", deadlines_wake),
     ("ring::a_past_deadline_is_noticed", a_past_deadline),
     ("ring::a_stopped_life_takes_no_turn", a_stopped_life),
 ];
@@ -40,8 +28,7 @@ fn panics(act: impl FnOnce()) -> String {
     std::panic::set_hook(hook);
     let panic = result.expect_err("a fault went unnoticed");
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-        .unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 fn nothing_ends_at_once() {
@@ -57,12 +44,7 @@ fn a_buffer_changed_in_flight() {
     let mut bench = Bench::new(1);
     let file = bench.open(0);
     let (_payload, from) = bench.lives[0].slot(512);
-    bench.lives[0].submit(Op::Write {
-        file,
-        offset: 0,
-        from,
-        durable: false,
-    });
+    bench.lives[0].submit(Op::Write { file, offset: 0, from, durable: false });
     bench.lives[0].pool.bytes_mut(from)[99] = 1;
     assert!(panics(|| bench.settle()).contains("changed in flight"));
 }
@@ -71,11 +53,7 @@ fn a_buffer_released_in_flight() {
     let mut bench = Bench::new(1);
     let file = bench.open(0);
     let (payload, into) = bench.lives[0].slot(512);
-    bench.lives[0].submit(Op::Read {
-        file,
-        offset: 0,
-        into,
-    });
+    bench.lives[0].submit(Op::Read { file, offset: 0, into });
     bench.lives[0].pool.release(payload);
     assert!(panics(|| bench.settle()).contains("after release"));
 }
@@ -84,23 +62,9 @@ fn a_buffer_filled_and_used() {
     let mut bench = Bench::new(1);
     let file = bench.open(0);
     let (_payload, span) = bench.lives[0].slot(512);
-    bench.lives[0].submit(Op::Write {
-        file,
-        offset: 0,
-        from: span,
-        durable: false,
-    });
-    bench.lives[0].submit(Op::Write {
-        file,
-        offset: 512,
-        from: span,
-        durable: false,
-    });
-    let read = Op::Read {
-        file,
-        offset: 0,
-        into: span,
-    };
+    bench.lives[0].submit(Op::Write { file, offset: 0, from: span, durable: false });
+    bench.lives[0].submit(Op::Write { file, offset: 512, from: span, durable: false });
+    let read = Op::Read { file, offset: 0, into: span };
     assert!(
         panics(|| {
             bench.lives[0].submit(read);
@@ -122,10 +86,7 @@ fn deadlines_wake() {
         let happening = bench.world.borrow_mut().next();
         assert_eq!(happening, Some(Happening::Turn(life)));
         let late = bench.lives[0].ring.now().since(until);
-        assert!(
-            bench.lives[0].ring.now() >= until && late < Nanos(1000),
-            "{late:?}"
-        );
+        assert!(bench.lives[0].ring.now() >= until && late < Nanos(1000), "{late:?}");
     }
 }
 

@@ -7,10 +7,7 @@ use crate::runner::{Plant, Run, plants, play, search};
 
 pub(crate) const TESTS: [Test; 4] = [
     ("world::the_same_seed_gives_the_same_trace", the_same_seed),
-    (
-        "world::two_hundred_worlds_of_the_toy_pass",
-        two_hundred_worlds,
-    ),
+    ("world::two_hundred_worlds_of_the_toy_pass", two_hundred_worlds),
     ("world::each_kind_of_fault_alone_passes", each_kind_alone),
     ("world::every_planted_bug_is_caught", every_planted_bug),
 ];
@@ -27,22 +24,14 @@ fn the_same_seed() {
 }
 
 fn two_hundred_worlds() {
-    assert!(play(&Run {
-        count: Some(200),
-        ..Run::default()
-    }));
+    assert!(play(&Run { count: Some(200), ..Run::default() }));
 }
 
 fn each_kind_alone() {
     for (name, kind) in KINDS {
         if kind != Kind::DiskErrors {
             println!("only {name}:");
-            assert!(play(&Run {
-                count: Some(10),
-                from: 5000,
-                only: Some(kind),
-                ..Run::default()
-            }));
+            assert!(play(&Run { count: Some(10), from: 5000, only: Some(kind), ..Run::default() }));
         }
     }
 }
@@ -51,15 +40,8 @@ fn every_planted_bug() {
     for (name, plant) in plants() {
         // Late writes need a restart right after a kill; the others show in any mixture.
         let only = matches!(plant, Plant::Lies(lies) if lies.lock).then_some(Kind::Kill);
-        let run = Run {
-            plant,
-            only,
-            ..Run::default()
-        };
+        let run = Run { plant, only, ..Run::default() };
         let (seed, violation) = search(&run).unwrap_or_else(|| panic!("{name} is not caught"));
-        println!(
-            "{name} is caught in world {seed}: {}",
-            violation.lines().next().unwrap_or("")
-        );
+        println!("{name} is caught in world {seed}: {}", violation.lines().next().unwrap_or(""));
     }
 }

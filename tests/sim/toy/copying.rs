@@ -49,12 +49,7 @@ impl Toy {
         self.phase = Phase::Target;
         self.step_down();
         let meta = self.meta.expect("known by now");
-        let meta = Meta {
-            epoch: meta.epoch.max(epoch),
-            source: false,
-            mixed: true,
-            ..meta
-        };
+        let meta = Meta { epoch: meta.epoch.max(epoch), source: false, mixed: true, ..meta };
         self.record(meta, Then::CopyBegins(self.wire.session));
     }
 
@@ -64,13 +59,7 @@ impl Toy {
     }
 
     pub(crate) fn peer_copies(&mut self, offset: u64, bytes: &[u8]) {
-        self.store(
-            offset,
-            bytes,
-            false,
-            |_, payload| Task::CopyWrite(payload),
-            offset,
-        );
+        self.store(offset, bytes, false, |_, payload| Task::CopyWrite(payload), offset);
     }
 
     pub(crate) fn peer_flushes(&mut self, id: u64) {

@@ -53,12 +53,9 @@ impl Frame {
             Self::Step { offset, bytes } => (5, *offset, 0, bytes),
             Self::CopyEnd => (6, 0, 0, &[]),
             Self::Copied => (7, 0, 0, &[]),
-            Self::Write {
-                id,
-                offset,
-                fua,
-                bytes,
-            } => (8, *id, offset << 1 | u64::from(*fua), bytes),
+            Self::Write { id, offset, fua, bytes } => {
+                (8, *id, offset << 1 | u64::from(*fua), bytes)
+            }
             Self::Flush { id } => (9, *id, 0, &[]),
             Self::Done { id } => (10, *id, 0, &[]),
             Self::MayI { epoch } => (11, *epoch, 0, &[]),
@@ -81,22 +78,14 @@ impl Frame {
         let number = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
         let (one, two, bytes) = (number(1)?, number(9)?, body[17..].to_vec());
         Some(match body[0] {
-            1 => Self::Hello {
-                epoch: one,
-                bits: two,
-            },
+            1 => Self::Hello { epoch: one, bits: two },
             2 => Self::Beat,
             3 => Self::Copy { epoch: one },
             4 => Self::Ready,
             5 => Self::Step { offset: one, bytes },
             6 => Self::CopyEnd,
             7 => Self::Copied,
-            8 => Self::Write {
-                id: one,
-                offset: two >> 1,
-                fua: two & 1 == 1,
-                bytes,
-            },
+            8 => Self::Write { id: one, offset: two >> 1, fua: two & 1 == 1, bytes },
             9 => Self::Flush { id: one },
             10 => Self::Done { id: one },
             11 => Self::MayI { epoch: one },

@@ -76,12 +76,7 @@ impl Meta {
     fn read(block: &[u8]) -> Self {
         let number = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("eight"));
         let boot = u128::from(number(16)) | u128::from(number(24)) << 64;
-        Self {
-            epoch: number(0),
-            source: block[8] != 0,
-            mixed: block[9] != 0,
-            boot,
-        }
+        Self { epoch: number(0), source: block[8] != 0, mixed: block[9] != 0, boot }
     }
 }
 
@@ -187,15 +182,8 @@ impl Toy {
 
     fn take(&mut self, length: u64) -> (Payload, Span) {
         let bytes = usize::try_from(length).expect("requests are small");
-        let payload = self
-            .pool
-            .take(Purpose::Fixed, bytes)
-            .expect("without a budget");
-        let span = Span {
-            slot: payload.share(),
-            offset: 0,
-            length: bytes as u32,
-        };
+        let payload = self.pool.take(Purpose::Fixed, bytes).expect("without a budget");
+        let span = Span { slot: payload.share(), offset: 0, length: bytes as u32 };
         (payload, span)
     }
 
@@ -210,12 +198,7 @@ impl Toy {
     ) {
         let (payload, span) = self.take(bytes.len() as u64);
         self.pool.bytes_mut(span).copy_from_slice(bytes);
-        let op = Op::Write {
-            file: self.file,
-            offset: DATA + offset,
-            from: span,
-            durable,
-        };
+        let op = Op::Write { file: self.file, offset: DATA + offset, from: span, durable };
         if self.bug == Bug::EarlyRelease {
             let (other, _) = self.take(512);
             self.submit(op, task(id, other));
@@ -227,23 +210,13 @@ impl Toy {
 
     fn load(&mut self, offset: u64, length: u64, task: fn(u64, Payload) -> Task, id: u64) {
         let (payload, span) = self.take(length);
-        let op = Op::Read {
-            file: self.file,
-            offset: DATA + offset,
-            into: span,
-        };
+        let op = Op::Read { file: self.file, offset: DATA + offset, into: span };
         self.submit(op, task(id, payload));
     }
 
     fn bytes(&self, payload: &Payload, length: u64) -> Vec<u8> {
         let length = u32::try_from(length).expect("requests are small");
-        self.pool
-            .bytes(Span {
-                slot: payload.share(),
-                offset: 0,
-                length,
-            })
-            .to_vec()
+        self.pool.bytes(Span { slot: payload.share(), offset: 0, length }).to_vec()
     }
 
     /// Changes the metadata, durably, and then goes on.
@@ -262,12 +235,7 @@ impl Toy {
         let (payload, span) = self.take(4096);
         let meta = self.meta.expect("known by now");
         self.pool.bytes_mut(span).copy_from_slice(&meta.bytes());
-        let op = Op::Write {
-            file: self.file,
-            offset: 0,
-            from: span,
-            durable: true,
-        };
+        let op = Op::Write { file: self.file, offset: 0, from: span, durable: true };
         self.submit(op, Task::WriteMeta(payload));
     }
 
@@ -335,11 +303,7 @@ impl Toy {
             }
             Task::CopySync => {
                 let meta = self.meta.expect("known by now");
-                let meta = Meta {
-                    mixed: false,
-                    boot: self.boot.0,
-                    ..meta
-                };
+                let meta = Meta { mixed: false, boot: self.boot.0, ..meta };
                 self.record(meta, Then::CopyEnded(self.wire.session));
             }
         }
@@ -351,10 +315,7 @@ impl Toy {
             self.link_done(number, completion);
             return;
         }
-        let task = self
-            .tasks
-            .remove(&number)
-            .expect("each operation ends once");
+        let task = self.tasks.remove(&number).expect("each operation ends once");
         self.disk_done(task, completion.result);
     }
 }
@@ -362,15 +323,9 @@ impl Toy {
 impl Life for Toy {
     fn turn(&mut self) {
         let mut completions = Vec::new();
-        let until = if self.meta.is_some() {
-            self.wire.deadline()
-        } else {
-            Nanos::NEVER
-        };
+        let until = if self.meta.is_some() { self.wire.deadline() } else { Nanos::NEVER };
         self.ring.turn(&mut self.pool, until, &mut completions);
-        completions
-            .into_iter()
-            .for_each(|completion| self.on_completion(completion));
+        completions.into_iter().for_each(|completion| self.on_completion(completion));
         while let Some((id, command)) = self.commands.pop_front() {
             self.obey(id, &command);
         }
@@ -445,17 +400,12 @@ impl Maker for ToyMaker {
 
     fn start(&self, place: Place) -> Box<dyn Life> {
         let mut ring = SimRing::new(place.world.clone(), place.life);
-        let file = ring
-            .open_disk(place.disk)
-            .expect("started once the lock is free");
+        let file = ring.open_disk(place.disk).expect("started once the lock is free");
         let boot = ring.boot();
         let wire = Wire::new(&mut ring, place.node);
         let budget = 64 << 20;
-        let budgets = Budgets {
-            client_bytes: budget,
-            peer_bytes: budget,
-            background_bytes: budget,
-        };
+        let budgets =
+            Budgets { client_bytes: budget, peer_bytes: budget, background_bytes: budget };
         let mut toy = Toy {
             ring,
             pool: Pool::new(budgets),
@@ -483,14 +433,7 @@ impl Maker for ToyMaker {
             copied: 0,
         };
         let (payload, span) = toy.take(4096);
-        toy.submit(
-            Op::Read {
-                file,
-                offset: 0,
-                into: span,
-            },
-            Task::ReadMeta(payload),
-        );
+        toy.submit(Op::Read { file, offset: 0, into: span }, Task::ReadMeta(payload));
         Box::new(toy)
     }
 }

@@ -32,14 +32,7 @@ impl Toy {
     }
 
     fn start(&mut self, id: u64, ask: Ask) {
-        self.active.insert(
-            id,
-            Active {
-                ask,
-                here: false,
-                there: matches!(ask, Ask::Read(_)),
-            },
-        );
+        self.active.insert(id, Active { ask, here: false, there: matches!(ask, Ask::Read(_)) });
         match ask {
             Ask::Read(range) => {
                 self.load(range.first * SECTOR, range.count * SECTOR, Task::Read, id);
@@ -66,12 +59,7 @@ impl Toy {
         fill(range.first, stamp, &mut bytes);
         let offset = range.first * SECTOR;
         self.store(offset, &bytes, fua, Task::Write, id);
-        self.wire.send(&Frame::Write {
-            id,
-            offset,
-            fua,
-            bytes,
-        });
+        self.wire.send(&Frame::Write { id, offset, fua, bytes });
         if self.bug == Bug::AckEarly {
             self.progress(id, false, true);
         }
@@ -90,11 +78,7 @@ impl Toy {
     }
 
     pub(super) fn read_done(&mut self, id: u64, payload: Payload) {
-        if let Some(Active {
-            ask: Ask::Read(range),
-            ..
-        }) = self.active.remove(&id)
-        {
+        if let Some(Active { ask: Ask::Read(range), .. }) = self.active.remove(&id) {
             let bytes = self.bytes(&payload, range.count * SECTOR);
             self.replies.push((id, Told::Data(bytes)));
         }

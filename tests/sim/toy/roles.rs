@@ -8,12 +8,7 @@ use crate::node::Told;
 
 impl Toy {
     pub(super) fn obey(&mut self, id: u64, command: &Command) {
-        let refuse = |text: &str| {
-            Err(Refusal {
-                reason: "toy",
-                text: text.to_owned(),
-            })
-        };
+        let refuse = |text: &str| Err(Refusal { reason: "toy", text: text.to_owned() });
         let Some(meta) = self.meta else {
             self.answers.push((id, refuse("starting")));
             return;
@@ -25,11 +20,7 @@ impl Toy {
             Command::Promote { .. } if self.promoting.is_some() => refuse("at it"),
             Command::Promote { force } if *force || unsafe_now.is_empty() => {
                 let asking = self.phase == Phase::Equal && !self.wire.peer_primary;
-                self.promoting = Some(Promoting {
-                    id,
-                    asking,
-                    stable: false,
-                });
+                self.promoting = Some(Promoting { id, asking, stable: false });
                 if asking {
                     let epoch = self.next_epoch();
                     self.wire.send(&Frame::MayI { epoch });
@@ -59,22 +50,14 @@ impl Toy {
 
     pub(super) fn consent(&mut self, epoch: u64) {
         let meta = self.meta.expect("known by now");
-        let meta = Meta {
-            epoch: epoch.max(meta.epoch),
-            ..meta
-        };
+        let meta = Meta { epoch: epoch.max(meta.epoch), ..meta };
         self.record(meta, Then::Consent(self.wire.session));
     }
 
     fn claim(&mut self) {
         let meta = self.meta.expect("known by now");
         let epoch = self.next_epoch();
-        let meta = Meta {
-            epoch,
-            source: true,
-            boot: self.boot.0,
-            ..meta
-        };
+        let meta = Meta { epoch, source: true, boot: self.boot.0, ..meta };
         self.record(meta, Then::Promoted);
     }
 
@@ -90,10 +73,7 @@ impl Toy {
 
     pub(crate) fn refused(&mut self, why: &str) {
         if let Some(promoting) = self.promoting.take_if(|promoting| promoting.asking) {
-            let refusal = Refusal {
-                reason: "toy",
-                text: why.to_owned(),
-            };
+            let refusal = Refusal { reason: "toy", text: why.to_owned() };
             self.answers.push((promoting.id, Err(refusal)));
         }
     }
@@ -109,10 +89,7 @@ impl Toy {
     /// Serves once the claim is stable and nothing of the peer is under way.
     pub(super) fn finish_promotion(&mut self) {
         let busy = self.tasks.values().any(Task::is_of_session);
-        if let Some(promoting) = self
-            .promoting
-            .take_if(|promoting| promoting.stable && !busy)
-        {
+        if let Some(promoting) = self.promoting.take_if(|promoting| promoting.stable && !busy) {
             self.primary = true;
             self.answers.push((promoting.id, Ok("promoted".to_owned())));
         }
@@ -120,20 +97,13 @@ impl Toy {
 
     pub(super) fn promote_refusal(&self) -> String {
         let safe = self.phase == Phase::Equal && !self.wire.peer_primary;
-        if safe || self.bug == Bug::StalePromote {
-            String::new()
-        } else {
-            "peer away".to_owned()
-        }
+        if safe || self.bug == Bug::StalePromote { String::new() } else { "peer away".to_owned() }
     }
 
     pub(super) fn step_down(&mut self) {
         self.primary = false;
         if let Some(promoting) = self.promoting.take() {
-            let refusal = Refusal {
-                reason: "toy",
-                text: "the peer is newer".to_owned(),
-            };
+            let refusal = Refusal { reason: "toy", text: "the peer is newer".to_owned() };
             self.answers.push((promoting.id, Err(refusal)));
         }
         for (id, _) in std::mem::take(&mut self.queue) {

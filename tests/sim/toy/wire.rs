@@ -92,11 +92,7 @@ impl Wire {
     }
 
     pub(crate) fn deadline(&self) -> Nanos {
-        if self.retry_step {
-            self.now + Nanos(50_000)
-        } else {
-            self.next_beat
-        }
+        if self.retry_step { self.now + Nanos(50_000) } else { self.next_beat }
     }
 
     fn reset(&mut self) {
@@ -111,11 +107,7 @@ impl Wire {
     /// What the toy shows of itself.
     pub(crate) fn status(&self, toy: &Toy, meta: Meta, promote_refusal: String) -> Status {
         let role = |primary| {
-            if primary {
-                Role::Primary
-            } else {
-                Role::Secondary
-            }
+            if primary { Role::Primary } else { Role::Secondary }
         };
         let disk = |mixed, current| match (mixed, current) {
             (true, _) => DiskState::Inconsistent,
@@ -126,11 +118,7 @@ impl Wire {
         let source = toy.phase == Phase::Source;
         let peer = PeerStatus {
             node: NodeId(1 - u8::try_from(self.node).expect("two nodes")),
-            connection: if up {
-                Connection::Connected
-            } else {
-                Connection::Connecting
-            },
+            connection: if up { Connection::Connected } else { Connection::Connecting },
             connection_reason: String::new(),
             replication: match toy.phase {
                 Phase::Alone => Replication::Off,
@@ -182,13 +170,7 @@ impl Toy {
             self.wire.waiting = true;
             match self.wire.listener {
                 Some(listener) => self.give(ACCEPT, Op::Accept { listener }),
-                None => self.give(
-                    CONNECT,
-                    Op::Connect {
-                        address: address(0, PORT),
-                        from: None,
-                    },
-                ),
+                None => self.give(CONNECT, Op::Connect { address: address(0, PORT), from: None }),
             }
         }
         let settled = !self.tasks.values().any(Task::is_of_session);
@@ -218,10 +200,7 @@ impl Toy {
             | bit(meta.boot != self.boot.0, REBOOTED)
             | bit(meta.source, SOURCE)
             | bit(self.primary, PRIMARY);
-        self.wire.send(&Frame::Hello {
-            epoch: meta.epoch,
-            bits,
-        });
+        self.wire.send(&Frame::Hello { epoch: meta.epoch, bits });
     }
 
     /// Sends what waits, receives more, closes what is over.
@@ -239,23 +218,13 @@ impl Toy {
         }
         if !self.wire.sending && !self.wire.outgoing.is_empty() {
             let mut gather = Box::new(Gather::default());
-            self.wire
-                .outgoing
-                .drain(..)
-                .for_each(|frame| gather.push_bytes(&frame));
+            self.wire.outgoing.drain(..).for_each(|frame| gather.push_bytes(&frame));
             self.wire.sending = true;
             self.give(SEND, Op::Send { socket, gather });
         }
         if self.wire.receiving.is_none() {
-            let payload = self
-                .pool
-                .take(Purpose::Fixed, 65_536)
-                .expect("without a budget");
-            let into = Span {
-                slot: payload.share(),
-                offset: 0,
-                length: 65_536,
-            };
+            let payload = self.pool.take(Purpose::Fixed, 65_536).expect("without a budget");
+            let into = Span { slot: payload.share(), offset: 0, length: 65_536 };
             self.wire.receiving = Some(payload);
             self.give(RECEIVE, Op::Recv { socket, into });
         }
@@ -345,12 +314,7 @@ impl Toy {
             Frame::Step { offset, bytes } => self.peer_copies(offset, &bytes),
             Frame::CopyEnd => self.copy_complete(),
             Frame::Copied => self.copy_ended(),
-            Frame::Write {
-                id,
-                offset,
-                fua,
-                bytes,
-            } => self.peer_writes(id, offset, fua, &bytes),
+            Frame::Write { id, offset, fua, bytes } => self.peer_writes(id, offset, fua, &bytes),
             Frame::Flush { id } => self.peer_flushes(id),
             Frame::Done { id } => self.progress(id, false, true),
             Frame::MayI { epoch } => self.on_may_i(epoch),
@@ -397,10 +361,5 @@ impl Toy {
 }
 
 fn received(pool: &Pool, payload: &Payload, length: u32) -> Vec<u8> {
-    pool.bytes(Span {
-        slot: payload.share(),
-        offset: 0,
-        length,
-    })
-    .to_vec()
+    pool.bytes(Span { slot: payload.share(), offset: 0, length }).to_vec()
 }
