@@ -302,7 +302,7 @@ impl Checker {
             .get(&sector)
             .and_then(|timeline| timeline.values.iter().rev().find(|value| value.stamp == stamp));
         let why = match known {
-            None => "which nobody wrote there in this history".to_owned(),
+            None => "which nobody wrote there in this history, or long gone".to_owned(),
             Some(value) => format!("gone since {}, asked at {asked}", value.dead.min(value.buried)),
         };
         let history = self.history(sector);

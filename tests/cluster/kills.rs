@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use crate::stage::{Cluster, spoil, tool};
 use crate::config::{NAMES, NodeIndex, RESOURCE, Wish};
 use crate::load::{Load, Mix, Random, Session};
+use crate::stage::{Cluster, spoil, tool};
 use crate::stamp::{BLOCK, content};
 
 /// What came of some rounds.

@@ -4,9 +4,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use crate::stage::{Cluster, eventually, hash};
 use crate::config::{NAMES, RESOURCE, Wish};
 use crate::load::Session;
+use crate::stage::{Cluster, eventually, hash};
 use crate::stamp::content;
 
 /// Hashes of all disks and metadata.

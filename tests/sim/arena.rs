@@ -12,8 +12,8 @@ use crate::checker::oracle::Violation;
 use crate::client::{Client, Habits};
 use crate::clockwork::{Event, LifeId, Trace};
 use crate::disk::Lies;
-use crate::faults::{Kind, Plan, mend_links, skew, spoil_disk, spoil_link};
-use crate::node::{Ask, Life, Maker, Place};
+use crate::faults::{Kind, Plan, mend_links, skew};
+use crate::node::{Ask, Life, Maker};
 use crate::operator::{Operator, is_whole, mend};
 use crate::random::Random;
 use crate::world::{Happening, Shared, World};
@@ -40,18 +40,19 @@ pub(crate) struct Report {
 
 /// What the arena plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     Client(usize),
     Whim,
     Mend,
     Fault,
+    Strike(Kind, usize, u32),
     Over(Kind, usize),
     Judge,
     Calm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Until the cluster first is whole.
     Setup,
     /// Things go wrong.
@@ -79,9 +80,9 @@ pub(crate) struct Arena {
     pub(crate) nodes: Vec<Node>,
     pub(crate) copies: Copies,
     pub(crate) options: Options,
-    phase: Phase,
-    plan: Plan,
-    random: Random,
+    pub(crate) phase: Phase,
+    pub(crate) plan: Plan,
+    pub(crate) random: Random,
     operator: Operator,
     steps: BTreeMap<u64, Step>,
     next_step: u64,
@@ -89,7 +90,7 @@ pub(crate) struct Arena {
     pub(crate) asks: u64,
     /// The chaos ends with so many requests, if not before.
     asks_max: u64,
-    faults: u64,
+    pub(crate) faults: u64,
     tries: u32,
     whole_since: Option<Nanos>,
     pub(crate) violation: Option<Violation>,
@@ -163,7 +164,7 @@ impl Arena {
         self.world.borrow_mut().clockwork.note(line);
     }
 
-    fn after(&mut self, span: u64, step: Step) {
+    pub(crate) fn after(&mut self, span: u64, step: Step) {
         self.next_step += 1;
         self.steps.insert(self.next_step, step);
         self.world.borrow_mut().clockwork.after(span, Event::Plan(self.next_step));
@@ -224,6 +225,7 @@ impl Arena {
             Step::Whim => self.whim(),
             Step::Mend => self.mend(),
             Step::Fault => self.fault(),
+            Step::Strike(kind, node, tries) => self.strike(kind, node, tries),
             Step::Over(kind, node) => self.fault_over(kind, node),
             Step::Judge => self.judge_step(),
             Step::Calm => self.calm(),
@@ -364,118 +366,6 @@ impl Arena {
             self.recover(node);
         }
         self.after(LOOK, Step::Mend);
-    }
-
-    /// Brings a node back, whatever it suffers from.
-    fn recover(&mut self, node: usize) {
-        let mut world = self.world.borrow_mut();
-        if !world.hosts[node].powered {
-            world.power_on(node);
-        }
-        if let Some((life, _)) = &self.nodes[node].life {
-            world.set_stopped(*life, false);
-            return;
-        }
-        let free = world.disks[self.nodes[node].disk].is_free();
-        drop(world);
-        if free {
-            self.start(node);
-        } else {
-            self.after(50_000_000, Step::Over(Kind::Kill, node));
-        }
-    }
-
-    fn start(&mut self, node: usize) {
-        let life = self.world.borrow_mut().start(node);
-        let place =
-            Place { world: Rc::clone(&self.world), life, node, disk: self.nodes[node].disk };
-        let daemon = self.maker.start(place);
-        self.nodes[node].life = Some((life, daemon));
-    }
-
-    fn fault(&mut self) {
-        if self.phase != Phase::Chaos {
-            return;
-        }
-        let kind = self.plan.next(&mut self.random);
-        let node = self.random.index(2);
-        let span = self.random.around(self.plan.span);
-        self.faults += u64::from(kind != Kind::None);
-        self.note(format_args!("fault {kind:?} at {node} for {span}"));
-        self.strike(kind, node);
-        self.after(span, Step::Over(kind, node));
-        let pause = self.random.around(self.plan.pause);
-        self.after(pause, Step::Fault);
-    }
-
-    fn strike(&mut self, kind: Kind, node: usize) {
-        let world = Rc::clone(&self.world);
-        match kind {
-            Kind::None | Kind::Clock | Kind::Operator => {}
-            Kind::Kill => self.kill(node),
-            Kind::Power => self.cut_power(node),
-            Kind::PowerBoth => (0..2).for_each(|node| self.cut_power(node)),
-            Kind::Stop => {
-                if let Some((life, _)) = &self.nodes[node].life {
-                    world.borrow_mut().set_stopped(*life, true);
-                }
-            }
-            Kind::Reset => {
-                let world = &mut *world.borrow_mut();
-                world.net.break_connections(&mut world.clockwork, 0, 1);
-                world.deliver();
-            }
-            Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
-                spoil_link(&mut world.borrow_mut(), kind);
-            }
-            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors => {
-                spoil_disk(&mut world.borrow_mut(), self.nodes[node].disk, kind);
-            }
-        }
-    }
-
-    fn fault_over(&mut self, kind: Kind, node: usize) {
-        let world = Rc::clone(&self.world);
-        match kind {
-            Kind::PowerBoth => (0..2).for_each(|node| self.recover(node)),
-            Kind::Kill | Kind::Power | Kind::Stop => self.recover(node),
-            Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
-                let world = &mut *world.borrow_mut();
-                mend_links(world);
-                world.deliver();
-            }
-            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors => {
-                let world = &mut *world.borrow_mut();
-                world.disks[self.nodes[node].disk].heal(&mut world.clockwork);
-            }
-            Kind::None | Kind::Clock | Kind::Operator | Kind::Reset => {}
-        }
-    }
-
-    fn kill(&mut self, node: usize) {
-        if let Some((life, daemon)) = self.nodes[node].life.take() {
-            self.lose_clients(node);
-            self.copies.killed(node);
-            self.world.borrow_mut().kill(life);
-            drop(daemon);
-        }
-        self.forget_status(node);
-    }
-
-    fn cut_power(&mut self, node: usize) {
-        self.lose_clients(node);
-        self.copies.lost_power(node);
-        let disk = self.nodes[node].disk;
-        if self.world.borrow().hosts[node].powered {
-            self.world.borrow_mut().cut_power(node, &[disk]);
-        }
-        self.nodes[node].life = None;
-        self.forget_status(node);
-    }
-
-    fn forget_status(&mut self, node: usize) {
-        self.nodes[node].status = None;
-        self.nodes[node].forcing = None;
     }
 
     fn judge_step(&mut self) {

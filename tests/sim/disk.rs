@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use twinblk::ring::Errno;
 
 use crate::clockwork::{Clockwork, Event, LifeId, OpId, Outcome};
-use crate::image::{Data, Image, SECTOR};
+use crate::image::{Data, Image, overlay, tear};
 
 /// What a disk is asked.
 #[derive(Clone, Debug)]
@@ -132,19 +132,6 @@ impl Disk {
 
     pub(crate) const fn live(&self) -> &Image {
         &self.live
-    }
-
-    /// Replaces all content, stable at once: a disk restored or wiped behind the node's back.
-    pub(crate) fn replace(&mut self, image: Image) {
-        assert!(self.flying.is_empty(), "a disk is swapped only while nothing runs on it");
-        self.durable = image.clone();
-        self.live = image;
-        self.landed.clear();
-    }
-
-    pub(crate) fn flip(&mut self, offset: u64, bit: u32) {
-        self.live.flip(offset, bit);
-        self.durable.flip(offset, bit);
     }
 
     /// Takes the lock for a life: it must be free, or the life's own.
@@ -394,41 +381,9 @@ impl Disk {
         self.holder_dead = false;
     }
 
-    /// Operations under way, and writes that a power cut could still take.
-    pub(crate) fn unsettled(&self) -> (usize, usize) {
-        (self.flying.len(), self.landed.iter().filter(|landed| !landed.stable).count())
-    }
-}
-
-/// Applies the sectors of `data` that `keep` chooses.
-fn tear(image: &mut Image, offset: u64, data: &Data, mut keep: impl FnMut(usize) -> bool) {
-    for sector in 0..data.len() / SECTOR {
-        if keep(sector) {
-            image.write(offset, data, sector * SECTOR, SECTOR);
-        }
-    }
-}
-
-/// Lays the sectors of a write that `keep` chooses over bytes that begin at `base`.
-fn overlay(
-    bytes: &mut [u8],
-    base: u64,
-    (start, data): (u64, &Data),
-    mut keep: impl FnMut() -> bool,
-) {
-    for (index, target) in bytes.chunks_mut(SECTOR).enumerate() {
-        let at = base + (index * SECTOR) as u64;
-        let inside = at >= start && at < start + data.len() as u64;
-        if !inside || !keep() {
-            continue;
-        }
-        match data {
-            Data::Zeroes(_) => target.fill(0),
-            Data::Bytes(source) => {
-                let from = usize::try_from(at - start).expect("inside the write");
-                target.copy_from_slice(&source[from..from + target.len()]);
-            }
-        }
+    /// Operations under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flying.len()
     }
 }
 

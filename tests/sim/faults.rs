@@ -2,7 +2,7 @@
 //! Must never know what a node makes of it.
 
 use crate::disk::{Failing, Faults, Lies};
-use crate::network::Link;
+use crate::link::Link;
 use crate::random::Random;
 use crate::world::{Clock, World};
 

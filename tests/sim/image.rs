@@ -67,11 +67,6 @@ impl Image {
             (at, done) = (at + length, done + length);
         }
     }
-
-    pub(crate) fn flip(&mut self, offset: u64, bit: u32) {
-        let held = self.chunks[place(offset) / CHUNK].get_or_insert_with(|| Rc::new([0; CHUNK]));
-        Rc::make_mut(held)[place(offset) % CHUNK] ^= 1 << bit;
-    }
 }
 
 /// What a write holds.
@@ -86,6 +81,43 @@ impl Data {
         match self {
             Self::Bytes(bytes) => bytes.len(),
             Self::Zeroes(length) => *length,
+        }
+    }
+}
+
+/// Applies the sectors of `data` that `keep` chooses.
+pub(crate) fn tear(
+    image: &mut Image,
+    offset: u64,
+    data: &Data,
+    mut keep: impl FnMut(usize) -> bool,
+) {
+    for sector in 0..data.len() / SECTOR {
+        if keep(sector) {
+            image.write(offset, data, sector * SECTOR, SECTOR);
+        }
+    }
+}
+
+/// Lays the sectors of a write that `keep` chooses over bytes that begin at `base`.
+pub(crate) fn overlay(
+    bytes: &mut [u8],
+    base: u64,
+    (start, data): (u64, &Data),
+    mut keep: impl FnMut() -> bool,
+) {
+    for (index, target) in bytes.chunks_mut(SECTOR).enumerate() {
+        let at = base + (index * SECTOR) as u64;
+        let inside = at >= start && at < start + data.len() as u64;
+        if !inside || !keep() {
+            continue;
+        }
+        match data {
+            Data::Zeroes(_) => target.fill(0),
+            Data::Bytes(source) => {
+                let from = usize::try_from(at - start).expect("inside the write");
+                target.copy_from_slice(&source[from..from + target.len()]);
+            }
         }
     }
 }

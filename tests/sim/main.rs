@@ -11,13 +11,16 @@
 )]
 
 mod arena;
+mod chaos;
 #[path = "../checker/mod.rs"]
+#[allow(dead_code, reason = "shared with programs that use more of it")]
 mod checker;
 mod client;
 mod clockwork;
 mod disk;
 mod faults;
 mod image;
+mod link;
 mod network;
 mod node;
 mod operator;

@@ -2,40 +2,14 @@
 //! never know what travels.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use twinblk::ring::{Errno, ListenerId, SocketId};
 use twinblk::units::Nanos;
 
 use crate::clockwork::{Clockwork, Event, LifeId, NetEvent, OpId, Outcome};
+use crate::link::{Link, address};
 use crate::socket::{End, Segment};
-
-/// One direction between two hosts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    /// Nothing gets through; senders are not told.
-    pub(crate) cut: bool,
-    pub(crate) latency: u64,
-    pub(crate) jitter: u64,
-    pub(crate) bytes_per_second: u64,
-    /// So many of a hundred segments hold a few bytes only.
-    pub(crate) shred_percent: u32,
-    /// So many of a million segments arrive with a flipped bit.
-    pub(crate) corrupt_ppm: u32,
-}
-
-impl Link {
-    pub(crate) const fn good() -> Self {
-        Self {
-            cut: false,
-            latency: 40_000,
-            jitter: 20_000,
-            bytes_per_second: 1_000_000_000,
-            shred_percent: 5,
-            corrupt_ppm: 0,
-        }
-    }
-}
 
 struct Listener {
     life: LifeId,
@@ -69,12 +43,6 @@ pub(crate) struct Net {
 
 const SYN_TRIES: u32 = 6;
 
-/// The address of a port on a host.
-pub(crate) fn address(host: usize, port: u16) -> SocketAddr {
-    let last = u8::try_from(host + 1).expect("few hosts");
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), port)
-}
-
 impl Net {
     pub(crate) fn new(hosts: usize) -> Self {
         Self {
@@ -89,7 +57,7 @@ impl Net {
     }
 
     fn host_of(&self, address: SocketAddr) -> Option<usize> {
-        let found = (0..self.hosts).find(|host| self::address(*host, address.port()) == address);
+        let found = (0..self.hosts).find(|host| address(*host, address.port()) == address);
         found.filter(|host| self.up[*host])
     }
 

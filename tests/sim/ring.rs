@@ -13,7 +13,7 @@ use twinblk::units::{BootId, Nanos};
 use crate::clockwork::{LifeId, OpId};
 use crate::disk::Work;
 use crate::image::Data;
-use crate::network;
+use crate::link::address;
 use crate::world::{Held, Shared, World};
 
 /// The ring of one life.
@@ -41,7 +41,7 @@ impl SimRing {
     pub(crate) fn listen(&self, port: u16) -> Result<ListenerId, Errno> {
         let world = &mut *self.world.borrow_mut();
         let host = world.process(self.life).host;
-        world.net.listen(self.life, network::address(host, port))
+        world.net.listen(self.life, address(host, port))
     }
 
     /// The boot the life's host is in.
@@ -186,14 +186,14 @@ fn collect(pool: &Pool, gather: &Gather) -> (Vec<u8>, Vec<(Span, Rc<[u8]>)>) {
 fn connect(
     world: &mut World,
     (life, id): (LifeId, OpId),
-    address: SocketAddr,
+    target: SocketAddr,
     from: Option<IpAddr>,
 ) {
     let host = world.process(life).host;
-    let own = network::address(host, 0).ip();
+    let own = address(host, 0).ip();
     if from.is_some_and(|from| from != own) {
         world.clockwork.end(life, id, Err(Errno(libc::EADDRNOTAVAIL)));
         return;
     }
-    world.net.connect(&mut world.clockwork, (life, host), id, address);
+    world.net.connect(&mut world.clockwork, (life, host), id, target);
 }

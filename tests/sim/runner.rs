@@ -42,14 +42,13 @@ impl PartialEq for Plant {
     }
 }
 
-const BUGS: [(&str, Bug); 8] = [
+const BUGS: [(&str, Bug); 7] = [
     ("ack-early", Bug::AckEarly),
     ("no-flush", Bug::NoFlush),
     ("flush-here", Bug::FlushHere),
     ("no-copy", Bug::NoCopy),
     ("no-locks", Bug::NoLocks),
     ("early-release", Bug::EarlyRelease),
-    ("no-mark", Bug::NoMark),
     ("stale-promote", Bug::StalePromote),
 ];
 

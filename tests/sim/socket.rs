@@ -8,7 +8,7 @@ use twinblk::ring::Errno;
 use twinblk::units::Nanos;
 
 use crate::clockwork::{Clockwork, LifeId, OpId, Outcome};
-use crate::network::Link;
+use crate::link::Link;
 
 /// The most that travels as one.
 const SEGMENT: usize = 65_536;

@@ -3,7 +3,7 @@
 
 use twinblk::ring::Op;
 
-use super::wire::Frame;
+use super::frame::Frame;
 use super::{Bug, Meta, Phase, STEP, Task, Then, Toy};
 use crate::node::Ask;
 
@@ -49,8 +49,7 @@ impl Toy {
         self.phase = Phase::Target;
         self.step_down();
         let meta = self.meta.expect("known by now");
-        let mixed = self.bug != Bug::NoMark;
-        let meta = Meta { epoch: meta.epoch.max(epoch), source: false, mixed, ..meta };
+        let meta = Meta { epoch: meta.epoch.max(epoch), source: false, mixed: true, ..meta };
         self.record(meta, Then::CopyBegins(self.wire.session));
     }
 
@@ -60,7 +59,7 @@ impl Toy {
     }
 
     pub(crate) fn peer_copies(&mut self, offset: u64, bytes: &[u8]) {
-        self.store(offset, bytes, false, Task::CopyWrite, offset);
+        self.store(offset, bytes, false, |_, payload| Task::CopyWrite(payload), offset);
     }
 
     pub(crate) fn peer_flushes(&mut self, id: u64) {

@@ -6,6 +6,7 @@
 //! whole device from the node with the higher epoch.
 
 mod copying;
+mod frame;
 mod requests;
 mod roles;
 mod wire;
@@ -23,7 +24,8 @@ use crate::node::{Ask, Life, Maker, Place, Told};
 use crate::ring::SimRing;
 use crate::world::World;
 
-use wire::{Frame, Wire};
+use frame::Frame;
+use wire::Wire;
 
 /// Where the device begins: after the block of metadata.
 pub(crate) const DATA: u64 = 4096;
@@ -47,8 +49,6 @@ pub(crate) enum Bug {
     NoLocks,
     /// Releases a buffer while the disk writes from it.
     EarlyRelease,
-    /// Does not mark a copy that is being overwritten.
-    NoMark,
     /// Promotes a node that lacks writes without being forced.
     StalePromote,
 }
@@ -92,7 +92,7 @@ pub(crate) enum Task {
     PeerWrite(u64, Payload),
     PeerSync(u64),
     CopyRead(u64, Payload),
-    CopyWrite(u64, Payload),
+    CopyWrite(Payload),
     CopySync,
 }
 
@@ -297,7 +297,7 @@ impl Toy {
                 self.copied = offset + length;
                 self.wire.send(&Frame::Step { offset, bytes });
             }
-            Task::CopyWrite(_, payload) => {
+            Task::CopyWrite(payload) => {
                 self.pool.release(payload);
                 self.wire.send(&Frame::Ready);
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use twinblk::ring::Op;
 
-use super::wire::Frame;
+use super::frame::Frame;
 use super::{Active, Bug, Phase, SECTOR, Task, Toy};
 use crate::checker::oracle::Range;
 use crate::checker::stamp::fill;
