@@ -130,6 +130,12 @@ impl Disk {
         }
     }
 
+    /// Puts another content on the disk, stable at once.
+    pub(crate) fn replace(&mut self, image: Image) {
+        self.live = image.clone();
+        self.durable = image;
+    }
+
     pub(crate) const fn live(&self) -> &Image {
         &self.live
     }

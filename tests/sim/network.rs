@@ -56,8 +56,8 @@ impl Net {
         }
     }
 
-    fn host_of(&self, address: SocketAddr) -> Option<usize> {
-        let found = (0..self.hosts).find(|host| address(*host, address.port()) == address);
+    fn host_of(&self, wanted: SocketAddr) -> Option<usize> {
+        let found = (0..self.hosts).find(|host| address(*host, wanted.port()) == wanted);
         found.filter(|host| self.up[*host])
     }
 

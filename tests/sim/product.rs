@@ -30,7 +30,7 @@ use crate::checker::oracle::Range;
 use crate::checker::stamp::{self, SECTOR_BYTES};
 use crate::faults::{KINDS, Kind};
 use crate::image::{Data, Image};
-use crate::network::address;
+use crate::link::address;
 use crate::node::{Ask, Life, Maker, Place, Told};
 use crate::random::Random;
 use crate::ring::SimRing;
