@@ -106,7 +106,7 @@ fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
         if node == 0 {
             orders.push((node, Command::InitEmpty));
         }
-        return;
+        // An invalidated copy looks the same, and is waiting for its peer.
     }
     if status.disk == DiskState::Diskless {
         orders.push((node, Command::DiskAttach));

@@ -81,7 +81,7 @@ impl Default for Run {
             single: false,
             print: false,
             only: None,
-            system: System::Product,
+            system: System::Toy,
             plant: Plant::None,
         }
     }
