@@ -102,11 +102,9 @@ pub(crate) fn mend(seen: &Seen<'_>, tries: u32) -> Vec<Order> {
 }
 
 fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
-    if status.just_created {
-        if node == 0 {
-            orders.push((node, Command::InitEmpty));
-        }
-        // An invalidated copy looks the same, and is waiting for its peer.
+    // An invalidated copy looks the same, and is waiting for its peer.
+    if status.just_created && node == 0 {
+        orders.push((node, Command::InitEmpty));
     }
     if status.disk == DiskState::Diskless {
         orders.push((node, Command::DiskAttach));
