@@ -7,7 +7,7 @@ use super::disk::DiskPhase;
 use super::event::Connection;
 use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
-use super::reconcile::{Extent, Reason, Verdict, reconcile};
+use super::reconcile::{Extent, Reason, THEIRS_MIXED_NEWER, Verdict, reconcile};
 use super::sync_source::Source;
 use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
@@ -86,6 +86,7 @@ impl Replica {
         let name = found.name.clone();
         self.note_of(&name, "verdict", (&"", &verdict), label);
         if let Verdict::Refuse(reason) = verdict {
+            self.learn_of_newer(peer, label, reason);
             let (bye, words) = self.words_for(peer, reason);
             return self.refuse(peer, bye, words);
         }
@@ -106,6 +107,22 @@ impl Replica {
         slot.bond.tentative = session.0;
         self.superblock.epoch = epoch;
         self.save(After::TentativeBond { peer, session });
+    }
+
+    /// A meeting that ends in a refusal may still have shown that the peer holds what this copy
+    /// lacks. That is kept: nobody serves an old copy, or serves it on, for want of a link.
+    fn learn_of_newer(&mut self, peer: usize, label: &'static str, reason: Reason) {
+        let older = reason == Reason::MyPrimaryIsOlder
+            || (label == THEIRS_MIXED_NEWER && self.role == Role::Secondary);
+        if !older && reason != Reason::SplitBrain {
+            return;
+        }
+        self.superblock.slots[peer].withdrawn = false;
+        if older && self.superblock.data == DataState::Consistent {
+            self.superblock.data = DataState::Outdated;
+        }
+        self.save(After::Nothing);
+        self.reconsider_disk("the peer has newer data");
     }
 
     fn peers_resource(&self, peer: usize) -> crate::units::ResourceId {

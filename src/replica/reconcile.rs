@@ -147,6 +147,9 @@ const ANY: Row = Row {
     verdict: Verdict::Nothing,
 };
 
+/// The row that tells a node with a whole copy that newer data exists, in part.
+pub(super) const THEIRS_MIXED_NEWER: &str = "theirs-mixed-newer";
+
 /// Two whole copies.
 const WHOLE: Row = Row { mine: &[Whole], theirs: &[Whole], ..ANY };
 
@@ -192,7 +195,7 @@ const ROWS: &[Row] = &[
         verdict: Source(BY_RECORD), ..ANY },
     Row { label: "theirs-mixed-resumed", mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Clean, Marked],
         verdict: Source(BY_RECORD), ..ANY },
-    Row { label: "theirs-mixed-newer", mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Untrusted],
+    Row { label: THEIRS_MIXED_NEWER, mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Untrusted],
         verdict: Refuse(Reason::WholeCopyIsOlder), ..ANY },
     Row { label: "mine-mixed", mine: &[Mixed], theirs: &[Whole], relation: &[Equal, Ancestor],
         verdict: Target(BY_RECORD), ..ANY },

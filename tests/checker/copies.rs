@@ -103,6 +103,7 @@ impl Copies {
         assert!(self.copies[server].serving, "only a server can say");
         let history = self.copies[server].history;
         let mark = self.checker(server).mark();
+        let protocol = self.protocol;
         for follower in followers {
             let own = follower.node == server;
             let copy = &mut self.copies[follower.node];
@@ -113,7 +114,12 @@ impl Copies {
                 copy.mixed = false;
                 if copy.history != history || !copy.current {
                     copy.lost_memory = false;
-                    copy.stable_at = mark;
+                    // Under A and B what is acknowledged may still be on its way there.
+                    copy.stable_at = match protocol {
+                        Protocol::C => mark,
+                        _ if copy.history == history => copy.stable_at,
+                        _ => 0,
+                    };
                 }
                 (copy.history, copy.current, copy.complete_at) = (history, true, mark);
                 copy.until = NEVER;
@@ -228,12 +234,10 @@ impl Copies {
             return;
         }
         let Some(from) = from else { return };
-        if !self.copies[from].serving {
-            return self.copied(from, node);
-        }
         let history = self.copies[from].history;
         let copy = &mut self.copies[node];
-        // It has what was there when the resync began, and some of what came since.
+        // It has what was there when the resync began, and some of what came since: how much will
+        // be known when both say that they are equal. Until then the other may have gone on.
         let begun = if copy.history == history { copy.mixed_at } else { 0 };
         (copy.history, copy.current) = (history, false);
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);

@@ -109,6 +109,10 @@ fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
     if status.disk == DiskState::Diskless {
         orders.push((node, Command::DiskAttach));
     }
+    if primary(status) && status.disk == DiskState::Outdated {
+        // It has met a peer with newer data: the reason beside the connection says demote.
+        orders.push((node, Command::Demote));
+    }
     for peer in &status.peers {
         if peer.connection == Connection::StandAlone && !is_split(status) {
             orders.push((node, Command::Connect { discard_my_data: false }));
