@@ -133,6 +133,7 @@ impl Replica {
     fn pause_sync(&mut self, id: CommandId, paused: bool) {
         for peer in 0..self.peers.len() {
             self.peers[peer].paused_here = paused;
+            self.note_peer(peer, if paused { "pause-sync" } else { "resume-sync" });
             self.send(peer, Frame::PauseSync { paused });
             self.feed_resync(peer);
         }
@@ -410,9 +411,7 @@ impl Replica {
                 self.mark(peer, blocks);
             }
             self.send(peer, Frame::Behind);
-            let name = self.peers[peer].name.clone();
-            let (old, new) = (Phase::Established, Phase::Ahead);
-            self.note_of(&name, "replication", (&old, &new), "the link is congested");
+            self.note_peer(peer, "the link is congested");
         }
     }
 
@@ -421,6 +420,7 @@ impl Replica {
             return self.violation(peer, "congestion out of turn");
         }
         self.peers[peer].phase = Phase::Behind;
+        self.note_peer(peer, "the link is congested");
         self.superblock.data = DataState::Outdated;
         self.save(After::Nothing);
         self.reconsider_disk("the link is congested");

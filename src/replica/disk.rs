@@ -7,6 +7,7 @@ use super::event::{CommandId, DiskImage, Output};
 use super::hot_extents::{HotExtents, blocks_of};
 use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
+use super::status::generation_words;
 use crate::format::extent_log::LogImage;
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
@@ -302,10 +303,11 @@ impl Replica {
             return;
         }
         self.freezing = None;
-        self.superblock.lineage.begin(generation);
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
-        let new = format!("{generation:?}");
-        self.note("generation", "", &new, "the local disk was let go; the peer keeps the marks");
+        let old = generation_words(self.superblock.lineage.head());
+        self.superblock.lineage.begin(generation);
+        let new = generation.to_string();
+        self.note("generation", &old, &new, "the local disk was let go; the peer keeps the marks");
         self.retry_frozen();
         self.check_flushes();
     }
@@ -315,8 +317,7 @@ impl Replica {
         if old == Some(disk) {
             return;
         }
-        let name = self.peers[peer].name.clone();
-        self.note_of(&name, "peer-disk", (&old, &Some(disk)), "the peer said so");
+        self.note_peer(peer, "the peer said so");
         if disk < DiskState::Inconsistent {
             // Nothing sent to it is safe there any more.
             self.drop_source(peer);

@@ -438,8 +438,8 @@ const _: () = assert!(size_of::<Output>() <= 80);
 /// A change of state: one log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What changed: `role`, `disk`, `connection`, `replication`, `peer-role`, `peer-disk`, `io`,
-    /// `epoch`, `generation`, `out-of-sync`, `verify`.
+    /// What changed: `role`, `disk`, `data`, `connection`, `verdict`, `replication`, `peer-role`,
+    /// `peer-disk`, `io`, `generation`, `verify`.
     pub what: &'static str,
     /// Before.
     pub old: String,

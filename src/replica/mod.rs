@@ -132,6 +132,7 @@ pub struct Replica {
     sync_again: bool,
     sequence: Sequence,
     resumed: bool,
+    told_waiting: bool,
     // Peers and what is under way with them.
     peers: Vec<Peer>,
     promoting: Option<Promoting>,
@@ -187,6 +188,7 @@ impl Replica {
             sync_again: false,
             sequence: Sequence(0),
             resumed: false,
+            told_waiting: false,
             peers: peers.collect(),
             promoting: None,
             demoting: None,
@@ -206,6 +208,7 @@ impl Replica {
     /// Takes in one thing that happened at `now`.
     pub fn handle(&mut self, now: Nanos, input: Input) {
         self.now = self.now.max(now);
+        let cause = status::cause_of(&input);
         match input {
             Input::Request { id, request } => self.on_request(id, request),
             Input::Done { io, result } => self.on_done(io, result),
@@ -225,6 +228,7 @@ impl Replica {
         }
         self.run_timers();
         self.go_on();
+        self.note_states(cause);
     }
 
     /// The next effect to carry out, in order.

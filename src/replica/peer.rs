@@ -16,6 +16,7 @@ use super::Replica;
 use super::apply::Incoming;
 use super::event::{Connection, Output, PeerIndex};
 use super::reconcile::Verdict;
+use super::status::Told;
 use super::stream::Outgoing;
 use super::sync_source::Source;
 use crate::buffer::Payload;
@@ -107,6 +108,7 @@ pub(super) struct Peer {
     pub(super) sync_done: u64,
     pub(super) last_sync_blocks: u64,
     pub(super) sync_began: Nanos,
+    pub(super) told: Told,
 }
 
 impl Peer {
@@ -145,6 +147,7 @@ impl Peer {
             sync_done: 0,
             last_sync_blocks: 0,
             sync_began: Nanos(0),
+            told: Told::NOTHING,
         }
     }
 

@@ -153,7 +153,7 @@ impl Replica {
     /// The operator's word that this copy is the one to go on with.
     fn force_current(&mut self) {
         let was = self.superblock.data;
-        self.note("disk", &format!("{was:?}"), "UpToDate", "promote --force: the operator's word");
+        self.note("data", &format!("{was:?}"), "Consistent", "promote --force: the operator's word");
         self.superblock.data = DataState::Consistent;
         self.superblock.sync_target = None;
         if was == DataState::Inconsistent {
@@ -259,12 +259,11 @@ impl Replica {
     }
 
     pub(super) fn on_role_change(&mut self, peer: usize, role: Role, epoch: Epoch) {
-        let old = self.peers[peer].role.replace(role);
+        self.peers[peer].role = Some(role);
         if role == Role::Primary {
             self.peers[peer].session_epoch = self.peers[peer].session_epoch.max(epoch);
         }
-        let name = self.peers[peer].name.clone();
-        self.note_of(&name, "peer-role", (&old, &Some(role)), "the peer said so");
+        self.note_peer(peer, "the peer said so");
         self.reconsider_disk("the peer's role changed");
     }
 

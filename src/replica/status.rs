@@ -2,11 +2,53 @@
 //! Must never compute what the next command would find otherwise.
 
 use super::Replica;
-use super::event::{Change, Output, PeerStatus, Replication, Status};
+use super::event::{Change, Input, Output, PeerStatus, Replication, Status};
 use super::peer::{Peer, Phase};
-use crate::format::frame::Role;
+use crate::format::frame::{DiskState, Role};
+use crate::format::lineage::Generation;
 use crate::units::Nanos;
 use std::fmt::Debug;
+
+/// What was last told of a peer, in the words of `status`.
+#[derive(Debug)]
+pub(super) struct Told {
+    replication: Replication,
+    role: Option<Role>,
+    disk: Option<DiskState>,
+}
+
+impl Told {
+    pub(super) const NOTHING: Self = Self { replication: Replication::Off, role: None, disk: None };
+}
+
+/// Why a state changed, where nothing better is known than what came in.
+pub(super) const fn cause_of(input: &Input) -> &'static str {
+    match input {
+        Input::LinkUp { .. } => "the link stands",
+        Input::LinkDown { .. } => "the link was lost",
+        Input::Frame { .. } => "the peer said so",
+        Input::Command { .. } => "an operator's command",
+        Input::Persisted { .. } => "it is on record",
+        Input::Timeout => "a time limit has passed",
+        Input::Request { .. } => "a client's request",
+        Input::Done { .. }
+        | Input::Fetched { .. }
+        | Input::Digested { .. }
+        | Input::DiskOpened { .. }
+        | Input::DiskClosed
+        | Input::Scanned { .. } => "the disk answered",
+    }
+}
+
+/// A generation, or that there is none.
+pub(super) fn generation_words(generation: Option<Generation>) -> String {
+    generation.map_or_else(|| "none".to_owned(), |generation| generation.to_string())
+}
+
+/// A state, or that it is not known.
+fn word(state: Option<impl Debug>) -> String {
+    state.map_or_else(|| "unknown".to_owned(), |state| format!("{state:?}"))
+}
 
 impl Replica {
     /// The state of the resource at this moment.
@@ -106,6 +148,55 @@ impl Replica {
     ) {
         let cause = format!("peer {peer}: {cause}");
         self.note(what, &format!("{old:?}"), &format!("{new:?}"), &cause);
+    }
+
+    /// Tells what has changed of a peer. That nothing is known of one that is away goes without
+    /// saying: its connection was told.
+    pub(super) fn note_peer(&mut self, index: usize, cause: &str) {
+        let peer = &self.peers[index];
+        let replication = match self.replication(index, peer) {
+            // Told as a verify, not once for each piece of it.
+            Replication::VerifySource | Replication::VerifyTarget => Replication::Established,
+            other => other,
+        };
+        let (role, disk) = (peer.role, peer.disk);
+        if replication == peer.told.replication
+            && role.is_none_or(|role| peer.told.role == Some(role))
+            && disk.is_none_or(|disk| peer.told.disk == Some(disk))
+        {
+            return;
+        }
+        let name = peer.name.clone();
+        let told = &mut self.peers[index].told;
+        let flowed = std::mem::replace(&mut told.replication, replication);
+        let (old_role, old_disk) = (told.role, told.disk);
+        (told.role, told.disk) = (role.or(old_role), disk.or(old_disk));
+        if flowed != replication {
+            self.note_of(&name, "replication", (&flowed, &replication), cause);
+        }
+        let cause = format!("peer {name}: {cause}");
+        if let Some(role) = role.filter(|role| old_role != Some(*role)) {
+            self.note("peer-role", &word(old_role), &word(Some(role)), &cause);
+        }
+        if let Some(disk) = disk.filter(|disk| old_disk != Some(*disk)) {
+            self.note("peer-disk", &word(old_disk), &word(Some(disk)), &cause);
+        }
+    }
+
+    /// Client I/O waits for somebody, not just for a link that is slower than its clients.
+    fn stands_still(&self) -> bool {
+        self.write_hold().is_some() && !self.peers.iter().any(|peer| peer.congested)
+    }
+
+    /// Tells every change of state that nobody has told with a cause of its own.
+    pub(super) fn note_states(&mut self, cause: &'static str) {
+        (0..self.peers.len()).for_each(|peer| self.note_peer(peer, cause));
+        let waits = self.role == Role::Primary && self.stands_still();
+        if std::mem::replace(&mut self.told_waiting, waits) != waits {
+            let why = self.write_hold().unwrap_or(cause).replace("RES", &self.options.resource);
+            let (old, new) = if waits { ("flows", "waits") } else { ("waits", "flows") };
+            self.note("io", old, new, &why);
+        }
     }
 
     /// The moment at which `Input::Timeout` is next of use.

@@ -88,8 +88,7 @@ impl Replica {
         if let Some(source) = &mut found.source {
             source.ready = true;
         }
-        let name = found.name.clone();
-        self.note_of(&name, "replication", (&Phase::SourceWaits, &Phase::SyncSource), "resync");
+        self.note_peer(peer, "a resync from here begins");
         let slot = &mut self.superblock.slots[peer];
         slot.sync_token = token;
         slot.withdrawn = false;

@@ -40,8 +40,7 @@ impl Replica {
         found.marks_to_send = Some(0);
         found.sync_began = self.now;
         (found.sync_done, found.sync_total) = (0, 0);
-        let name = found.name.clone();
-        self.note_of(&name, "replication", (&Phase::TargetWaits, &Phase::SyncTarget), "resync");
+        self.note_peer(peer, "a resync to here begins");
         self.tell_pause(peer);
         self.send(peer, Frame::SyncReady { token });
         self.resend_owed(peer);

@@ -8,6 +8,7 @@ use super::options::{OnCongestion, PeerLoss};
 use super::peer::Phase;
 use super::persist::{After, PagesJob};
 use super::request::Kind;
+use super::status::generation_words;
 use super::stream::Sent;
 use super::{IoPurpose, Replica};
 use crate::format::extent_log::window_for;
@@ -257,7 +258,7 @@ impl Replica {
                 slot.base = base;
             }
         }
-        self.note("generation", &format!("{base:?}"), &format!("{generation:?}"), cause);
+        self.note("generation", &generation_words(base), &generation.to_string(), cause);
         self.save(After::Generation);
         self.generation_version = self.saver.version();
     }
