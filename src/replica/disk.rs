@@ -8,7 +8,7 @@ use super::hot_extents::{HotExtents, blocks_of};
 use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
 use super::status::generation_words;
-use crate::format::extent_log::LogImage;
+use crate::format::extent_log::{LogImage, window_for};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
 use crate::format::superblock::DataState;
@@ -123,8 +123,17 @@ impl Replica {
         }
     }
 
-    /// The recovered marks are in the bitmap: the log is free, the past life is over.
+    /// The recovered marks are in the bitmap: the log is free, the past life is over. A log that
+    /// could not be read is written anew before the superblock says that it may be used; if that is
+    /// cut short, the marks of everything are stable already.
     pub(super) fn marks_recovered(&mut self) {
+        let log_extents = self.superblock.geometry.log_extents;
+        if self.log.renew(|number| window_for(number, log_extents)) {
+            return self.write_log();
+        }
+        if self.log.is_renewing() {
+            self.log.commit();
+        }
         let primary = self.role == Role::Primary;
         self.superblock.primary = primary;
         self.superblock.log_live = primary;

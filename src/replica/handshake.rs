@@ -352,6 +352,10 @@ impl Replica {
         found.disk = Some(DiskState::UpToDate);
         found.marks_heard = false;
         self.note_peer(peer, cause);
+        if self.peers.iter().all(super::peer::Peer::mirrors) {
+            // The word to go on alone was for this once.
+            self.resumed = false;
+        }
         self.reconsider_disk(cause);
     }
 

@@ -37,7 +37,7 @@ use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::Superblock;
 use crate::limits::PROGRESS_SAVE;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
-use command::EmptyScan;
+use command::{EmptyScan, Stopping};
 use dirty_map::DirtyMap;
 use disk::{DiskPhase, Freeze};
 use event::{CommandId, DiskError, Fetched, Input, IoId, Output, PageId, PeerIndex};
@@ -133,6 +133,8 @@ pub struct Replica {
     sequence: Sequence,
     resumed: bool,
     told_waiting: bool,
+    leaving: Vec<CommandId>,
+    stopping: Option<Stopping>,
     // Peers and what is under way with them.
     peers: Vec<Peer>,
     promoting: Option<Promoting>,
@@ -189,6 +191,8 @@ impl Replica {
             sequence: Sequence(0),
             resumed: false,
             told_waiting: false,
+            leaving: Vec::new(),
+            stopping: None,
             peers: peers.collect(),
             promoting: None,
             demoting: None,
@@ -300,6 +304,8 @@ impl Replica {
         if self.demoting.is_some() {
             self.drain_for_demote();
         }
+        self.check_left();
+        self.check_stopping();
         if !self.log_waiting.is_empty() {
             self.plan_log();
         }

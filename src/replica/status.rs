@@ -21,6 +21,50 @@ impl Told {
     pub(super) const NOTHING: Self = Self { replication: Replication::Off, role: None, disk: None };
 }
 
+/// Why a client's writes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Negotiating,
+    MarksUnknown,
+    NotNoted,
+    NoCopy,
+    PeerAway,
+    Congested,
+}
+
+impl Hold {
+    /// What it means, and what to do.
+    fn words(self, resource: &str) -> String {
+        let words = match self {
+            Self::Negotiating => {
+                "the nodes are agreeing whose data is newer. That ends by itself; `twinblk wait \
+                 RES --for insync` waits for it"
+            }
+            Self::MarksUnknown => {
+                "the peer is telling which blocks are stale here. That ends by itself; `twinblk \
+                 wait RES --for insync` waits for it"
+            }
+            Self::NotNoted => {
+                "the local disk is gone and the peer has not yet taken note of it. If that lasts, \
+                 bring the peer back, or run `twinblk disk attach RES`"
+            }
+            Self::NoCopy => {
+                "no up-to-date copy is in reach. Bring the peer back (`twinblk connect RES`), or \
+                 the local disk (`twinblk disk attach RES`)"
+            }
+            Self::PeerAway => {
+                "the peer is away and on_peer_loss is \"suspend\". Bring the peer back, or let \
+                 this node go on alone: `twinblk resume RES`"
+            }
+            Self::Congested => {
+                "the link is congested and on_congestion is \"wait\". It goes on when the peer has \
+                 caught up; if that lasts, the link is too slow for the load"
+            }
+        };
+        words.replace("RES", resource)
+    }
+}
+
 /// Why a state changed, where nothing better is known than what came in.
 pub(super) const fn cause_of(input: &Input) -> &'static str {
     match input {
@@ -59,15 +103,17 @@ impl Replica {
             Role::Secondary => self.promote_refusal().map_or(String::new(), |refusal| refusal.text),
         };
         let suspended = match self.role {
-            Role::Primary => self.write_hold().unwrap_or_default().to_owned(),
+            Role::Primary => self
+                .write_hold()
+                .map_or_else(String::new, |hold| hold.words(&self.options.resource)),
             Role::Secondary => String::new(),
         };
         Status {
             node: self.options.node,
             role: self.role,
             disk: self.disk,
-            disk_reason: self.disk_reason.clone(),
-            just_created: self.has_metadata() && self.superblock.lineage.head().is_none(),
+            disk_reason: self.disk_words(),
+            just_created: self.is_just_created(),
             epoch: self.superblock.epoch,
             generation: self.superblock.lineage.head(),
             device_blocks: self.device_blocks,
@@ -76,6 +122,15 @@ impl Replica {
             requests_in_flight: (self.ops.len() + self.flushes.len()) as u64,
             peers: (0..self.peers.len()).map(|peer| self.peer_status(peer)).collect(),
         }
+    }
+
+    /// Why the local disk is of no use, if there is more to say than its state.
+    fn disk_words(&self) -> String {
+        let comes = self.peers.iter().any(|peer| peer.phase == Phase::SyncTarget);
+        if self.has_no_data() && !self.is_just_created() && !comes {
+            return self.no_data();
+        }
+        self.disk_reason.clone()
     }
 
     fn peer_status(&self, index: usize) -> PeerStatus {
@@ -185,7 +240,7 @@ impl Replica {
 
     /// Client I/O waits for somebody, not just for a link that is slower than its clients.
     fn stands_still(&self) -> bool {
-        self.write_hold().is_some() && !self.peers.iter().any(|peer| peer.congested)
+        self.write_hold().is_some_and(|hold| hold != Hold::Congested)
     }
 
     /// Tells every change of state that nobody has told with a cause of its own.
@@ -193,7 +248,8 @@ impl Replica {
         (0..self.peers.len()).for_each(|peer| self.note_peer(peer, cause));
         let waits = self.role == Role::Primary && self.stands_still();
         if std::mem::replace(&mut self.told_waiting, waits) != waits {
-            let why = self.write_hold().unwrap_or(cause).replace("RES", &self.options.resource);
+            let why = self.write_hold().map(|hold| hold.words(&self.options.resource));
+            let why = why.unwrap_or_else(|| cause.to_owned());
             let (old, new) = if waits { ("flows", "waits") } else { ("waits", "flows") };
             self.note("io", old, new, &why);
         }
