@@ -5,6 +5,7 @@
 mod basics;
 mod config;
 mod disks;
+mod ends;
 mod filesystem;
 mod hostile;
 mod kills;
