@@ -84,7 +84,7 @@ impl Replica {
         (found.role, found.disk) = (Some(role), Some(disk));
         found.session_epoch = epoch;
         let name = found.name.clone();
-        self.note("verdict", "", &verdict.to_string(), &format!("peer {name}: {label}"));
+        self.note("verdict", "none", &verdict.to_string(), &format!("peer {name}: {label}"));
         self.note_peer(peer, "the nodes have met");
         if let Verdict::Refuse(reason) = verdict {
             let (bye, words) = self.words_for(peer, reason);

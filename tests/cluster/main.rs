@@ -3,6 +3,7 @@
 //! never wait for time to pass: only for a state, with a limit.
 
 mod basics;
+mod clients;
 mod config;
 mod disks;
 mod ends;
