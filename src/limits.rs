@@ -79,6 +79,9 @@ pub const PROGRESS_SAVE: Nanos = Nanos::from_millis(2_000);
 /// How often the resync controller looks at client latency.
 pub const RESYNC_TICK: Nanos = Nanos::from_millis(100);
 
+/// The time over which a resync's rate is told: long enough to be steady, short enough to be now.
+pub const RATE_SPAN: Nanos = Nanos::from_millis(2_000);
+
 /// Bytes in one piece of a resync or verify: small enough that a client write waits little for
 /// the lock, large enough for a disk to stream.
 pub const RESYNC_PIECE_BLOCKS: u64 = (256 << 10) / BLOCK_BYTES;

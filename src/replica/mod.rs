@@ -286,6 +286,7 @@ impl Replica {
             self.send_marks(peer);
             self.feed_resync(peer);
         }
+        self.note_pace();
         let syncing = self.peers.iter().any(|peer| peer.phase.clears_marks());
         if syncing && self.now >= self.next_progress_save {
             self.next_progress_save = self.now + PROGRESS_SAVE;

@@ -6,6 +6,7 @@ use super::event::{Change, Input, Output, PeerStatus, Replication, Status};
 use super::peer::{Peer, Phase};
 use crate::format::frame::{DiskState, Role};
 use crate::format::lineage::Generation;
+use crate::limits::RATE_SPAN;
 use crate::units::Nanos;
 use std::fmt::Debug;
 
@@ -84,6 +85,41 @@ pub(super) const fn cause_of(input: &Input) -> &'static str {
     }
 }
 
+/// How fast a resync went lately.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When the present span began, and what was done by then.
+    from: (Nanos, u64),
+    /// Blocks per second in the last whole span.
+    last: Option<u64>,
+}
+
+impl Pace {
+    /// A resync begins.
+    pub(super) const fn begun(now: Nanos) -> Self {
+        Self { from: (now, 0), last: None }
+    }
+
+    /// So much is done now.
+    pub(super) fn note(&mut self, now: Nanos, done: u64) {
+        if now.since(self.from.0) >= RATE_SPAN {
+            self.last = Some(self.rate(now, done));
+            self.from = (now, done);
+        }
+    }
+
+    fn per_second(&self, now: Nanos, done: u64) -> u64 {
+        // A span that has lasted longer than one should says more than the one before it.
+        let stalled = now.since(self.from.0) >= RATE_SPAN;
+        self.last.filter(|_| !stalled).unwrap_or_else(|| self.rate(now, done))
+    }
+
+    fn rate(&self, now: Nanos, done: u64) -> u64 {
+        let (from, before) = self.from;
+        done.saturating_sub(before).saturating_mul(1_000) / now.since(from).as_millis().max(1)
+    }
+}
+
 /// A generation, or that there is none.
 pub(super) fn generation_words(generation: Option<Generation>) -> String {
     generation.map_or_else(|| "none".to_owned(), |generation| generation.to_string())
@@ -135,9 +171,8 @@ impl Replica {
 
     fn peer_status(&self, index: usize) -> PeerStatus {
         let peer = &self.peers[index];
-        let seconds = self.now.since(peer.sync_began).0 / 1_000_000_000;
         let running = peer.phase.clears_marks();
-        let rate = if running { peer.sync_done / seconds.max(1) } else { 0 };
+        let rate = if running { peer.pace.per_second(self.now, peer.sync_done) } else { 0 };
         let (verified, differing) = match &self.verify {
             Some(verify) if verify.peer == index => (verify.done_blocks, verify.differing_blocks),
             _ => self.last_verify,
@@ -255,6 +290,13 @@ impl Replica {
         }
     }
 
+    /// Keeps count of how fast resyncs go.
+    pub(super) fn note_pace(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.phase.clears_marks()) {
+            peer.pace.note(self.now, peer.sync_done);
+        }
+    }
+
     /// The moment at which `Input::Timeout` is next of use.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
@@ -271,5 +313,23 @@ impl Replica {
             }
         }
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        let at = Nanos::from_millis;
+        let mut pace = Pace::begun(at(1_000));
+        assert_eq!(pace.per_second(at(1_500), 100), 200);
+        for tick in 1..=100 {
+            pace.note(at(1_000 + tick * 100), tick * 10);
+        }
+        assert_eq!(pace.per_second(at(11_000), 1_000), 100);
+        // It has stood still since: soon that shows.
+        assert_eq!(pace.per_second(at(41_000), 1_000), 0);
     }
 }

@@ -6,6 +6,7 @@ use super::Replica;
 use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
 use super::reconcile::Verdict;
+use super::status::Pace;
 use crate::format::frame::{DiskState, Frame};
 use crate::format::lineage::Lineage;
 use crate::format::superblock::{DataState, SyncTarget};
@@ -38,7 +39,7 @@ impl Replica {
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::UpToDate);
         found.marks_to_send = Some(0);
-        found.sync_began = self.now;
+        found.pace = Pace::begun(self.now);
         (found.sync_done, found.sync_total) = (0, 0);
         self.note_peer(peer, "a resync to here begins");
         self.tell_pause(peer);
