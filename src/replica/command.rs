@@ -9,7 +9,8 @@ use super::persist::After;
 use crate::format::frame::{ByeReason, DiskState, Frame, Role};
 use crate::format::lineage::{Generation, Lineage};
 use crate::format::superblock::{Bond, DataState};
-use crate::units::{Epoch, Sequence, Session};
+use crate::limits::GOODBYE_DELAY;
+use crate::units::{Epoch, Nanos, Sequence, Session};
 
 /// Whether all is zero, asked on behalf of whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(super) enum EmptyScan {
 pub(super) struct Stopping {
     id: CommandId,
     waits: Vec<(usize, Session, Sequence)>,
+    /// When the goodbye may follow what was said to be stable.
+    pub(super) at: Option<Nanos>,
 }
 
 impl Replica {
@@ -472,21 +475,26 @@ impl Replica {
                 waits.push((peer, session, sequence));
             }
         }
-        self.stopping = Some(Stopping { id, waits });
+        let at = waits.is_empty().then_some(self.now);
+        self.stopping = Some(Stopping { id, waits, at });
         self.check_stopping();
     }
 
     /// Stops once the peers have been told that what they sent is stable, so that they need not
     /// send it again.
     pub(super) fn check_stopping(&mut self) {
-        let Some(stopping) = &self.stopping else {
+        let open = self.disk_phase == DiskPhase::Open;
+        let Some(stopping) = &mut self.stopping else {
             return;
         };
         let waits = stopping.waits.iter().any(|(peer, session, sequence)| {
             let found = &self.peers[*peer];
             found.session == Some(*session) && found.incoming.stable() < *sequence
         });
-        if waits && self.has_open_disk() {
+        if waits && open {
+            return;
+        }
+        if *stopping.at.get_or_insert(self.now + GOODBYE_DELAY) > self.now {
             return;
         }
         let id = stopping.id;

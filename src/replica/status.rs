@@ -300,7 +300,8 @@ impl Replica {
     /// The moment at which `Input::Timeout` is next of use.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
-        let mut next = Nanos::NEVER;
+        let stop = self.stopping.as_ref().and_then(|stopping| stopping.at);
+        let mut next = stop.unwrap_or(Nanos::NEVER);
         for peer in &self.peers {
             let times =
                 [Some(peer.deadline), peer.out.barrier_due(), peer.ahead_until, peer.redial];
