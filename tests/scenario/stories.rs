@@ -1005,9 +1005,9 @@ fn an_unreadable_log_is_mended_whatever_moment_the_node_dies_in() {
         w.restart(ALPHA);
         w.steps(steps as u64 / ring as u64);
         if steps % 2 == 0 {
-            w.crash(ALPHA)
+            w.crash(ALPHA);
         } else {
-            w.power_cut(ALPHA)
+            w.power_cut(ALPHA);
         }
         w.restart(ALPHA);
         w.settle();
