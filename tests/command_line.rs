@@ -266,6 +266,15 @@ fn a_disk_that_is_held_is_not_taken() {
 }
 
 #[test]
+fn help_says_when_a_command_is_refused() {
+    for command in [&["promote"][..], &["disconnect"], &["invalidate"], &["disk", "detach"]] {
+        let help = twinblk(&[&["help"], command].concat());
+        assert_eq!(help.code, 0, "{}", help.errors);
+        assert!(help.output.contains("Refused"), "{command:?}: {}", help.output);
+    }
+}
+
+#[test]
 fn shells_can_complete() {
     let script = twinblk(&["completion", "bash"]);
     assert!(script.code == 0 && script.output.contains("pause-sync"), "{}", script.errors);
