@@ -69,6 +69,10 @@ pub const HANDSHAKE_TIME: Nanos = Nanos::from_millis(5_000);
 /// How long a peer that did not get through the negotiation is left alone before the next try.
 pub const HANDSHAKE_REST: Nanos = Nanos::from_millis(10_000);
 
+/// How long the goodbye of a planned stop follows what the node says is stable: they travel on two
+/// connections, and a goodbye that arrives first would make the peer send again what is stable.
+pub const GOODBYE_DELAY: Nanos = Nanos::from_millis(10);
+
 /// How long a congested link must have been empty before the peer is resynced.
 pub const CONGESTION_REST: Nanos = Nanos::from_millis(1_000);
 
@@ -78,6 +82,9 @@ pub const PROGRESS_SAVE: Nanos = Nanos::from_millis(2_000);
 
 /// How often the resync controller looks at client latency.
 pub const RESYNC_TICK: Nanos = Nanos::from_millis(100);
+
+/// The time over which a resync's rate is told: long enough to be steady, short enough to be now.
+pub const RATE_SPAN: Nanos = Nanos::from_millis(2_000);
 
 /// Bytes in one piece of a resync or verify: small enough that a client write waits little for
 /// the lock, large enough for a disk to stream.

@@ -41,7 +41,8 @@ fn status_is_a_table_or_json() {
 RESOURCE  ROLE       DISK      PEER  CONNECTION  REPLICATION  PEER-ROLE  PEER-DISK  OUT-OF-SYNC
 r0        Secondary  Outdated  beta  Connecting  Off          -          -          8 MiB
 
-r0:
+r0: Secondary (keeps a copy and shows it to nobody), Off (nothing flows: the peer is away, or one \
+of the copies is not there)
   disk Outdated: a state that once was, known to be older than the peer's. Do: connect to the peer \
 and it is brought up to date: `twinblk connect r0`
   connection to beta Connecting: the peer is not reached; the node keeps trying. Do: look at the \
@@ -262,6 +263,15 @@ fn a_disk_that_is_held_is_not_taken() {
     let refused = stage.run(&["create", "r0", "--force"]);
     assert_eq!(refused.code, 5, "{}", refused.errors);
     assert!(refused.errors.contains("[disk-in-use]"), "{}", refused.errors);
+}
+
+#[test]
+fn help_says_when_a_command_is_refused() {
+    for command in [&["promote"][..], &["disconnect"], &["invalidate"], &["disk", "detach"]] {
+        let help = twinblk(&[&["help"], command].concat());
+        assert_eq!(help.code, 0, "{}", help.errors);
+        assert!(help.output.contains("Refused"), "{command:?}: {}", help.output);
+    }
 }
 
 #[test]

@@ -12,9 +12,10 @@ use super::exit::{Exit, Failure};
 use super::stopped::Here;
 use crate::config::{Name, quantity::show_bytes};
 use crate::control::body::SCHEMA_VERSION;
+use crate::format::superblock::resource_id;
 use crate::store::create::{CreateError, Layout, create};
 use crate::store::open::probe_content;
-use crate::units::{AreaId, BLOCK_BYTES, ResourceId};
+use crate::units::{AreaId, BLOCK_BYTES};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -54,9 +55,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
     }
     let (mut disk, new_file) = here.take_new()?;
     let layout = Layout {
-        // Zero would say "none".
-        resource: ResourceId(u128::from_le_bytes(random()?).max(1)),
+        resource: resource_id(here.resource.name.as_str(), u128::from_le_bytes(random()?)),
         node: here.node.id,
+        // Zero would say "none".
         area: AreaId(u64::from_le_bytes(random()?).max(1)),
         peer_slots: here.resource.peer_slots,
         log_extents: here.resource.log_extents,

@@ -10,6 +10,8 @@ use super::order;
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Let go of the local disk; the resource goes on through the peer's.
+    ///
+    /// Refused if it is the last up-to-date copy in reach of the primary.
     Detach(order::Arguments),
     /// Take the same disk back; what it missed is copied.
     Attach(order::Arguments),

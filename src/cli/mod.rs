@@ -97,24 +97,45 @@ enum Verb {
     /// Lay out this node's metadata for a new resource.
     Create(create::Arguments),
     /// Say where the first contents of a new resource are.
+    ///
+    /// Refused if this node, or the peer it is connected to, has contents already.
     Init(init::Arguments),
     /// Make this node primary: it serves clients.
+    ///
+    /// Refused if the peer is primary, and if this node's copy is not, or is not known to be, the
+    /// newest. The latter can be overridden with --force, which tells what it costs and asks.
     Promote(promote::Arguments),
     /// Make this node secondary, cleanly; its clients are disconnected.
+    ///
+    /// Ends when what they wrote is stable on both nodes. What waits for a peer that is away ends
+    /// unanswered.
     Demote(order::Arguments),
     /// Connect to the peer again.
+    ///
+    /// Needed after `disconnect`, and after a refusal such as split brain; any other loss of the
+    /// link mends itself. A primary cannot give up its data.
     Connect(connect::Arguments),
     /// Disconnect from the peer until `connect`.
+    ///
+    /// A secondary withdraws: its copy counts as Outdated, durably, before the primary goes on
+    /// alone. Refused where clients would come to wait: if a primary works on the peer's copy, or
+    /// if on_peer_loss is "suspend" and nobody has said `resume`.
     Disconnect(order::Arguments),
     /// Throw away this node's copy and fetch all from the peer.
+    ///
+    /// Refused on a primary, and while the connected peer has no whole copy.
     Invalidate(invalidate::Arguments),
     /// Let a resync rest.
     PauseSync(order::Arguments),
     /// Let a resync go on.
     ResumeSync(order::Arguments),
     /// Let a primary that waits for its peer go on alone.
+    ///
+    /// For this time: once the peer is back and in sync, on_peer_loss counts again.
     Resume(order::Arguments),
     /// Compare both copies block by block.
+    ///
+    /// Given on the primary, if there is one. Refused unless both nodes are connected and in sync.
     Verify(verify::Arguments),
     /// Let go of the local disk, or take it back.
     #[command(subcommand)]

@@ -18,6 +18,9 @@ use crate::control::body::{PeerBody, ResourceBody, StatusBody};
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
+/// How often where nobody can redraw: a log, or a pipe.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
 /// How far back "losing ground" looks: shorter would call every burst a trend.
 const TREND_SPAN: Duration = Duration::from_secs(5);
 
@@ -26,7 +29,7 @@ pub(super) struct Arguments {
     /// Only this resource.
     #[arg(value_parser = Name::parse)]
     resource: Option<Name>,
-    /// Look again every second until stopped.
+    /// Look again every second until stopped; every ten seconds if the output is no terminal.
     #[arg(long, short)]
     watch: bool,
     /// Exit with 7 if something is less than it should be.
@@ -53,7 +56,8 @@ async fn watch(
     context: &Context,
 ) -> Result<Exit, Failure> {
     let mut samples = Samples::default();
-    let mut ticks = interval(WATCH_EVERY);
+    let live = context.json() || context.terminal.can_redraw;
+    let mut ticks = interval(if live { WATCH_EVERY } else { LOG_EVERY });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

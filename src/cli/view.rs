@@ -1,4 +1,5 @@
-//! Owns how resources look to people: one aligned table, and below it what needs somebody.
+//! Owns how resources look to people: one aligned table, below it what its words mean, and what
+//! needs somebody.
 //! Must never judge: what is degraded, and why, is in what the daemon says.
 
 use comfy_table::{Table, presets};
@@ -59,15 +60,30 @@ pub(super) fn status(
         }
     }
     for resource in &status.resources {
-        let notes = notes(resource);
-        if !notes.is_empty() {
-            text.push_str(&format!("\n\n{}:", terminal.emphasise(&resource.name)));
-        }
-        for note in notes {
+        let name = terminal.emphasise(&resource.name);
+        text.push_str(&format!("\n\n{name}: {}", in_words(resource)));
+        for note in notes(resource) {
             text.push_str(&format!("\n  {note}"));
         }
     }
     text
+}
+
+/// What the states mean that need nobody: the others have sentences of their own.
+fn in_words(resource: &ResourceBody) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut add = |subject: &str, Word { state, meaning, remedy }: Word| {
+        if remedy.is_empty() {
+            words.push(format!("{subject}{state} ({meaning})"));
+        }
+    };
+    add("", words::role(&resource.role));
+    add("disk ", words::disk(&resource.disk));
+    for peer in &resource.peers {
+        add(&format!("{} ", peer.node), words::connection(&peer.connection));
+        add("", words::replication(&peer.replication));
+    }
+    words.join(", ")
 }
 
 fn direction(peer: &PeerBody) -> String {
@@ -229,10 +245,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_healthy_resource_is_one_line() {
+    fn a_healthy_resource_is_one_row_and_its_words() {
         let expected = "\
 RESOURCE  ROLE     DISK      PEER  CONNECTION  REPLICATION  PEER-ROLE  PEER-DISK  OUT-OF-SYNC
-r0        Primary  UpToDate  beta  Connected   Established  Secondary  UpToDate   0 B";
+r0        Primary  UpToDate  beta  Connected   Established  Secondary  UpToDate   0 B
+
+r0: Primary (serves clients), disk UpToDate (the newest contents), beta Connected (the nodes see \
+each other), Established (every write reaches both)";
         assert_eq!(shown(vec![resource()]), expected);
         assert_eq!(shown(vec![]), "node alpha has no resources");
     }
@@ -252,7 +271,8 @@ r0        Primary  UpToDate  beta  Connected   Established  Secondary  UpToDate 
 RESOURCE  ROLE     DISK      PEER  CONNECTION  REPLICATION  PEER-ROLE  PEER-DISK  OUT-OF-SYNC
 r0        Primary  UpToDate  beta  Connecting  Off          -          -          5 MiB
 
-r0:
+r0: Primary (serves clients), disk UpToDate (the newest contents), Off (nothing flows: the peer is \
+away, or one of the copies is not there)
   connection to beta Connecting: the peer is not reached; the node keeps trying. Do: look at the \
 peer's daemon and at the network between";
         assert_eq!(shown(vec![lonely]), expected);

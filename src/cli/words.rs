@@ -72,12 +72,16 @@ const CONNECTIONS: [Word; 3] = [
         "the peer is not reached; the node keeps trying",
         "look at the peer's daemon and at the network between",
     ),
-    good("Connected", "the nodes are connected"),
+    good("Connected", "the nodes see each other"),
 ];
 
 const REPLICATIONS: [Word; 11] = [
-    good("Off", "nothing flows while not connected"),
-    good("Negotiating", "the nodes are finding out whose data is newer"),
+    good("Off", "nothing flows: the peer is away, or one of the copies is not there"),
+    bad(
+        "Negotiating",
+        "the nodes are finding out whose data is newer, and client I/O waits for that",
+        "nothing, it ends by itself; if it lasts, read the daemon's log on both nodes",
+    ),
     good("Established", "every write reaches both"),
     good("SyncSource", "the peer is being brought up to date from here"),
     good("SyncTarget", "this node is being brought up to date by the peer"),

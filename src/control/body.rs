@@ -45,7 +45,7 @@ pub struct ResourceBody {
     pub role: String,
     /// State of the local disk.
     pub disk: String,
-    /// Why there is no local disk, and what to do; empty if there is one.
+    /// Why there is no local disk, or nothing on it, and what to do; else empty.
     #[serde(default)]
     pub disk_reason: String,
     /// `init` is needed.

@@ -3,6 +3,7 @@
 
 use crate::limits::LINEAGE_ENTRIES;
 use crate::units::{Epoch, NodeId};
+use std::fmt;
 
 /// One data generation: begun by `node` in `epoch`, told from any other by a random `id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +14,12 @@ pub struct Generation {
     pub id: u64,
     /// The node that began it.
     pub node: NodeId,
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:016x} of epoch {} by node {}", self.id, self.epoch.0, self.node.0)
+    }
 }
 
 /// What two lineages say about each other, seen from the first one.

@@ -1,6 +1,7 @@
 //! Owns what a node durably knows of itself, and its bytes on disk.
 //! Must never do I/O, nor judge what the fields mean for the peer.
 
+use super::checksum;
 use super::lineage::{Generation, Lineage};
 use crate::limits::PEER_SLOTS_MAX;
 use crate::units::{AreaId, BootId, Epoch, NodeId, ResourceId, RunId};
@@ -106,6 +107,22 @@ pub struct Superblock {
     pub sync_target: Option<SyncTarget>,
     /// One per peer.
     pub slots: [PeerSlot; PEER_SLOTS_MAX],
+}
+
+/// Bits of a resource id below those that tell the name.
+const RANDOM_BITS: u32 = 96;
+
+/// A new id for the resource of this name; never zero, which would say "none".
+#[must_use]
+pub fn resource_id(name: &str, random: u128) -> ResourceId {
+    let random = (random & ((1 << RANDOM_BITS) - 1)).max(1);
+    ResourceId(u128::from(checksum::of(name.as_bytes())) << RANDOM_BITS | random)
+}
+
+/// Whether an id was made for the resource of this name.
+#[must_use]
+pub fn is_id_of(id: ResourceId, name: &str) -> bool {
+    id.0 >> RANDOM_BITS == u128::from(checksum::of(name.as_bytes()))
 }
 
 impl Superblock {

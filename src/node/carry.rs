@@ -5,13 +5,14 @@
 use super::site::{ResourceIndex, Site};
 use crate::buffer::{PayloadRef, Pool, Span};
 use crate::export::{Export, ExportOptions};
+use crate::format::superblock::is_id_of;
 use crate::link::{Link, LinkOptions, Outgoing};
 use crate::replica::Replica;
 use crate::replica::event::{DiskError, Input, Output, PageId, Part, Persist, PersistId};
 use crate::replica::options::Options;
 use crate::ring::{Completion, Lane, Ring};
 use crate::store::{Disk, Expected, Files, Opened, Opening, Refused};
-use crate::units::{BLOCK_BYTES, BootId, Nanos};
+use crate::units::{BLOCK_BYTES, BootId, Nanos, ResourceId};
 
 /// Parts of a resource, as the upper byte of their tokens says.
 pub(super) const DISK: u8 = 1;
@@ -161,6 +162,7 @@ impl Resource {
             return;
         };
         let result = result.map_err(|refused| refused.why).and_then(|opened| {
+            self.check_owner(opened.image.superblock.resource)?;
             let blocks = opened.image.superblock.geometry.device_blocks;
             self.check_size(blocks * BLOCK_BYTES).map(|()| opened)
         });
@@ -178,6 +180,20 @@ impl Resource {
             }
         };
         self.inputs.push(Input::DiskOpened { result });
+    }
+
+    /// The disk of another resource, by an exchanged path, would be served as this one's.
+    fn check_owner(&self, found: ResourceId) -> Result<(), String> {
+        let name = self.resource_name();
+        if self.setup.front == Front::Site || is_id_of(found, name) {
+            return Ok(());
+        }
+        Err(format!(
+            "the metadata in {} belongs to another resource than {name}: correct the path in the \
+             configuration; or, if nothing on that disk is needed any more, stop the daemon and \
+             run `twinblk create {name} --force`",
+            self.setup.metadata_path
+        ))
     }
 
     /// Clients have been told a size: it stays.

@@ -3,12 +3,12 @@
 //! Must never run on a shard.
 
 use crate::config::{Metadata, Replica, Resource};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{Superblock, resource_id};
 use crate::store::compare::is_empty;
 use crate::store::create::{Layout, create};
 use crate::store::open::{OpenOptions, OpenedFile, open};
 use crate::store::{RawFile, StoppedDisk};
-use crate::units::{AreaId, BLOCK_BYTES, ResourceId};
+use crate::units::{AreaId, BLOCK_BYTES};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -72,7 +72,7 @@ pub fn lay_out(
     let wide = |bytes: &[u8]| bytes.iter().fold(1u128, |sum, byte| sum << 8 | u128::from(*byte));
     let area = second.iter().fold(1u64, |sum, byte| sum << 7 | u64::from(*byte));
     let layout = Layout {
-        resource: ResourceId(wide(first)),
+        resource: resource_id(resource.name.as_str(), wide(first)),
         node: replica.node,
         area: AreaId(area),
         peer_slots: resource.peer_slots,

@@ -122,6 +122,7 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
     wait_for_signal().await?;
     tracing::info!(node = %node.name, "stopping");
     stop_shards(shards).await;
+    close_doors(options, node);
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
     Ok(())
@@ -269,6 +270,14 @@ async fn open_doors(
         tokio::spawn(doors.clone().unix(listener, resource.name.as_str().to_owned()));
     }
     Ok(())
+}
+
+/// Takes the unix sockets away: one that is gone says "nobody serves" at once. The admin socket still
+/// stands, so none of these is a successor's.
+fn close_doors(options: &ServeOptions, node: &Node) {
+    for resource in options.config.resources_on(options.node) {
+        let _ = std::fs::remove_file(node.nbd_socket(&resource.name));
+    }
 }
 
 async fn wait_for_signal() -> Result<(), ServeError> {

@@ -82,6 +82,11 @@ impl Incoming {
         self.applies.is_empty() && !self.syncing
     }
 
+    /// Everything up to this is stable here.
+    pub(super) const fn stable(&self) -> Sequence {
+        self.stable
+    }
+
     pub(super) fn forget_log(&mut self) {
         self.applies.iter_mut().for_each(|apply| apply.entered = false);
     }
@@ -381,6 +386,18 @@ impl Replica {
     pub(super) fn on_barrier(&mut self, peer: usize, sequence: Sequence) {
         self.peers[peer].incoming.points.push_back(Point::Barrier(sequence));
         self.pass_point(peer);
+    }
+
+    /// Makes stable what has come so far although nobody asked: this node is about to stop. Returns
+    /// up to where, if there is anything.
+    pub(super) fn settle_incoming(&mut self, peer: usize) -> Option<Sequence> {
+        let incoming = &self.peers[peer].incoming;
+        let last = incoming.last;
+        if last <= incoming.stable || !self.has_open_disk() {
+            return None;
+        }
+        self.on_barrier(peer, last);
+        Some(last)
     }
 
     /// The end of a resync, in its place among the writes.

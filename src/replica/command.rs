@@ -9,7 +9,8 @@ use super::persist::After;
 use crate::format::frame::{ByeReason, DiskState, Frame, Role};
 use crate::format::lineage::{Generation, Lineage};
 use crate::format::superblock::{Bond, DataState};
-use crate::units::Session;
+use crate::limits::GOODBYE_DELAY;
+use crate::units::{Epoch, Nanos, Sequence, Session};
 
 /// Whether all is zero, asked on behalf of whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,15 @@ pub(super) enum EmptyScan {
     Command(CommandId),
     /// The peer, which offers this generation.
     Peer { peer: usize, session: Session, generation: Generation },
+}
+
+/// A planned stop that waits until what the peers sent is stable here.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    id: CommandId,
+    waits: Vec<(usize, Session, Sequence)>,
+    /// When the goodbye may follow what was said to be stable.
+    pub(super) at: Option<Nanos>,
 }
 
 impl Replica {
@@ -56,6 +66,10 @@ impl Replica {
             let text = "a primary cannot give up its data; run demote first";
             return self.refuse_command(id, "is-primary", text);
         }
+        if !self.leaving.is_empty() {
+            let text = "it is disconnecting; try again in a moment";
+            return self.refuse_command(id, "busy", text);
+        }
         for peer in 0..self.peers.len() {
             let found = &mut self.peers[peer];
             if found.session.is_some() {
@@ -75,6 +89,10 @@ impl Replica {
     }
 
     fn disconnect_all(&mut self, id: CommandId) {
+        if let Some((reason, text)) = self.disconnect_refusal() {
+            return self.refuse_command(id, reason, &text);
+        }
+        self.leaving.push(id);
         for peer in 0..self.peers.len() {
             let follows = self.peers[peer].role == Some(Role::Primary);
             if self.role == Role::Secondary && follows && self.has_metadata() {
@@ -87,7 +105,68 @@ impl Replica {
                 self.withdrawn(peer);
             }
         }
-        self.answer(id, Ok(format!("{} is disconnected", self.options.resource)));
+    }
+
+    /// Answers `disconnect` once this node's word is on record and no session is left.
+    pub(super) fn check_left(&mut self) {
+        let left = |peer: &super::peer::Peer| {
+            peer.session.is_none() && peer.connection == Connection::StandAlone
+        };
+        if self.leaving.is_empty() || !self.peers.iter().all(left) {
+            return;
+        }
+        for id in std::mem::take(&mut self.leaving) {
+            self.answer(id, Ok(format!("{} is disconnected", self.options.resource)));
+        }
+    }
+
+    /// Clients must not come to wait because of a planned disconnect.
+    fn disconnect_refusal(&self) -> Option<(&'static str, String)> {
+        let resource = &self.options.resource;
+        let primary = self.role == Role::Primary;
+        let suspends = self.options.on_peer_loss == super::options::PeerLoss::Suspend;
+        for peer in &self.peers {
+            let them = &peer.name;
+            if primary && self.disk != DiskState::UpToDate {
+                let next = if self.has_metadata() { "wait --for insync" } else { "disk attach" };
+                let text = format!(
+                    "this primary works on the copy of {them}, and without it client I/O would \
+                     wait. Run `twinblk {next} {resource}` first, or `twinblk demote {resource}`"
+                );
+                return Some(("last-copy", text));
+            }
+            if primary && peer.session.is_some() && !self.goes_on_alone() {
+                let text = format!(
+                    "on_peer_loss is \"suspend\", so without {them} client I/O would wait. Run \
+                     `twinblk demote {resource}` first, or `twinblk resume {resource}` to let this \
+                     node go on alone"
+                );
+                return Some(("would-suspend", text));
+            }
+            if self.is_only_copy_of(peer) {
+                let text = format!(
+                    "{them} is primary and works on the copy here: without it its client I/O would \
+                     wait. Run `twinblk disk attach {resource}` on {them} first, or `twinblk demote \
+                     {resource}` there"
+                );
+                return Some(("last-copy", text));
+            }
+            if peer.role == Some(Role::Primary) && suspends {
+                let text = format!(
+                    "on_peer_loss is \"suspend\", so without this node client I/O on {them} would \
+                     wait. Run there `twinblk resume {resource}`, then `twinblk disconnect \
+                     {resource}`"
+                );
+                return Some(("would-suspend", text));
+            }
+        }
+        None
+    }
+
+    /// The peer serves clients from the copy of this node.
+    fn is_only_copy_of(&self, peer: &super::peer::Peer) -> bool {
+        let lacks = peer.disk.is_some_and(|disk| disk < DiskState::UpToDate);
+        peer.role == Some(Role::Primary) && lacks && self.disk == DiskState::UpToDate
     }
 
     pub(super) fn withdrawn(&mut self, peer: usize) {
@@ -121,6 +200,12 @@ impl Replica {
         if !self.has_metadata() || self.demoting.is_some() || self.promoting.is_some() {
             return self.refuse_command(id, "busy", "the disk is not there, or its role changes");
         }
+        let whole = self.superblock.data != DataState::Inconsistent;
+        let worse = |peer: &super::peer::Peer| peer.disk.is_some_and(|it| it < DiskState::Outdated);
+        if whole && self.superblock.lineage.head().is_some() && self.peers.iter().any(worse) {
+            let text = "the peer has no whole copy, so this one is the last; see `twinblk status`";
+            return self.refuse_command(id, "last-copy", text);
+        }
         self.superblock.lineage = Lineage::default();
         self.superblock.data = DataState::Inconsistent;
         self.superblock.sync_target = None;
@@ -133,6 +218,7 @@ impl Replica {
     fn pause_sync(&mut self, id: CommandId, paused: bool) {
         for peer in 0..self.peers.len() {
             self.peers[peer].paused_here = paused;
+            self.note_peer(peer, if paused { "pause-sync" } else { "resume-sync" });
             self.send(peer, Frame::PauseSync { paused });
             self.feed_resync(peer);
         }
@@ -334,6 +420,11 @@ impl Replica {
             let text = "this is the last up-to-date copy in reach; connect the peer first";
             return self.refuse_command(id, "last-copy", text);
         }
+        if self.peers.iter().any(|peer| self.is_only_copy_of(peer)) {
+            let text =
+                "the peer is primary and works on this copy; run `twinblk disk attach` there";
+            return self.refuse_command(id, "last-copy", text);
+        }
         self.fail_disk("the operator detached it");
         self.answer(id, Ok("the disk is detached".to_owned()));
     }
@@ -373,7 +464,51 @@ impl Replica {
         if self.role == Role::Primary {
             return self.demote(id, true);
         }
+        if self.stopping.is_some() {
+            return self.refuse_command(id, "busy", "it is stopping already");
+        }
+        let mut waits = Vec::new();
+        for peer in 0..self.peers.len() {
+            if let Some(session) = self.peers[peer].session
+                && let Some(sequence) = self.settle_incoming(peer)
+            {
+                waits.push((peer, session, sequence));
+            }
+        }
+        let at = waits.is_empty().then_some(self.now);
+        self.stopping = Some(Stopping { id, waits, at });
+        self.check_stopping();
+    }
+
+    /// Stops once the peers have been told that what they sent is stable, so that they need not
+    /// send it again.
+    pub(super) fn check_stopping(&mut self) {
+        let open = self.disk_phase == DiskPhase::Open;
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        let waits = stopping.waits.iter().any(|(peer, session, sequence)| {
+            let found = &self.peers[*peer];
+            found.session == Some(*session) && found.incoming.stable() < *sequence
+        });
+        if waits && open {
+            return;
+        }
+        if *stopping.at.get_or_insert(self.now + GOODBYE_DELAY) > self.now {
+            return;
+        }
+        let id = stopping.id;
+        self.stopping = None;
         self.stop_now(id);
+    }
+
+    /// No contents, and none are known to exist anywhere: `init` says where they are.
+    pub(super) fn is_just_created(&self) -> bool {
+        self.has_no_data() && self.superblock.epoch == Epoch(0)
+    }
+
+    pub(super) fn has_no_data(&self) -> bool {
+        self.has_metadata() && self.superblock.lineage.head().is_none()
     }
 
     /// Announces the stop, then saves what memory holds.
@@ -410,9 +545,7 @@ impl Replica {
                 self.mark(peer, blocks);
             }
             self.send(peer, Frame::Behind);
-            let name = self.peers[peer].name.clone();
-            let (old, new) = (Phase::Established, Phase::Ahead);
-            self.note_of(&name, "replication", (&old, &new), "the link is congested");
+            self.note_peer(peer, "the link is congested");
         }
     }
 
@@ -421,6 +554,7 @@ impl Replica {
             return self.violation(peer, "congestion out of turn");
         }
         self.peers[peer].phase = Phase::Behind;
+        self.note_peer(peer, "the link is congested");
         self.superblock.data = DataState::Outdated;
         self.save(After::Nothing);
         self.reconsider_disk("the link is congested");

@@ -7,7 +7,8 @@ use super::event::{CommandId, DiskImage, Output};
 use super::hot_extents::{HotExtents, blocks_of};
 use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
-use crate::format::extent_log::LogImage;
+use super::status::generation_words;
+use crate::format::extent_log::{LogImage, window_for};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
 use crate::format::superblock::DataState;
@@ -122,8 +123,17 @@ impl Replica {
         }
     }
 
-    /// The recovered marks are in the bitmap: the log is free, the past life is over.
+    /// The recovered marks are in the bitmap: the log is free, the past life is over. A log that
+    /// could not be read is written anew before the superblock says that it may be used; if that is
+    /// cut short, the marks of everything are stable already.
     pub(super) fn marks_recovered(&mut self) {
+        let log_extents = self.superblock.geometry.log_extents;
+        if self.log.renew(|number| window_for(number, log_extents)) {
+            return self.write_log();
+        }
+        if self.log.is_renewing() {
+            self.log.commit();
+        }
         let primary = self.role == Role::Primary;
         self.superblock.primary = primary;
         self.superblock.log_live = primary;
@@ -302,10 +312,11 @@ impl Replica {
             return;
         }
         self.freezing = None;
-        self.superblock.lineage.begin(generation);
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
-        let new = format!("{generation:?}");
-        self.note("generation", "", &new, "the local disk was let go; the peer keeps the marks");
+        let old = generation_words(self.superblock.lineage.head());
+        self.superblock.lineage.begin(generation);
+        let new = generation.to_string();
+        self.note("generation", &old, &new, "the local disk was let go; the peer keeps the marks");
         self.retry_frozen();
         self.check_flushes();
     }
@@ -315,8 +326,7 @@ impl Replica {
         if old == Some(disk) {
             return;
         }
-        let name = self.peers[peer].name.clone();
-        self.note_of(&name, "peer-disk", (&old, &Some(disk)), "the peer said so");
+        self.note_peer(peer, "the peer said so");
         if disk < DiskState::Inconsistent {
             // Nothing sent to it is safe there any more.
             self.drop_source(peer);

@@ -438,8 +438,8 @@ const _: () = assert!(size_of::<Output>() <= 80);
 /// A change of state: one log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What changed: `role`, `disk`, `connection`, `replication`, `peer-role`, `peer-disk`, `io`,
-    /// `epoch`, `generation`, `out-of-sync`, `verify`.
+    /// What changed: `role`, `disk`, `data`, `connection`, `verdict`, `replication`, `peer-role`,
+    /// `peer-disk`, `io`, `generation`, `verify`.
     pub what: &'static str,
     /// Before.
     pub old: String,
@@ -584,9 +584,9 @@ pub struct Status {
     pub role: Role,
     /// Local disk.
     pub disk: DiskState,
-    /// Why there is no local disk, in words with the next command; empty if there is one.
+    /// Why there is no local disk, or nothing on it, in words with the next command.
     pub disk_reason: String,
-    /// No generation yet: `init` is needed.
+    /// No generation yet, here or elsewhere as far as is known: `init` is needed.
     pub just_created: bool,
     /// Epoch adopted.
     pub epoch: Epoch,

@@ -72,11 +72,11 @@ impl Replica {
         let (Some(mine), Some(theirs)) = (&found.sent_state, &found.their_state) else {
             return;
         };
-        if let Some(difference) = self.incompatible(mine, theirs) {
+        if let Some(difference) = self.incompatible(peer, mine, theirs) {
             return self.refuse(peer, ByeReason::Incompatible, difference);
         }
         let (label, verdict) = reconcile(mine, theirs);
-        let (role, disk) = (theirs.role, self.shown_disk(theirs));
+        let (role, disk) = (theirs.role, theirs.disk);
         let epoch = mine.epoch.max(theirs.epoch);
         let their_bond = theirs.bond();
         let found = &mut self.peers[peer];
@@ -84,7 +84,8 @@ impl Replica {
         (found.role, found.disk) = (Some(role), Some(disk));
         found.session_epoch = epoch;
         let name = found.name.clone();
-        self.note_of(&name, "verdict", (&"", &verdict), label);
+        self.note("verdict", "none", &verdict.to_string(), &format!("peer {name}: {label}"));
+        self.note_peer(peer, "the nodes have met");
         if let Verdict::Refuse(reason) = verdict {
             self.learn_of_newer(peer, label, reason);
             let (bye, words) = self.words_for(peer, reason);
@@ -140,14 +141,8 @@ impl Replica {
         }
     }
 
-    /// A peer's `UpToDate` is believed only after the comparison; before that it is Consistent.
-    fn shown_disk(&self, theirs: &PeerState) -> DiskState {
-        let _ = self;
-        theirs.disk
-    }
-
-    fn incompatible(&self, mine: &PeerState, theirs: &PeerState) -> Option<String> {
-        let peer = &self.options.peers[0].name;
+    fn incompatible(&self, peer: usize, mine: &PeerState, theirs: &PeerState) -> Option<String> {
+        let peer = &self.peers[peer].name;
         let (me, resource) = (&self.options.name, &self.options.resource);
         let both_have_data = mine.lineage.head().is_some() && theirs.lineage.head().is_some();
         if both_have_data && mine.resource != theirs.resource {
@@ -369,14 +364,16 @@ impl Replica {
     /// Both copies are the newest from here on.
     pub(super) fn establish(&mut self, peer: usize, cause: &str) {
         let found = &mut self.peers[peer];
-        let old = std::mem::replace(&mut found.phase, Phase::Established);
+        found.phase = Phase::Established;
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::UpToDate);
         found.marks_heard = false;
-        let name = found.name.clone();
-        self.note_of(&name, "replication", (&old, &Phase::Established), cause);
+        self.note_peer(peer, cause);
+        if self.peers.iter().all(super::peer::Peer::mirrors) {
+            // The word to go on alone was for this once.
+            self.resumed = false;
+        }
         self.reconsider_disk(cause);
-        let _ = Connection::Connected;
     }
 
     fn begin_source(&mut self, peer: usize, session: Session, extent: Extent) {

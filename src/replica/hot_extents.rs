@@ -4,7 +4,7 @@
 //! An extent that is to become hot waits for a transaction; the extents that make room for it stop
 //! being hot when the transaction is built, so nothing can write to them while it is under way.
 
-use crate::format::extent_log::{LogImage, LogTransaction};
+use crate::format::extent_log::{LogImage, LogTransaction, ring_blocks};
 use crate::limits::{EXTENT_BLOCKS, LOG_UPDATES_MAX};
 use crate::units::{Blocks, Sequence};
 use std::collections::BTreeMap;
@@ -47,6 +47,8 @@ pub(crate) struct HotExtents {
     under_way: bool,
     transaction: LogTransaction,
     next_transaction: u64,
+    /// Empty transactions still owed to a log that could not be read.
+    owed: u64,
 }
 
 /// The extents that blocks lie in.
@@ -63,7 +65,8 @@ pub(crate) fn blocks_of(extent: u32, device_blocks: u64) -> Blocks {
 }
 
 impl HotExtents {
-    /// The log as found on disk. An unreadable one starts empty in memory; the caller marks all.
+    /// The log as found on disk. An unreadable one starts empty in memory and must be begun anew;
+    /// the caller marks all.
     pub(crate) fn new(image: &LogImage, capacity: u32) -> Self {
         let (slots, next_transaction): (&[Option<u32>], u64) = match image {
             LogImage::Hot { slots, next_transaction } => (slots, *next_transaction),
@@ -77,8 +80,32 @@ impl HotExtents {
                 places.insert(extent, place);
             }
         }
-        let transaction = LogTransaction::default();
-        Self { entries, places, hand: 0, under_way: false, transaction, next_transaction }
+        let unreadable = matches!(image, LogImage::Unreadable { .. });
+        Self {
+            entries,
+            places,
+            hand: 0,
+            under_way: unreadable,
+            transaction: LogTransaction::default(),
+            next_transaction,
+            owed: if unreadable { ring_blocks(capacity) } else { 0 },
+        }
+    }
+
+    /// Plans the next of the empty transactions that begin an unreadable log anew, once round the
+    /// ring; false when none is owed. Until then nothing else is planned.
+    pub(crate) fn renew(&mut self, window: impl FnOnce(u64) -> std::ops::Range<u32>) -> bool {
+        if self.owed == 0 {
+            return false;
+        }
+        self.owed -= 1;
+        self.build(Vec::new(), window);
+        true
+    }
+
+    /// Whether an unreadable log is being begun anew.
+    pub(crate) const fn is_renewing(&self) -> bool {
+        self.under_way && self.transaction.updates.is_empty()
     }
 
     /// The extents that are hot or about to be.
@@ -161,6 +188,15 @@ impl HotExtents {
         if updates.is_empty() {
             return None;
         }
+        self.build(updates, window);
+        Some(plan)
+    }
+
+    fn build(
+        &mut self,
+        updates: Vec<(u32, Option<u32>)>,
+        window: impl FnOnce(u64) -> std::ops::Range<u32>,
+    ) {
         let number = self.next_transaction;
         let range = window(number);
         let holds = |place: u32| {
@@ -171,7 +207,6 @@ impl HotExtents {
         self.transaction = LogTransaction { number, updates, window_start: range.start, window };
         self.next_transaction += 1;
         self.under_way = true;
-        Some(plan)
     }
 
     /// The transaction under way.

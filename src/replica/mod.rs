@@ -37,7 +37,7 @@ use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::Superblock;
 use crate::limits::PROGRESS_SAVE;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
-use command::EmptyScan;
+use command::{EmptyScan, Stopping};
 use dirty_map::DirtyMap;
 use disk::{DiskPhase, Freeze};
 use event::{CommandId, DiskError, Fetched, Input, IoId, Output, PageId, PeerIndex};
@@ -132,6 +132,9 @@ pub struct Replica {
     sync_again: bool,
     sequence: Sequence,
     resumed: bool,
+    told_waiting: bool,
+    leaving: Vec<CommandId>,
+    stopping: Option<Stopping>,
     // Peers and what is under way with them.
     peers: Vec<Peer>,
     promoting: Option<Promoting>,
@@ -187,6 +190,9 @@ impl Replica {
             sync_again: false,
             sequence: Sequence(0),
             resumed: false,
+            told_waiting: false,
+            leaving: Vec::new(),
+            stopping: None,
             peers: peers.collect(),
             promoting: None,
             demoting: None,
@@ -206,6 +212,7 @@ impl Replica {
     /// Takes in one thing that happened at `now`.
     pub fn handle(&mut self, now: Nanos, input: Input) {
         self.now = self.now.max(now);
+        let cause = status::cause_of(&input);
         match input {
             Input::Request { id, request } => self.on_request(id, request),
             Input::Done { io, result } => self.on_done(io, result),
@@ -225,6 +232,7 @@ impl Replica {
         }
         self.run_timers();
         self.go_on();
+        self.note_states(cause);
     }
 
     /// The next effect to carry out, in order.
@@ -278,6 +286,7 @@ impl Replica {
             self.send_marks(peer);
             self.feed_resync(peer);
         }
+        self.note_pace();
         let syncing = self.peers.iter().any(|peer| peer.phase.clears_marks());
         if syncing && self.now >= self.next_progress_save {
             self.next_progress_save = self.now + PROGRESS_SAVE;
@@ -296,6 +305,8 @@ impl Replica {
         if self.demoting.is_some() {
             self.drain_for_demote();
         }
+        self.check_left();
+        self.check_stopping();
         if !self.log_waiting.is_empty() {
             self.plan_log();
         }

@@ -22,8 +22,9 @@ pub(super) struct Pacer {
     tick_sum: u64,
     tick_count: u64,
     tick_bytes: u64,
-    /// Bytes that may still be sent in this tick under the cap.
-    allowance: u64,
+    /// Bytes that may still be sent in this tick under the cap; below zero, what earlier ticks sent
+    /// too much, since a piece may be larger than a tick's share.
+    allowance: i64,
 }
 
 impl Pacer {
@@ -36,7 +37,7 @@ impl Pacer {
             tick_sum: 0,
             tick_count: 0,
             tick_bytes: 0,
-            allowance: per_tick(options.rate_max_bytes),
+            allowance: signed(per_tick(options.rate_max_bytes)),
         }
     }
 
@@ -53,7 +54,7 @@ impl Pacer {
     /// A piece goes.
     pub(super) fn sent(&mut self, _now: Nanos, bytes: u64) {
         self.tick_bytes += bytes;
-        self.allowance = self.allowance.saturating_sub(bytes);
+        self.allowance = self.allowance.saturating_sub(signed(bytes));
     }
 
     /// A client's request took so long.
@@ -79,7 +80,7 @@ impl Pacer {
             // An exponential mean over about two seconds of activity.
             self.calm = if self.calm == 0 { mean } else { (self.calm * 15 + mean) / 16 };
         }
-        let cap = per_tick(self.options.rate_max_bytes);
+        let cap = signed(per_tick(self.options.rate_max_bytes));
         self.allowance = self.allowance.saturating_add(cap).min(cap);
         (self.tick_sum, self.tick_count, self.tick_bytes) = (0, 0, 0);
     }
@@ -100,6 +101,10 @@ impl Pacer {
             self.window = (self.window + self.window.div_ceil(8)).min(RESYNC_WINDOW_MAX);
         }
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// A rate per second as bytes per tick, at least one piece in a while.
@@ -144,5 +149,22 @@ mod tests {
         assert!(!pacer.may_send(Nanos(0)));
         pacer.tick(RESYNC_TICK, true);
         assert!(pacer.may_send(RESYNC_TICK));
+    }
+
+    #[test]
+    fn a_cap_below_a_piece_per_tick_holds_over_time() {
+        let rate_max_bytes = 1 << 20;
+        let mut pacer =
+            Pacer::new(ResyncOptions { rate_max_bytes, rate_min_bytes: 0, checksum: false });
+        let (mut now, mut sent) = (Nanos(0), 0);
+        while now < Nanos::from_millis(60_000) {
+            while pacer.may_send(now) {
+                pacer.sent(now, 256 << 10);
+                sent += 256 << 10;
+            }
+            now = now + RESYNC_TICK;
+            pacer.tick(now, true);
+        }
+        assert!((55..=61).contains(&(sent / rate_max_bytes)), "{sent} bytes in a minute");
     }
 }

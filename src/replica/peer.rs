@@ -16,6 +16,7 @@ use super::Replica;
 use super::apply::Incoming;
 use super::event::{Connection, Output, PeerIndex};
 use super::reconcile::Verdict;
+use super::status::{Pace, Told};
 use super::stream::Outgoing;
 use super::sync_source::Source;
 use crate::buffer::Payload;
@@ -106,7 +107,8 @@ pub(super) struct Peer {
     pub(super) sync_total: u64,
     pub(super) sync_done: u64,
     pub(super) last_sync_blocks: u64,
-    pub(super) sync_began: Nanos,
+    pub(super) pace: Pace,
+    pub(super) told: Told,
 }
 
 impl Peer {
@@ -144,7 +146,8 @@ impl Peer {
             sync_total: 0,
             sync_done: 0,
             last_sync_blocks: 0,
-            sync_began: Nanos(0),
+            pace: Pace::default(),
+            told: Told::NOTHING,
         }
     }
 

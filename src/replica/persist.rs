@@ -178,7 +178,7 @@ impl Replica {
     }
 
     /// Writes the planned log transaction: the pages of what it cools are stable.
-    fn write_log(&mut self) {
+    pub(super) fn write_log(&mut self) {
         let id = self.saver.writes.insert(Write::Log);
         self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Log });
     }
@@ -208,6 +208,7 @@ impl Replica {
                 self.pages_saved(&job);
                 self.write_pages();
             }
+            Write::Log if self.log.is_renewing() => self.marks_recovered(),
             Write::Log => self.log_saved(),
             Write::Abandoned => {}
         }
@@ -225,6 +226,9 @@ impl Replica {
         self.saver.superblock_busy = false;
         self.saver.pages_busy = false;
         self.saver.durable = self.saver.version;
+        if self.log.is_renewing() {
+            self.start_failed();
+        }
         for (_, after) in std::mem::take(&mut self.saver.waiting) {
             self.after_lost_superblock(after);
         }

@@ -8,6 +8,7 @@
 use crate::format::frame::{DiskState, PeerState, Protocol, Role};
 use crate::format::lineage::Relation;
 use crate::format::superblock::DataState;
+use std::fmt;
 
 /// How a target is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +58,29 @@ pub enum Reason {
     NoWholeCopy,
     /// The only whole copy is older than the other's generation.
     WholeCopyIsOlder,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Nothing => "the copies are equal",
+            Self::Source(Extent::Marks) => "SyncSource of the marked blocks",
+            Self::Source(Extent::Full) => "SyncSource of everything",
+            Self::Target(Extent::Marks) => "SyncTarget of the marked blocks",
+            Self::Target(Extent::Full) => "SyncTarget of everything",
+            Self::MineDiskless => "this node is Diskless",
+            Self::TheirsDiskless => "the peer is Diskless",
+            Self::NoDisk => "both are Diskless",
+            Self::AwaitInit => "both are just created",
+            Self::Refuse(Reason::SplitBrain) => "refused: split brain",
+            Self::Refuse(Reason::Unrelated) => "refused: unrelated data",
+            Self::Refuse(Reason::MyPrimaryIsOlder) => "refused: older data is Primary here",
+            Self::Refuse(Reason::TheirPrimaryIsOlder) => "refused: older data is Primary there",
+            Self::Refuse(Reason::LostBond) => "refused: one disk was restored or exchanged",
+            Self::Refuse(Reason::NoWholeCopy) => "refused: both copies are Inconsistent",
+            Self::Refuse(Reason::WholeCopyIsOlder) => "refused: the newer copy is Inconsistent",
+        })
+    }
 }
 
 impl Verdict {

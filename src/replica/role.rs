@@ -49,7 +49,10 @@ impl Replica {
                 ),
             );
         }
-        if self.superblock.lineage.head().is_none() {
+        if self.has_no_data() && !self.is_just_created() {
+            return refuse("no-data", self.no_data());
+        }
+        if self.has_no_data() {
             return refuse(
                 "just-created",
                 format!(
@@ -86,6 +89,17 @@ impl Replica {
             }
         }
         if self.disk == DiskState::UpToDate { None } else { Some(self.not_current()) }
+    }
+
+    /// What a copy is that has no contents, although there are some elsewhere.
+    pub(super) fn no_data(&self) -> String {
+        let (resource, me) = (&self.options.resource, &self.options.name);
+        let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
+        format!(
+            "the copy of {resource} on {me} was given up or is new, so all of it has to come from \
+             {them}. Connect to {them} (`twinblk connect {resource}`) and wait: `twinblk wait \
+             {resource} --for insync`; or promote {them}"
+        )
     }
 
     fn not_current(&self) -> Refusal {
@@ -153,7 +167,12 @@ impl Replica {
     /// The operator's word that this copy is the one to go on with.
     fn force_current(&mut self) {
         let was = self.superblock.data;
-        self.note("disk", &format!("{was:?}"), "UpToDate", "promote --force: the operator's word");
+        self.note(
+            "data",
+            &format!("{was:?}"),
+            "Consistent",
+            "promote --force: the operator's word",
+        );
         self.superblock.data = DataState::Consistent;
         self.superblock.sync_target = None;
         if was == DataState::Inconsistent {
@@ -259,12 +278,11 @@ impl Replica {
     }
 
     pub(super) fn on_role_change(&mut self, peer: usize, role: Role, epoch: Epoch) {
-        let old = self.peers[peer].role.replace(role);
+        self.peers[peer].role = Some(role);
         if role == Role::Primary {
             self.peers[peer].session_epoch = self.peers[peer].session_epoch.max(epoch);
         }
-        let name = self.peers[peer].name.clone();
-        self.note_of(&name, "peer-role", (&old, &Some(role)), "the peer said so");
+        self.note_peer(peer, "the peer said so");
         self.reconsider_disk("the peer's role changed");
     }
 

@@ -2,11 +2,133 @@
 //! Must never compute what the next command would find otherwise.
 
 use super::Replica;
-use super::event::{Change, Output, PeerStatus, Replication, Status};
+use super::event::{Change, Input, Output, PeerStatus, Replication, Status};
 use super::peer::{Peer, Phase};
-use crate::format::frame::Role;
+use crate::format::frame::{DiskState, Role};
+use crate::format::lineage::Generation;
+use crate::limits::RATE_SPAN;
 use crate::units::Nanos;
 use std::fmt::Debug;
+
+/// What was last told of a peer, in the words of `status`.
+#[derive(Debug)]
+pub(super) struct Told {
+    replication: Replication,
+    role: Option<Role>,
+    disk: Option<DiskState>,
+}
+
+impl Told {
+    pub(super) const NOTHING: Self = Self { replication: Replication::Off, role: None, disk: None };
+}
+
+/// Why a client's writes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Negotiating,
+    MarksUnknown,
+    NotNoted,
+    NoCopy,
+    PeerAway,
+    Congested,
+}
+
+impl Hold {
+    /// What it means, and what to do.
+    fn words(self, resource: &str) -> String {
+        let words = match self {
+            Self::Negotiating => {
+                "the nodes are agreeing whose data is newer. That ends by itself; `twinblk wait \
+                 RES --for insync` waits for it"
+            }
+            Self::MarksUnknown => {
+                "the peer is telling which blocks are stale here. That ends by itself; `twinblk \
+                 wait RES --for insync` waits for it"
+            }
+            Self::NotNoted => {
+                "the local disk is gone and the peer has not yet taken note of it. If that lasts, \
+                 bring the peer back, or run `twinblk disk attach RES`"
+            }
+            Self::NoCopy => {
+                "no up-to-date copy is in reach. Bring the peer back (`twinblk connect RES`), or \
+                 the local disk (`twinblk disk attach RES`)"
+            }
+            Self::PeerAway => {
+                "the peer is away and on_peer_loss is \"suspend\". Bring the peer back, or let \
+                 this node go on alone: `twinblk resume RES`"
+            }
+            Self::Congested => {
+                "the link is congested and on_congestion is \"wait\". It goes on when the peer has \
+                 caught up; if that lasts, the link is too slow for the load"
+            }
+        };
+        words.replace("RES", resource)
+    }
+}
+
+/// Why a state changed, where nothing better is known than what came in.
+pub(super) const fn cause_of(input: &Input) -> &'static str {
+    match input {
+        Input::LinkUp { .. } => "the link stands",
+        Input::LinkDown { .. } => "the link was lost",
+        Input::Frame { .. } => "the peer said so",
+        Input::Command { .. } => "an operator's command",
+        Input::Persisted { .. } => "it is on record",
+        Input::Timeout => "a time limit has passed",
+        Input::Request { .. } => "a client's request",
+        Input::Done { .. }
+        | Input::Fetched { .. }
+        | Input::Digested { .. }
+        | Input::DiskOpened { .. }
+        | Input::DiskClosed
+        | Input::Scanned { .. } => "the disk answered",
+    }
+}
+
+/// How fast a resync went lately.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When the present span began, and what was done by then.
+    from: (Nanos, u64),
+    /// Blocks per second in the last whole span.
+    last: Option<u64>,
+}
+
+impl Pace {
+    /// A resync begins.
+    pub(super) const fn begun(now: Nanos) -> Self {
+        Self { from: (now, 0), last: None }
+    }
+
+    /// So much is done now.
+    pub(super) fn note(&mut self, now: Nanos, done: u64) {
+        if now.since(self.from.0) >= RATE_SPAN {
+            self.last = Some(self.rate(now, done));
+            self.from = (now, done);
+        }
+    }
+
+    fn per_second(&self, now: Nanos, done: u64) -> u64 {
+        // A span that has lasted longer than one should says more than the one before it.
+        let stalled = now.since(self.from.0) >= RATE_SPAN;
+        self.last.filter(|_| !stalled).unwrap_or_else(|| self.rate(now, done))
+    }
+
+    fn rate(&self, now: Nanos, done: u64) -> u64 {
+        let (from, before) = self.from;
+        done.saturating_sub(before).saturating_mul(1_000) / now.since(from).as_millis().max(1)
+    }
+}
+
+/// A generation, or that there is none.
+pub(super) fn generation_words(generation: Option<Generation>) -> String {
+    generation.map_or_else(|| "none".to_owned(), |generation| generation.to_string())
+}
+
+/// A state, or that it is not known.
+fn word(state: Option<impl Debug>) -> String {
+    state.map_or_else(|| "unknown".to_owned(), |state| format!("{state:?}"))
+}
 
 impl Replica {
     /// The state of the resource at this moment.
@@ -17,15 +139,17 @@ impl Replica {
             Role::Secondary => self.promote_refusal().map_or(String::new(), |refusal| refusal.text),
         };
         let suspended = match self.role {
-            Role::Primary => self.write_hold().unwrap_or_default().to_owned(),
+            Role::Primary => self
+                .write_hold()
+                .map_or_else(String::new, |hold| hold.words(&self.options.resource)),
             Role::Secondary => String::new(),
         };
         Status {
             node: self.options.node,
             role: self.role,
             disk: self.disk,
-            disk_reason: self.disk_reason.clone(),
-            just_created: self.has_metadata() && self.superblock.lineage.head().is_none(),
+            disk_reason: self.disk_words(),
+            just_created: self.is_just_created(),
             epoch: self.superblock.epoch,
             generation: self.superblock.lineage.head(),
             device_blocks: self.device_blocks,
@@ -36,11 +160,19 @@ impl Replica {
         }
     }
 
+    /// Why the local disk is of no use, if there is more to say than its state.
+    fn disk_words(&self) -> String {
+        let comes = self.peers.iter().any(|peer| peer.phase == Phase::SyncTarget);
+        if self.has_no_data() && !self.is_just_created() && !comes {
+            return self.no_data();
+        }
+        self.disk_reason.clone()
+    }
+
     fn peer_status(&self, index: usize) -> PeerStatus {
         let peer = &self.peers[index];
-        let seconds = self.now.since(peer.sync_began).0 / 1_000_000_000;
         let running = peer.phase.clears_marks();
-        let rate = if running { peer.sync_done / seconds.max(1) } else { 0 };
+        let rate = if running { peer.pace.per_second(self.now, peer.sync_done) } else { 0 };
         let (verified, differing) = match &self.verify {
             Some(verify) if verify.peer == index => (verify.done_blocks, verify.differing_blocks),
             _ => self.last_verify,
@@ -108,10 +240,68 @@ impl Replica {
         self.note(what, &format!("{old:?}"), &format!("{new:?}"), &cause);
     }
 
+    /// Tells what has changed of a peer. That nothing is known of one that is away goes without
+    /// saying: its connection was told.
+    pub(super) fn note_peer(&mut self, index: usize, cause: &str) {
+        let peer = &self.peers[index];
+        let replication = match self.replication(index, peer) {
+            // Told as a verify, not once for each piece of it.
+            Replication::VerifySource | Replication::VerifyTarget => Replication::Established,
+            other => other,
+        };
+        let (role, disk) = (peer.role, peer.disk);
+        if replication == peer.told.replication
+            && role.is_none_or(|role| peer.told.role == Some(role))
+            && disk.is_none_or(|disk| peer.told.disk == Some(disk))
+        {
+            return;
+        }
+        let name = peer.name.clone();
+        let told = &mut self.peers[index].told;
+        let flowed = std::mem::replace(&mut told.replication, replication);
+        let (old_role, old_disk) = (told.role, told.disk);
+        (told.role, told.disk) = (role.or(old_role), disk.or(old_disk));
+        if flowed != replication {
+            self.note_of(&name, "replication", (&flowed, &replication), cause);
+        }
+        let cause = format!("peer {name}: {cause}");
+        if let Some(role) = role.filter(|role| old_role != Some(*role)) {
+            self.note("peer-role", &word(old_role), &word(Some(role)), &cause);
+        }
+        if let Some(disk) = disk.filter(|disk| old_disk != Some(*disk)) {
+            self.note("peer-disk", &word(old_disk), &word(Some(disk)), &cause);
+        }
+    }
+
+    /// Client I/O waits for somebody, not just for a link that is slower than its clients.
+    fn stands_still(&self) -> bool {
+        self.write_hold().is_some_and(|hold| hold != Hold::Congested)
+    }
+
+    /// Tells every change of state that nobody has told with a cause of its own.
+    pub(super) fn note_states(&mut self, cause: &'static str) {
+        (0..self.peers.len()).for_each(|peer| self.note_peer(peer, cause));
+        let waits = self.role == Role::Primary && self.stands_still();
+        if std::mem::replace(&mut self.told_waiting, waits) != waits {
+            let why = self.write_hold().map(|hold| hold.words(&self.options.resource));
+            let why = why.unwrap_or_else(|| cause.to_owned());
+            let (old, new) = if waits { ("flows", "waits") } else { ("waits", "flows") };
+            self.note("io", old, new, &why);
+        }
+    }
+
+    /// Keeps count of how fast resyncs go.
+    pub(super) fn note_pace(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.phase.clears_marks()) {
+            peer.pace.note(self.now, peer.sync_done);
+        }
+    }
+
     /// The moment at which `Input::Timeout` is next of use.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
-        let mut next = Nanos::NEVER;
+        let stop = self.stopping.as_ref().and_then(|stopping| stopping.at);
+        let mut next = stop.unwrap_or(Nanos::NEVER);
         for peer in &self.peers {
             let times =
                 [Some(peer.deadline), peer.out.barrier_due(), peer.ahead_until, peer.redial];
@@ -124,5 +314,23 @@ impl Replica {
             }
         }
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        let at = Nanos::from_millis;
+        let mut pace = Pace::begun(at(1_000));
+        assert_eq!(pace.per_second(at(1_500), 100), 200);
+        for tick in 1..=100 {
+            pace.note(at(1_000 + tick * 100), tick * 10);
+        }
+        assert_eq!(pace.per_second(at(11_000), 1_000), 100);
+        // It has stood still since: soon that shows.
+        assert_eq!(pace.per_second(at(41_000), 1_000), 0);
     }
 }

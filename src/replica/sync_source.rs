@@ -4,6 +4,7 @@
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
+use super::status::Pace;
 use super::stream::Sent;
 use super::{IoPurpose, Owner, Replica};
 use crate::buffer::Payload;
@@ -83,13 +84,12 @@ impl Replica {
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::Inconsistent);
         found.marks_to_send = Some(0);
-        found.sync_began = self.now;
+        found.pace = Pace::begun(self.now);
         (found.sync_done, found.sync_total) = (0, self.maps[peer].marked());
         if let Some(source) = &mut found.source {
             source.ready = true;
         }
-        let name = found.name.clone();
-        self.note_of(&name, "replication", (&Phase::SourceWaits, &Phase::SyncSource), "resync");
+        self.note_peer(peer, "a resync from here begins");
         let slot = &mut self.superblock.slots[peer];
         slot.sync_token = token;
         slot.withdrawn = false;

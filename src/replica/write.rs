@@ -8,6 +8,7 @@ use super::options::{OnCongestion, PeerLoss};
 use super::peer::Phase;
 use super::persist::{After, PagesJob};
 use super::request::Kind;
+use super::status::{Hold, generation_words};
 use super::stream::Sent;
 use super::{IoPurpose, Replica};
 use crate::format::extent_log::window_for;
@@ -134,29 +135,29 @@ impl Replica {
         self.plan_log();
     }
 
-    /// Why client writes wait, in words; none if they do not.
-    pub(super) fn write_hold(&self) -> Option<&'static str> {
+    /// Why client writes wait; none if they do not.
+    pub(super) fn write_hold(&self) -> Option<Hold> {
         if self.peers.iter().any(super::peer::Peer::negotiates) {
-            return Some("the nodes are agreeing whose data is newer");
+            return Some(Hold::Negotiating);
         }
         let unknown =
             |peer: &super::peer::Peer| peer.phase == Phase::SyncTarget && !peer.marks_heard;
         if self.peers.iter().any(unknown) {
-            return Some("the peer is telling which blocks are stale here");
+            return Some(Hold::MarksUnknown);
         }
         if self.freezing.is_some() {
-            return Some("the local disk failed and the peer is taking note of it");
+            return Some(Hold::NotNoted);
         }
         if !self.has_current_data() {
-            return Some("no up-to-date copy can be reached; reconnect the peer or its disk");
+            return Some(Hold::NoCopy);
         }
         let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
         if alone && self.options.on_peer_loss == PeerLoss::Suspend && !self.resumed {
-            return Some("the peer is away and on_peer_loss is \"suspend\"; run resume to go on");
+            return Some(Hold::PeerAway);
         }
         let waits = self.options.on_congestion == OnCongestion::Wait;
         if waits && self.peers.iter().any(|peer| peer.congested) {
-            return Some("the link is congested and on_congestion is \"wait\"");
+            return Some(Hold::Congested);
         }
         None
     }
@@ -257,7 +258,7 @@ impl Replica {
                 slot.base = base;
             }
         }
-        self.note("generation", &format!("{base:?}"), &format!("{generation:?}"), cause);
+        self.note("generation", &generation_words(base), &generation.to_string(), cause);
         self.save(After::Generation);
         self.generation_version = self.saver.version();
     }

@@ -3,8 +3,10 @@
 //! never wait for time to pass: only for a state, with a limit.
 
 mod basics;
+mod clients;
 mod config;
 mod disks;
+mod ends;
 mod filesystem;
 mod hostile;
 mod kills;

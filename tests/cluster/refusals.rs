@@ -126,8 +126,12 @@ fn a_foreign_disk_is_not_served() {
     let (metadata, disk) = (cluster.site.metadata(0), cluster.site.disk(0));
     let aside = cluster.site.path("aside");
 
-    // Metadata of the other node; of nobody; damaged; from another resource.
-    fs::copy(&metadata, &aside).expect("copied");
+    // Metadata of another resource; of the other node; of nobody; damaged.
+    fs::rename(&metadata, &aside).expect("moved");
+    cluster.site.edit_config(0, "resource.r0", "resource.r1");
+    cluster.done(0, &["create", "r1"]);
+    cluster.site.edit_config(0, "resource.r1", "resource.r0");
+    serves_without_disk(&mut cluster, &["another resource", "r0"]);
     fs::copy(cluster.site.metadata(1), &metadata).expect("copied");
     serves_without_disk(&mut cluster, &["node"]);
     fs::write(&metadata, vec![0; 4 << 20]).expect("written");
@@ -201,6 +205,18 @@ fn nodes_with_different_resources_do_not_talk() {
     cluster.start(0);
     cluster.launch(1);
     cluster.wait(0, "a reason", |seen| !seen.peers[0].connection_reason.is_empty());
+}
+
+/// Copies that have nothing in common but the name of their resource.
+#[test]
+fn disks_of_different_origin_are_not_mixed() {
+    let mut cluster = laid_out(Wish::new(8));
+    for node in [0, 1] {
+        cluster.start(node);
+        cluster.done(node, &["init", RESOURCE, "--from", NAMES[node]]);
+        cluster.stop(node);
+    }
+    strangers(cluster, &["different resources", "--force"]);
 }
 
 /// A smaller peer cannot take the data.

@@ -12,6 +12,7 @@
 
 mod garbage;
 mod medium;
+mod operators;
 mod stories;
 mod walk;
 mod world;

@@ -102,7 +102,6 @@ pub(crate) fn mend(seen: &Seen<'_>, tries: u32) -> Vec<Order> {
 }
 
 fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
-    // An invalidated copy looks the same, and is waiting for its peer.
     if status.just_created && node == 0 {
         orders.push((node, Command::InitEmpty));
     }
@@ -114,6 +113,10 @@ fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
         orders.push((node, Command::Demote));
     }
     for peer in &status.peers {
+        // Promoted by force, and it never wrote: the other has the newer data.
+        if primary(status) && peer.connection_reason.contains("older data") {
+            orders.push((node, Command::Demote));
+        }
         if peer.connection == Connection::StandAlone && !is_split(status) {
             orders.push((node, Command::Connect { discard_my_data: false }));
         }
