@@ -137,6 +137,7 @@ impl Arena {
             nodes.push(node);
         }
         let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
+        world.clockwork.note(format_args!("protocol {:?}", maker.protocol()));
         let copies = Copies::new(2, maker.protocol());
         Self {
             world: world.shared(),
