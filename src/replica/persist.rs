@@ -5,6 +5,7 @@ use super::Replica;
 use super::event::{CommandId, DiskError, Output, PageId, Persist, PersistId};
 use crate::format::frame::Frame;
 use crate::format::lineage::Generation;
+use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Session};
 use std::collections::VecDeque;
 
@@ -178,9 +179,12 @@ impl Replica {
     }
 
     /// Writes the planned log transaction: the pages of what it cools are stable.
-    fn write_log(&mut self) {
+    pub(super) fn write_log(&mut self) {
         let id = self.saver.writes.insert(Write::Log);
         self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Log });
+        if self.planted(Plant::WriteBeforeLog) {
+            self.log_saved();
+        }
     }
 
     pub(super) fn on_persisted(&mut self, id: PersistId, result: Result<(), DiskError>) {
@@ -208,6 +212,7 @@ impl Replica {
                 self.pages_saved(&job);
                 self.write_pages();
             }
+            Write::Log if self.planted(Plant::WriteBeforeLog) => {}
             Write::Log => self.log_saved(),
             Write::Abandoned => {}
         }

@@ -9,6 +9,7 @@ use super::reconcile::Verdict;
 use crate::format::frame::{DiskState, Frame};
 use crate::format::lineage::Lineage;
 use crate::format::superblock::{DataState, SyncTarget};
+use crate::plant::Plant;
 use crate::units::{Nanos, Session};
 
 impl Replica {
@@ -23,8 +24,10 @@ impl Replica {
             return self.violation(peer, "a resync that was not agreed on");
         }
         let session = found.session_id();
-        self.superblock.data = DataState::Inconsistent;
-        self.superblock.sync_target = Some(SyncTarget { token, generation });
+        if !self.planted(Plant::InconsistentUnrecorded) {
+            self.superblock.data = DataState::Inconsistent;
+            self.superblock.sync_target = Some(SyncTarget { token, generation });
+        }
         self.set_disk(DiskState::Inconsistent, "a resync to here begins");
         self.save(After::TargetPrepared { peer, session, token });
     }

@@ -15,6 +15,7 @@ use twinblk::link::{LinkOptions, Names, Path, Secret, Timing};
 use twinblk::node::shard::Shard;
 use twinblk::node::site::{ResourceIndex, Site};
 use twinblk::node::{Front, Setup};
+use twinblk::plant::Plants;
 use twinblk::replica::event::{
     Change, Command, CommandId, PeerIndex, Pieces, Refusal, Reply, Request, RequestId, Status,
 };
@@ -46,6 +47,8 @@ const PEER_SLOTS: u8 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProductMaker {
     pub(crate) seed: u64,
+    /// Which bug is in.
+    pub(crate) plants: Plants,
 }
 
 impl ProductMaker {
@@ -83,6 +86,7 @@ impl ProductMaker {
                 },
                 seed: ring.random(),
                 run: RunId(ring.random()),
+                plants: self.plants,
             },
             links: vec![LinkOptions {
                 resource: "r0".to_owned(),
@@ -98,6 +102,7 @@ impl ProductMaker {
                 paths: vec![Path { local: None, peer: address(peer, PORT) }],
                 timing: Timing::default(),
                 versions: Versions::SPOKEN,
+                plants: self.plants,
             }],
             metadata_path: "disk".to_owned(),
             boot: ring.boot(),
