@@ -40,6 +40,13 @@ impl Image {
         }
     }
 
+    /// The chunks of a range that hold anything, by offset and length.
+    pub(crate) fn occupied(&self, offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
+        let chunks = offset / CHUNK as u64..(offset + length).div_ceil(CHUNK as u64);
+        let held = chunks.filter(|chunk| self.chunks[place(*chunk)].is_some());
+        held.map(|chunk| (chunk * CHUNK as u64, CHUNK as u64))
+    }
+
     pub(crate) fn copy(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.read(offset, &mut bytes);

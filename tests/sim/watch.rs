@@ -1,6 +1,8 @@
 //! Owns what is learned from a node after each of its turns: whether it serves, how the copies
 //! stand, what clients were told. Hands it to the checker. Must never change a node.
 
+use std::collections::BTreeSet;
+
 use twinblk::format::frame::DiskState;
 use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
 
@@ -8,6 +10,9 @@ use crate::arena::Arena;
 use crate::checker::copies::Follower;
 use crate::checker::oracle::{Range, Violation};
 use crate::node::{Ask, Told};
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
 
 /// Whether each write goes to the peer, whose copy is whole.
 fn follows(peer: &PeerStatus) -> bool {
@@ -184,17 +189,30 @@ impl Arena {
             let marked = |status: &Status| status.disk > DiskState::Inconsistent;
             let whole = self.nodes[node].status.as_ref().is_some_and(marked);
             if whole && self.copies.is_current(node) {
-                let image = self.image(node);
-                let floor = self.copies.floor(node);
-                let judged = self.copies.checker(node).judge_image(&image, floor);
                 let at = |violation: Violation| Violation {
                     text: format!("copy of node {node}: {}", violation.text),
                     ..violation
                 };
-                self.keep(judged.map_err(at));
+                let judged = self.judge_copy(node).map_err(at);
+                self.keep(judged);
             }
         }
         self.copies.forget();
+    }
+
+    fn judge_copy(&mut self, node: usize) -> Result<(), Violation> {
+        let world = self.world.borrow();
+        let image = world.disks[self.nodes[node].disk].live();
+        let (start, length) = (self.maker.data_offset(), self.options.device_bytes);
+        let floor = self.copies.floor(node);
+        let checker = self.copies.checker(node);
+        // What was never touched is not worth a look: devices may be large.
+        let mut sectors: BTreeSet<u64> = checker.touched().collect();
+        for (offset, length) in image.occupied(start, length) {
+            sectors.extend((offset - start) / SECTOR..(offset + length - start) / SECTOR);
+        }
+        sectors.split_off(&(length / SECTOR));
+        checker.judge_sectors(sectors, |at, into| image.read(start + at * SECTOR, into), floor)
     }
 
     fn image(&self, node: usize) -> Vec<u8> {
