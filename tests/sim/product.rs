@@ -221,8 +221,12 @@ impl Product {
         }
         if let Some(blocks) = self.around.scanning.take() {
             let world = self.place.world.borrow();
-            let length = usize::try_from(blocks * BLOCK_BYTES).expect("small");
-            let empty = world.disks[self.place.disk].live().copy(0, length).iter().all(|b| *b == 0);
+            let image = world.disks[self.place.disk].live();
+            let zero = |chunk: std::ops::Range<u64>| {
+                let length = usize::try_from(chunk.end - chunk.start).expect("small");
+                image.copy(chunk.start, length).iter().all(|byte| *byte == 0)
+            };
+            let empty = image.occupied(0, blocks * BLOCK_BYTES).all(zero);
             drop(world);
             self.shard.scanned(RESOURCE, Some(empty));
         }

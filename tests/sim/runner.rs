@@ -104,7 +104,7 @@ impl Run {
     fn device_bytes(&self, seed: u64) -> u64 {
         let mut random = Random::new(seed ^ 0x001d_e5ee);
         let wide = self.system == System::Product && (random.below(5) == 0 || self.wide);
-        if wide { random.between(70, 90) << 20 } else { 1 << Random::new(seed).between(20, 22) }
+        if wide { random.between(100, 200) << 20 } else { 1 << Random::new(seed).between(20, 22) }
     }
 
     /// Plays one world; a panic in it is a violation too.

@@ -201,41 +201,52 @@ impl Arena {
     }
 
     fn judge_copy(&mut self, node: usize) -> Result<(), Violation> {
+        let sectors = self.worth_a_look(node, &[node]);
+        let floor = self.copies.floor(node);
+        let start = self.maker.data_offset();
         let world = self.world.borrow();
         let image = world.disks[self.nodes[node].disk].live();
-        let (start, length) = (self.maker.data_offset(), self.options.device_bytes);
-        let floor = self.copies.floor(node);
-        let checker = self.copies.checker(node);
-        // What was never touched is not worth a look: devices may be large.
-        let mut sectors: BTreeSet<u64> = checker.touched().collect();
-        for (offset, length) in image.occupied(start, length) {
-            sectors.extend((offset - start) / SECTOR..(offset + length - start) / SECTOR);
-        }
-        sectors.split_off(&(length / SECTOR));
-        checker.judge_sectors(sectors, |at, into| image.read(start + at * SECTOR, into), floor)
+        let read = |sector: u64, into: &mut [u8]| image.read(start + sector * SECTOR, into);
+        self.copies.checker(node).judge_sectors(sectors, read, floor)
     }
 
-    fn image(&self, node: usize) -> Vec<u8> {
-        let length =
-            usize::try_from(self.options.device_bytes).expect("simulated devices are small");
+    /// The sectors that the judge of `node` knows of, or that hold anything on one of these nodes:
+    /// devices may be large, and most of them was never touched.
+    fn worth_a_look(&mut self, node: usize, nodes: &[usize]) -> BTreeSet<u64> {
+        let (start, length) = (self.maker.data_offset(), self.options.device_bytes);
+        let mut sectors: BTreeSet<u64> = self.copies.checker(node).touched().collect();
         let world = self.world.borrow();
-        world.disks[self.nodes[node].disk].live().copy(self.maker.data_offset(), length)
+        for node in nodes {
+            for chunk in world.disks[self.nodes[*node].disk].live().occupied(start, length) {
+                sectors.extend((chunk.start - start) / SECTOR..(chunk.end - start) / SECTOR);
+            }
+        }
+        sectors.retain(|sector| *sector < length / SECTOR);
+        sectors
     }
 
     /// At rest both copies are the same bytes, and the right ones (G6, G7).
     pub(crate) fn compare(&mut self) {
-        let images = [self.image(0), self.image(1)];
-        let differs = images[0].chunks(512).zip(images[1].chunks(512)).position(|(a, b)| a != b);
-        if let Some(sector) = differs {
-            return self.fail("G7", format!("at rest the copies differ in sector {sector}"));
-        }
         let node = usize::from(self.copies.is_serving(1));
-        self.next_id += 1;
-        let (id, count) = (self.next_id, images[node].len() as u64 / 512);
-        let checker = self.copies.checker(node);
-        checker.invoke_read(id, Range { first: 0, count });
-        let judged = checker.ack_read(id, &images[node]);
-        self.keep(judged);
+        for sector in self.worth_a_look(node, &[0, 1]) {
+            let [one, other] = [self.sector(0, sector), self.sector(1, sector)];
+            if one != other {
+                return self.fail("G7", format!("at rest the copies differ in sector {sector}"));
+            }
+            self.next_id += 1;
+            let (id, range) = (self.next_id, Range { first: sector, count: 1 });
+            let checker = self.copies.checker(node);
+            checker.invoke_read(id, range);
+            let judged = checker.ack_read(id, &one);
+            self.keep(judged);
+        }
         self.note(format_args!("the copies are equal"));
+    }
+
+    fn sector(&self, node: usize, sector: u64) -> [u8; 512] {
+        let mut bytes = [0; 512];
+        let at = self.maker.data_offset() + sector * SECTOR;
+        self.world.borrow().disks[self.nodes[node].disk].live().read(at, &mut bytes);
+        bytes
     }
 }
