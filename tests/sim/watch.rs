@@ -7,7 +7,7 @@ use twinblk::format::frame::DiskState;
 use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
 
 use crate::arena::Arena;
-use crate::checker::copies::Follower;
+use crate::checker::copies::{Copies, Follower, Protocol};
 use crate::checker::oracle::{Range, Violation};
 use crate::node::{Ask, Told};
 
@@ -41,10 +41,19 @@ impl Arena {
         for (id, told) in replies {
             self.told(node, id, told);
         }
+        let current = |copies: &Copies| [0, 1].map(|node| copies.is_current(node));
+        let before = current(&self.copies);
         if let Some(status) = &status {
             self.sample(node, status, serving);
         }
         self.nodes[node].status = status;
+        let joins = |(was, is): (bool, bool)| is && !was;
+        let joined = before.into_iter().zip(current(&self.copies)).any(joins);
+        if joined && self.maker.protocol() == Protocol::C {
+            // What a resync left wrong is soon written over. Under A and B it is not known what of
+            // the latest writes has arrived.
+            self.judge_copies();
+        }
         if !serving && self.copies.is_serving(node) {
             self.note(format_args!("node {node} serves no more"));
             self.lose_clients(node);
@@ -188,7 +197,7 @@ impl Arena {
         for node in 0..2 {
             let marked = |status: &Status| status.disk > DiskState::Inconsistent;
             let whole = self.nodes[node].status.as_ref().is_some_and(marked);
-            if whole && self.copies.is_current(node) {
+            if whole && !self.copies.is_mixed(node) {
                 let at = |violation: Violation| Violation {
                     text: format!("copy of node {node}: {}", violation.text),
                     ..violation
