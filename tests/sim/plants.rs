@@ -100,7 +100,7 @@ pub(crate) static BUGS: [Planted; 23] = [
     planted("read-inconsistent", Bug::ReadInconsistent, "G5", &[Kind::DiskErrors]),
     planted("inconsistent-unrecorded", Bug::InconsistentUnrecorded, "G3", &[Kind::Kill]),
     of_roles(planted("stale-promote", Bug::StalePromote, "G14", &[Kind::Cut])),
-    planted("ungated-peer", Bug::UngatedPeer, "G2", &[Kind::Power]),
+    planted("ungated-peer", Bug::UngatedPeer, "G2", &[Kind::PowerBoth]),
     planted("payload-unchecked", Bug::PayloadUnchecked, "G11", &[Kind::Corrupt]),
     planted("zero-only-here", Bug::ZeroOnlyHere, "G10", &[Kind::None]),
     planted("edge-lost", Bug::EdgeLost, "G5", &[Kind::None]),

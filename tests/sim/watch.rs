@@ -46,7 +46,12 @@ impl Arena {
         if let Some(status) = &status {
             self.sample(node, status, serving);
         }
+        let wakes = status.is_some() && self.nodes[node].status.is_none();
         self.nodes[node].status = status;
+        if wakes {
+            // What a power cut left is soon resynced.
+            self.judge_copies();
+        }
         let joins = |(was, is): (bool, bool)| is && !was;
         let joined = before.into_iter().zip(current(&self.copies)).any(joins);
         if joined && self.maker.protocol() == Protocol::C {
