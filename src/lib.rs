@@ -10,6 +10,7 @@ pub mod limits;
 pub mod link;
 pub mod manual;
 pub mod node;
+pub mod plant;
 pub mod replica;
 pub mod ring;
 pub mod store;

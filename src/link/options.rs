@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::format::hello::Versions;
+use crate::plant::Plants;
 use crate::replica::event::PeerIndex;
 use crate::units::{Nanos, NodeId};
 
@@ -140,4 +141,6 @@ pub struct LinkOptions {
     pub timing: Timing,
     /// Link versions to speak; [`Versions::SPOKEN`] but in tests.
     pub versions: Versions,
+    /// For tests: which bug is put in.
+    pub plants: Plants,
 }

@@ -225,7 +225,7 @@ impl Link {
             let (session, id) = (standing.session, standing.id(channel));
             let inbox = self.conns.get(id).and_then(|conn| conn.inbox.as_mut());
             let Some(inbox) = inbox else { return };
-            match inbox.frame(turn.pool, session, channel) {
+            match inbox.frame(turn.pool, session, channel, self.options.plants) {
                 Ok(Found::Frame(epoch, frame, payload)) => {
                     self.deliver(turn, epoch, frame, payload);
                 }

@@ -11,6 +11,7 @@ pub const CHAPTERS: &[(&str, &str)] = &[
     ("disk-format", include_str!("disk_format.md")),
     ("wire-format", include_str!("wire_format.md")),
     ("performance", include_str!("performance.md")),
+    ("testing", include_str!("testing.md")),
 ];
 
 #[doc = include_str!("one_write.md")]
@@ -36,3 +37,6 @@ pub mod wire_format {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}

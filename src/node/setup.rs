@@ -7,6 +7,7 @@ use crate::buffer::Budgets;
 use crate::config::{self, Config, Host, Node, Resource};
 use crate::format::hello::Versions;
 use crate::link::{LinkOptions, Names, Path, Timing};
+use crate::plant::Plants;
 use crate::replica::event::PeerIndex;
 use crate::replica::options::{OnCongestion, Options, PeerLoss, PeerOptions, ResyncOptions};
 use crate::units::{BootId, RunId};
@@ -87,6 +88,7 @@ pub(super) fn resource(
             },
             seed: mixed(life.seed, name),
             run: life.run,
+            plants: Plants::default(),
         },
         links: vec![link(options, resource)?],
         metadata_path: metadata.display().to_string(),
@@ -127,6 +129,7 @@ fn link(options: &ServeOptions, resource: &Resource) -> Result<LinkOptions, Serv
             retry_longest: config.link.connect_retry_max,
         },
         versions: Versions::SPOKEN,
+        plants: Plants::default(),
     })
 }
 

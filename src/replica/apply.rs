@@ -9,6 +9,7 @@ use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{Frame, Protocol, Role};
 use crate::format::lineage::Lineage;
+use crate::plant::Plant;
 use crate::units::{Blocks, Sequence, Session};
 use std::collections::VecDeque;
 
@@ -188,8 +189,9 @@ impl Replica {
     }
 
     fn start_apply(&mut self, peer: usize, sequence: Sequence) {
+        let ungated = self.planted(Plant::UngatedPeer);
         let incoming = &mut self.peers[peer].incoming;
-        let stable = incoming.stable;
+        let stable = if ungated { Sequence(u64::MAX) } else { incoming.stable };
         let Some(apply) = incoming.find(sequence) else {
             return;
         };
@@ -249,6 +251,7 @@ impl Replica {
         let runs = match what {
             Some(What::Hash(_)) => vec![blocks],
             None => Vec::new(),
+            Some(What::Zero { .. }) if self.planted(Plant::ZeroOnlyHere) => Vec::new(),
             // A primary may have written some of the blocks since: those stay.
             Some(_) if resync && self.role == Role::Primary => self.marked_runs(peer, blocks),
             Some(_) => vec![blocks],
@@ -307,6 +310,7 @@ impl Replica {
                 self.emit(Output::Release(fetched.payload));
                 if live {
                     let equal = fetched.digest.is_some() && fetched.digest == wanted;
+                    let equal = equal || self.planted(Plant::HashAlwaysEqual);
                     self.send(peer, Frame::HashAnswer { sequence, equal });
                 }
                 Ok(())
@@ -426,6 +430,9 @@ impl Replica {
         }
         self.peers[peer].incoming.syncing = true;
         let session = self.peers[peer].session_id();
+        if self.planted(Plant::BarrierWithoutSync) {
+            return self.barrier_synced(peer, session, true);
+        }
         let io = self.start_io(IoPurpose::Barrier { peer, session });
         self.emit(Output::Sync { io });
     }
@@ -488,6 +495,9 @@ impl Replica {
         let mut dropped = Vec::new();
         for apply in applies {
             match apply.stage {
+                Stage::Running(_) if self.planted(Plant::LateOldWrite) => {
+                    self.unlock(Owner::Apply { peer, sequence: apply.sequence });
+                }
                 Stage::Running(_) => self.peers[peer].incoming.applies.push_back(apply),
                 Stage::Done => {}
                 Stage::Gated | Stage::Waiting => dropped.push(apply),

@@ -12,6 +12,7 @@ use crate::format::extent_log::{LogImage, window_for};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
 use crate::format::superblock::DataState;
+use crate::plant::Plant;
 use crate::units::Session;
 
 /// The local disk as a resource of this process.
@@ -106,7 +107,7 @@ impl Replica {
                 map.mark_all();
             }
         }
-        if !self.superblock.log_live {
+        if !self.superblock.log_live || self.planted(Plant::ForgetHot) {
             return;
         }
         let device = self.device_blocks;

@@ -4,6 +4,7 @@
 use super::Replica;
 use super::event::{Output, Reply, RequestError, RequestId};
 use crate::format::frame::{Protocol, Role};
+use crate::plant::Plant;
 use crate::units::Sequence;
 
 /// A FLUSH on its way.
@@ -30,9 +31,10 @@ impl Replica {
             flush.round = self.flush_round + 1;
             self.sync_here();
         }
+        let waits = self.options.protocol == Protocol::C && !self.planted(Plant::FlushHereOnly);
         for peer in 0..self.peers.len() {
             self.ask_barrier(peer);
-            if self.options.protocol == Protocol::C && !self.peers[peer].out.sent.is_empty() {
+            if waits && !self.peers[peer].out.sent.is_empty() {
                 flush.owed.push((peer, self.peers[peer].out.last()));
             }
         }

@@ -36,6 +36,7 @@ use crate::format::extent_log::{LogImage, LogTransaction};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::Superblock;
 use crate::limits::PROGRESS_SAVE;
+use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
 use command::{EmptyScan, Stopping};
 use dirty_map::DirtyMap;
@@ -265,6 +266,11 @@ impl Replica {
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.superblock.epoch
+    }
+
+    /// Whether this bug was put in for a test; see [`crate::plant`].
+    const fn planted(&self, plant: Plant) -> bool {
+        self.options.plants.has(plant)
     }
 
     fn emit(&mut self, output: Output) {

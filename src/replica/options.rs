@@ -2,6 +2,7 @@
 //! Must never parse or default anything: `config` does.
 
 use crate::format::frame::Protocol;
+use crate::plant::Plants;
 use crate::units::{NodeId, RunId};
 
 /// What a primary does when it loses a peer and no arbiter decides.
@@ -67,4 +68,6 @@ pub struct Options {
     pub seed: u64,
     /// This life of the store.
     pub run: RunId,
+    /// For tests: which bug is put in.
+    pub plants: Plants,
 }

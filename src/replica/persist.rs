@@ -5,6 +5,7 @@ use super::Replica;
 use super::event::{CommandId, DiskError, Output, PageId, Persist, PersistId};
 use crate::format::frame::Frame;
 use crate::format::lineage::Generation;
+use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Session};
 use std::collections::VecDeque;
 
@@ -181,6 +182,9 @@ impl Replica {
     pub(super) fn write_log(&mut self) {
         let id = self.saver.writes.insert(Write::Log);
         self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Log });
+        if self.planted(Plant::WriteBeforeLog) {
+            self.log_saved();
+        }
     }
 
     pub(super) fn on_persisted(&mut self, id: PersistId, result: Result<(), DiskError>) {
@@ -209,6 +213,7 @@ impl Replica {
                 self.write_pages();
             }
             Write::Log if self.log.is_renewing() => self.marks_recovered(),
+            Write::Log if self.planted(Plant::WriteBeforeLog) => {}
             Write::Log => self.log_saved(),
             Write::Abandoned => {}
         }

@@ -7,6 +7,7 @@ use super::{IoPurpose, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame};
 use crate::limits::PIECE_BLOCKS;
+use crate::plant::Plant;
 use crate::units::Blocks;
 
 /// A read asked of a peer.
@@ -60,6 +61,7 @@ impl Replica {
     fn readable_here(&self, blocks: Blocks) -> bool {
         match self.disk {
             DiskState::UpToDate => true,
+            DiskState::Inconsistent if self.planted(Plant::ReadInconsistent) => true,
             // In the middle of a resync to here, the blocks without a mark are current.
             DiskState::Inconsistent => self
                 .peers

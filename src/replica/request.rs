@@ -9,6 +9,7 @@ use super::{IoPurpose, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::Role;
 use crate::limits::{PIECE_BLOCKS, ZERO_PIECE_BLOCKS, ZERO_PIECES_IN_FLIGHT};
+use crate::plant::Plant;
 use crate::units::{BLOCK_BYTES, Blocks, Bytes, Nanos};
 
 /// What a request wants done.
@@ -103,6 +104,7 @@ impl Replica {
             Request::Write { range, pieces, fua } => (Kind::Write, range, Some(pieces), fua),
             Request::Zero { range, discard, fua } => (Kind::Zero { discard }, range, None, fua),
         };
+        let fua = fua && !self.planted(Plant::FuaAsPlain);
         let blocks = range.blocks();
         let op = Op {
             id,
@@ -129,8 +131,10 @@ impl Replica {
             return self.finish_op(key);
         }
         let mode = if kind == Kind::Read { Mode::Shared } else { Mode::Exclusive };
-        self.ops[key].locked = true;
-        if self.locks.acquire(Owner::Op(key), blocks, mode) {
+        let unlocked = if kind == Kind::Read { Plant::DirtyRead } else { Plant::OverlapUnordered };
+        let unlocked = self.planted(unlocked);
+        self.ops[key].locked = !unlocked;
+        if unlocked || self.locks.acquire(Owner::Op(key), blocks, mode) {
             self.op_locked(key);
         }
     }
@@ -138,7 +142,7 @@ impl Replica {
     /// The range is the request's.
     pub(super) fn op_locked(&mut self, key: usize) {
         let op = &self.ops[key];
-        if op.kind == Kind::Read || op.range.is_aligned() {
+        if op.kind == Kind::Read || op.range.is_aligned() || self.planted(Plant::EdgeLost) {
             return self.run_op(key);
         }
         let head = op.range.head_pad() > 0;

@@ -13,6 +13,7 @@ use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::DataState;
+use crate::plant::Plant;
 use crate::units::{Epoch, Sequence, Session};
 
 /// A promotion on its way.
@@ -88,7 +89,9 @@ impl Replica {
                 );
             }
         }
-        if self.disk == DiskState::UpToDate { None } else { Some(self.not_current()) }
+        let stale = self.planted(Plant::StalePromote) && self.disk > DiskState::Inconsistent;
+        let may = self.disk == DiskState::UpToDate || stale;
+        if may { None } else { Some(self.not_current()) }
     }
 
     /// What a copy is that has no contents, although there are some elsewhere.

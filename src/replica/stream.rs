@@ -6,6 +6,7 @@ use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
 use crate::format::frame::{Frame, Protocol};
 use crate::limits::{BARRIER_IDLE, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
+use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use std::collections::VecDeque;
 
@@ -268,7 +269,11 @@ impl Replica {
         self.peers[peer].out =
             Outgoing { last, stable: last, barrier: last, ..Outgoing::default() };
         for sent in &sent {
-            self.mark(peer, sent.blocks);
+            let forgotten = (sent.acked && self.planted(Plant::ForgetUnstable))
+                || (sent.item.is_some() && self.planted(Plant::ClearWhenSent));
+            if !forgotten {
+                self.mark(peer, sent.blocks);
+            }
         }
         if goes_on {
             self.miss_owed(peer);

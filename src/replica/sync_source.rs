@@ -10,6 +10,7 @@ use super::{IoPurpose, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame};
 use crate::limits::RESYNC_PIECE_BLOCKS;
+use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use slab::Slab;
 
@@ -257,15 +258,16 @@ impl Replica {
 
     fn start_item(&mut self, peer: usize, blocks: Blocks) {
         self.pacer.sent(self.now, blocks.length_bytes());
+        let locked = !self.planted(Plant::ResyncUnlocked);
         let Some(source) = &mut self.peers[peer].source else {
             return;
         };
         source.cursor = blocks.end();
         source.in_flight += 1;
-        let item = Item { blocks, payload: None, hashed: None, locked: true, counted: true };
+        let item = Item { blocks, payload: None, hashed: None, locked, counted: true };
         let item = source.items.insert(item);
         self.peers[peer].sync_done += blocks.count;
-        if self.locks.acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive) {
+        if !locked || self.locks.acquire(Owner::Item { peer, item }, blocks, Mode::Exclusive) {
             self.item_locked(peer, item);
         }
     }
@@ -320,6 +322,9 @@ impl Replica {
     fn send_item_data(&mut self, peer: usize, sent: Sent, payload: Payload) {
         let part = Part { payload: payload.share(), first: 0 };
         let Sent { sequence, blocks, .. } = sent;
+        if self.planted(Plant::ClearWhenSent) {
+            self.maps[peer].clear(blocks);
+        }
         self.send_sequenced(peer, sent, Frame::ResyncData { sequence, blocks }, Some(part));
         self.emit(Output::Release(payload));
     }

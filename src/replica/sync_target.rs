@@ -10,6 +10,7 @@ use super::status::Pace;
 use crate::format::frame::{DiskState, Frame};
 use crate::format::lineage::Lineage;
 use crate::format::superblock::{DataState, SyncTarget};
+use crate::plant::Plant;
 use crate::units::{Nanos, Session};
 
 impl Replica {
@@ -24,8 +25,10 @@ impl Replica {
             return self.violation(peer, "a resync that was not agreed on");
         }
         let session = found.session_id();
-        self.superblock.data = DataState::Inconsistent;
-        self.superblock.sync_target = Some(SyncTarget { token, generation });
+        if !self.planted(Plant::InconsistentUnrecorded) {
+            self.superblock.data = DataState::Inconsistent;
+            self.superblock.sync_target = Some(SyncTarget { token, generation });
+        }
         self.set_disk(DiskState::Inconsistent, "a resync to here begins");
         self.save(After::TargetPrepared { peer, session, token });
     }

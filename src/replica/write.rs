@@ -14,6 +14,7 @@ use super::{IoPurpose, Replica};
 use crate::format::extent_log::window_for;
 use crate::format::frame::{DiskState, Frame, Protocol};
 use crate::format::lineage::Generation;
+use crate::plant::Plant;
 use crate::units::{Blocks, Sequence};
 
 /// One piece of a write or zero.
@@ -93,6 +94,7 @@ impl Replica {
         let geometry = self.superblock.geometry;
         let window = |number| window_for(number, geometry.log_extents);
         match self.log.plan(wanted.into_iter(), first, coolable, window) {
+            Some(_) if self.planted(Plant::NoLogPages) => self.write_log(),
             Some(plan) => self.save_pages(PagesJob::Cooled(plan.cooled)),
             None => self.relieve_log(),
         }
@@ -210,6 +212,7 @@ impl Replica {
     fn mirror(&mut self, peer: usize, key: usize, sequence: Sequence) {
         // Without a disk here, the peer's copy is the only one.
         let waits = self.options.protocol != Protocol::A || !self.has_open_disk();
+        let waits = waits && !self.planted(Plant::AckBeforePeer);
         let piece = &mut self.pieces[key];
         let (blocks, fua, part) = (piece.blocks, piece.fua, piece.part);
         if waits {
@@ -240,6 +243,9 @@ impl Replica {
     pub(super) fn need_generation(&mut self, peer: usize) -> u64 {
         // A peer that was told the end of a resync may have adopted the present generation.
         let base = self.superblock.slots[peer].base;
+        if self.planted(Plant::NoGeneration) {
+            return 0;
+        }
         if base.is_none() || base == self.superblock.lineage.head() {
             self.begin_generation("a write that a peer misses");
         }
@@ -435,6 +441,9 @@ impl Replica {
 
     /// The log has room for those who wait once writes became stable.
     pub(super) fn coolable(&self) -> Sequence {
+        if self.planted(Plant::CoolUnstable) {
+            return self.sequence;
+        }
         let here = self.local.stable();
         // While this node is ahead, what the peer was sent before is marked already.
         let peers = self.peers.iter().filter(|peer| !peer.is_ahead());

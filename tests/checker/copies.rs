@@ -255,6 +255,11 @@ impl Copies {
         self.copied(from, to);
     }
 
+    /// Whether a copy calls itself Inconsistent.
+    pub(crate) fn is_mixed(&self, node: usize) -> bool {
+        self.copies[node].mixed
+    }
+
     /// Whether a copy is all that its history has acknowledged, whole.
     pub(crate) fn is_current(&self, node: usize) -> bool {
         self.copies[node].current && !self.copies[node].mixed

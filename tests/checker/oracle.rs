@@ -201,8 +201,25 @@ impl Checker {
     /// Judges all bytes of a copy, from sector 0 on: whether a power cut at one moment, not before
     /// `floor`, could have left them (G3).
     pub(crate) fn judge_image(&self, image: &[u8], floor: Mark) -> Result<(), Violation> {
+        let start = |sector: u64| usize::try_from(sector).expect("in memory") * SECTOR_BYTES;
+        let read = |sector, into: &mut [u8]| {
+            into.copy_from_slice(&image[start(sector)..start(sector) + SECTOR_BYTES]);
+        };
+        self.judge_sectors(0..(image.len() / SECTOR_BYTES) as u64, read, floor)
+    }
+
+    /// The same of some sectors; all others must be zeroes that nobody ever wrote.
+    pub(crate) fn judge_sectors(
+        &self,
+        sectors: impl IntoIterator<Item = u64>,
+        read: impl Fn(u64, &mut [u8]),
+        floor: Mark,
+    ) -> Result<(), Violation> {
         let mut moment = Moment { low: floor, high: NEVER, low_sector: 0, high_sector: 0 };
-        for (sector, bytes) in (0..).zip(image.chunks(SECTOR_BYTES)) {
+        let mut held = [0; SECTOR_BYTES];
+        let bytes = &mut held;
+        for sector in sectors {
+            read(sector, bytes);
             let stamp = decode(sector, bytes).map_err(|damage| self.damaged(sector, damage))?;
             let Some(timeline) = self.sectors.get(&sector) else {
                 if stamp == 0 {
@@ -218,6 +235,11 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// The sectors that were ever written or read, in order.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = u64> {
+        self.sectors.keys().copied()
     }
 
     /// The device is back at an earlier moment. What follows is judged from there on.

@@ -9,6 +9,7 @@ use twinblk::buffer::{Budgets, Payload, Pool, Purpose, Span};
 use twinblk::format::extent_log::{self, LogIdentity};
 use twinblk::format::frame::{Channel, Frame, Protocol, Role};
 use twinblk::format::superblock::Superblock;
+use twinblk::plant::Plants;
 use twinblk::replica::Replica;
 use twinblk::replica::event::*;
 use twinblk::replica::options::*;
@@ -289,6 +290,7 @@ impl World {
             },
             seed: self.dice.roll(),
             run: RunId(self.runs),
+            plants: Plants::default(),
         };
         self.say(node, "starts");
         self.nodes[node].replica = Some(Replica::new(options));

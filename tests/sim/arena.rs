@@ -23,7 +23,7 @@ use crate::world::{Happening, Shared, World};
 pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) print: bool,
-    pub(crate) only: Option<Kind>,
+    pub(crate) only: Vec<Kind>,
     pub(crate) lies: Lies,
     pub(crate) device_bytes: u64,
 }
@@ -118,10 +118,11 @@ impl Arena {
     fn new(options: Options, maker: Rc<dyn Maker>) -> Self {
         let mut world = World::new(options.seed, 2, Trace::new(options.print));
         let mut random = world.clockwork.random.fork();
-        let plan = Plan::draw(&mut random, &maker.survives(), options.only);
+        let plan = Plan::draw(&mut random, &maker.survives(), &options.only);
         let habits = Habits::draw(&mut random, options.device_bytes / 512);
         world.clockwork.note(format_args!("{plan:?} {habits:?}"));
-        let skewed = options.only.is_none_or(|only| only == Kind::Clock) && random.percent(50);
+        let skewed =
+            (options.only.is_empty() || options.only.contains(&Kind::Clock)) && random.percent(50);
         let mut nodes = Vec::new();
         for number in 0..2 {
             if skewed {

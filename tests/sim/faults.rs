@@ -62,18 +62,18 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// A mixture of the kinds a node can survive; `only` takes the choice away.
-    pub(crate) fn draw(random: &mut Random, can: &[Kind], only: Option<Kind>) -> Self {
-        let chosen = |kind: &Kind| only.is_none_or(|only| only == *kind);
+    pub(crate) fn draw(random: &mut Random, can: &[Kind], only: &[Kind]) -> Self {
+        let chosen = |kind: &Kind| only.is_empty() || only.contains(kind);
         let kinds: Vec<Kind> = can.iter().copied().filter(chosen).collect();
         let mut weight = || {
             if random.percent(45) { 0 } else { random.between(1, 10) }
         };
         let drawn = kinds.iter().map(|_| u32::try_from(weight()).expect("small"));
         let mut weights: Vec<u32> = drawn.collect();
-        if only.is_some() {
+        if !only.is_empty() {
             weights.fill(1);
         }
-        let busy = only == Some(Kind::Operator);
+        let busy = only.contains(&Kind::Operator);
         Self {
             kinds,
             weights,

@@ -40,6 +40,18 @@ impl Image {
         }
     }
 
+    /// The chunks of a range that were written, and not with zeroes alone.
+    pub(crate) fn occupied(
+        &self,
+        offset: u64,
+        length: u64,
+    ) -> impl Iterator<Item = std::ops::Range<u64>> {
+        let size = CHUNK as u64;
+        let chunks = offset / size..(offset + length).div_ceil(size);
+        let held = chunks.filter(|chunk| self.chunks[place(*chunk)].is_some());
+        held.map(move |chunk| chunk * size..(chunk + 1) * size)
+    }
+
     pub(crate) fn copy(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.read(offset, &mut bytes);

@@ -24,6 +24,7 @@ mod link;
 mod network;
 mod node;
 mod operator;
+mod plants;
 mod product;
 mod proof;
 mod random;
@@ -37,7 +38,8 @@ mod world;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use runner::{Plant, Run};
+use plants::Plant;
+use runner::{Run, System};
 
 const HELP: &str = "\
 Plays seeded worlds: two nodes, their disks and network, clients, an operator, faults.
@@ -47,9 +49,11 @@ Plays seeded worlds: two nodes, their disks and network, clients, an operator, f
   --seed S         play one world
   --trace          print every event of it
   --minutes M      play until so much time has passed
-  --fault NAME     only this kind of fault
+  --fault NAME     only this kind of fault; may be given several times
+  --wide           only devices with more extents than the activity log
   --system NAME    what runs on the nodes
   --plant NAME     with this bug: succeeds once the checkers have caught it
+  --plants         the same with every bug of the system, and a table of them
   --help           this, and the names
 
 Without any of these, or with anything else: the self-tests, those that have the first argument in
@@ -61,8 +65,10 @@ fn help() -> ExitCode {
     faults::KINDS.iter().for_each(|(name, _)| print!(" {name}"));
     print!("\nsystems:");
     runner::SYSTEMS.iter().for_each(|(name, _)| print!(" {name}"));
-    print!("\nplants:");
-    runner::plants().iter().for_each(|(name, _)| print!(" {name}"));
+    for (name, system) in runner::SYSTEMS {
+        print!("\nplants of {name}:");
+        plants::of(system).iter().for_each(|(name, _)| print!(" {name}"));
+    }
     println!();
     ExitCode::SUCCESS
 }
@@ -72,9 +78,19 @@ fn find<T: Copy>(what: &str, name: &str, all: &[(&str, T)]) -> Result<T, String>
     found.ok_or_else(|| format!("there is no {what} called `{name}`; --help lists them"))
 }
 
-/// Reads the command line; none if it is not the simulator's own.
-fn parse(arguments: &[String]) -> Result<Option<Run>, String> {
+/// What the command line asks for.
+enum Wish {
+    Play(Run),
+    Hunt(Run),
+    HuntAll(Run),
+    /// It is not the simulator's own.
+    Proof,
+}
+
+/// Reads the command line.
+fn parse(arguments: &[String]) -> Result<Wish, String> {
     let mut run = Run::default();
+    let (mut plant, mut all) = (None, false);
     let mut rest = arguments.iter();
     while let Some(name) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{name} needs a value"));
@@ -89,17 +105,32 @@ fn parse(arguments: &[String]) -> Result<Option<Run>, String> {
                 run.single = true;
             }
             "--trace" => run.print = true,
+            "--wide" => run.wide = true,
             "--minutes" => {
                 let span = Duration::from_secs(60 * number(value()?)?);
                 run.until = Some(Instant::now() + span);
             }
-            "--fault" => run.only = Some(find("fault", value()?, &faults::KINDS)?),
+            "--fault" => run.only.push(find("fault", value()?, &faults::KINDS)?),
             "--system" => run.system = find("system", value()?, &runner::SYSTEMS)?,
-            "--plant" => run.plant = find::<Plant>("plant", value()?, &runner::plants())?,
-            _ => return Ok(None),
+            "--plant" => plant = Some(value()?),
+            "--plants" => all = true,
+            _ => return Ok(Wish::Proof),
         }
     }
-    Ok((!arguments.is_empty()).then_some(run))
+    if arguments.is_empty() {
+        return Ok(Wish::Proof);
+    }
+    let plant = plant.map(|name| find::<Plant>("plant", name, &plants::of(run.system)));
+    let plant = plant.transpose()?.unwrap_or(Plant::None);
+    let product = matches!(plant, Plant::Product(_)) || (all && run.system == System::Product);
+    if product && !cfg!(feature = "plants") {
+        return Err("the product's bugs are only in a build with the feature `plants`".to_owned());
+    }
+    Ok(match (all, plant.is_none()) {
+        (true, _) => Wish::HuntAll(run),
+        (false, true) => Wish::Play(run),
+        (false, false) => Wish::Hunt(run.with(plant)),
+    })
 }
 
 fn main() -> ExitCode {
@@ -108,9 +139,10 @@ fn main() -> ExitCode {
         return help();
     }
     let well = match parse(&arguments) {
-        Ok(Some(run)) if run.plant == Plant::None => runner::play(&run),
-        Ok(Some(run)) => runner::hunt(&run),
-        Ok(None) => {
+        Ok(Wish::Play(run)) => runner::play(&run),
+        Ok(Wish::Hunt(run)) => plants::hunt(&run),
+        Ok(Wish::HuntAll(run)) => plants::hunt_all(&run),
+        Ok(Wish::Proof) => {
             let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
             proof::all(filter.map_or("", String::as_str))
         }

@@ -15,6 +15,7 @@ use twinblk::link::{LinkOptions, Names, Path, Secret, Timing};
 use twinblk::node::shard::Shard;
 use twinblk::node::site::{ResourceIndex, Site};
 use twinblk::node::{Front, Setup};
+use twinblk::plant::Plants;
 use twinblk::replica::event::{
     Change, Command, CommandId, PeerIndex, Pieces, Refusal, Reply, Request, RequestId, Status,
 };
@@ -46,6 +47,8 @@ const PEER_SLOTS: u8 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProductMaker {
     pub(crate) seed: u64,
+    /// Which bug is in.
+    pub(crate) plants: Plants,
 }
 
 impl ProductMaker {
@@ -83,6 +86,7 @@ impl ProductMaker {
                 },
                 seed: ring.random(),
                 run: RunId(ring.random()),
+                plants: self.plants,
             },
             links: vec![LinkOptions {
                 resource: "r0".to_owned(),
@@ -98,6 +102,7 @@ impl ProductMaker {
                 paths: vec![Path { local: None, peer: address(peer, PORT) }],
                 timing: Timing::default(),
                 versions: Versions::SPOKEN,
+                plants: self.plants,
             }],
             metadata_path: "disk".to_owned(),
             boot: ring.boot(),
@@ -216,8 +221,12 @@ impl Product {
         }
         if let Some(blocks) = self.around.scanning.take() {
             let world = self.place.world.borrow();
-            let length = usize::try_from(blocks * BLOCK_BYTES).expect("small");
-            let empty = world.disks[self.place.disk].live().copy(0, length).iter().all(|b| *b == 0);
+            let image = world.disks[self.place.disk].live();
+            let zero = |chunk: std::ops::Range<u64>| {
+                let length = usize::try_from(chunk.end - chunk.start).expect("small");
+                image.copy(chunk.start, length).iter().all(|byte| *byte == 0)
+            };
+            let empty = image.occupied(0, blocks * BLOCK_BYTES).all(zero);
             drop(world);
             self.shard.scanned(RESOURCE, Some(empty));
         }

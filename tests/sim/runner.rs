@@ -4,13 +4,16 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+use twinblk::plant::Plants;
 
 use crate::arena::{self, Options, Report};
 use crate::disk::Lies;
-use crate::faults::{Kind, LIES};
+use crate::faults::{KINDS, Kind};
 use crate::node::Maker;
+use crate::plants::Plant;
 use crate::product::ProductMaker;
 use crate::random::Random;
 use crate::toy::{Bug, ToyMaker};
@@ -27,37 +30,6 @@ pub(crate) enum System {
 pub(crate) const SYSTEMS: [(&str, System); 2] =
     [("product", System::Product), ("toy", System::Toy)];
 
-/// A bug put in on purpose.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Plant {
-    None,
-    Toy(Bug),
-    /// Of the disks.
-    Lies(Lies),
-}
-
-impl PartialEq for Plant {
-    fn eq(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::None, Self::None))
-    }
-}
-
-const BUGS: [(&str, Bug); 7] = [
-    ("ack-early", Bug::AckEarly),
-    ("no-flush", Bug::NoFlush),
-    ("flush-here", Bug::FlushHere),
-    ("no-copy", Bug::NoCopy),
-    ("no-locks", Bug::NoLocks),
-    ("early-release", Bug::EarlyRelease),
-    ("stale-promote", Bug::StalePromote),
-];
-
-/// All plants, by name.
-pub(crate) fn plants() -> Vec<(&'static str, Plant)> {
-    let bugs = BUGS.iter().map(|(name, bug)| (*name, Plant::Toy(*bug)));
-    bugs.chain(LIES.iter().map(|(name, lies)| (*name, Plant::Lies(*lies)))).collect()
-}
-
 /// What to play.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
@@ -67,7 +39,10 @@ pub(crate) struct Run {
     /// One world, to look at.
     pub(crate) single: bool,
     pub(crate) print: bool,
-    pub(crate) only: Option<Kind>,
+    /// Only these kinds of fault; none: all.
+    pub(crate) only: Vec<Kind>,
+    /// Only devices with more extents than the activity log.
+    pub(crate) wide: bool,
     pub(crate) system: System,
     pub(crate) plant: Plant,
 }
@@ -80,7 +55,8 @@ impl Default for Run {
             until: None,
             single: false,
             print: false,
-            only: None,
+            only: Vec::new(),
+            wide: false,
             system: System::Toy,
             plant: Plant::None,
         }
@@ -88,11 +64,9 @@ impl Default for Run {
 }
 
 /// Worlds at a time.
-const THREADS: usize = 2;
+pub(crate) const THREADS: usize = 2;
 /// Each so many-th world is played twice, to compare the traces.
 const TWICE: u64 = 25;
-/// Worlds a bug may survive.
-const HUNT: u64 = 2000;
 
 #[derive(Default)]
 struct Sums {
@@ -108,15 +82,37 @@ impl Run {
         let bug = if let Plant::Toy(bug) = self.plant { bug } else { Bug::None };
         match self.system {
             System::Toy => Rc::new(ToyMaker { bug, device_bytes }),
-            System::Product => Rc::new(ProductMaker { seed }),
+            System::Product => Rc::new(ProductMaker { seed, plants: self.plants() }),
         }
+    }
+
+    #[cfg(feature = "plants")]
+    const fn plants(&self) -> Plants {
+        match self.plant {
+            Plant::Product(planted) => Plants::with(planted.bug),
+            _ => Plants::NONE,
+        }
+    }
+
+    #[cfg(not(feature = "plants"))]
+    const fn plants(&self) -> Plants {
+        Plants::NONE
+    }
+
+    /// Most devices are small, so that requests meet. Of the product's, some have more extents than
+    /// its activity log has slots.
+    fn device_bytes(&self, seed: u64) -> u64 {
+        let mut random = Random::new(seed ^ 0x001d_e5ee);
+        let wide = self.system == System::Product && (random.below(5) == 0 || self.wide);
+        if wide { random.between(100, 200) << 20 } else { 1 << Random::new(seed).between(20, 22) }
     }
 
     /// Plays one world; a panic in it is a violation too.
     pub(crate) fn world(&self, seed: u64) -> Report {
-        let device_bytes = 1 << Random::new(seed).between(20, 22);
+        let device_bytes = self.device_bytes(seed);
         let lies = if let Plant::Lies(lies) = self.plant { lies } else { Lies::default() };
-        let options = Options { seed, print: self.print, only: self.only, lies, device_bytes };
+        let only = self.only.clone();
+        let options = Options { seed, print: self.print, only, lies, device_bytes };
         let maker = self.maker(seed, device_bytes);
         let played = catch_unwind(AssertUnwindSafe(|| arena::run(&options, maker)));
         played.unwrap_or_else(|panic| {
@@ -131,9 +127,11 @@ impl Run {
     fn command(&self, seed: u64) -> String {
         use std::fmt::Write as _;
         let mut words = format!("scripts/sim --seed {seed}");
-        let only = crate::faults::KINDS.iter().find(|(_, kind)| Some(*kind) == self.only);
-        if let Some((name, _)) = only {
+        for (name, _) in KINDS.iter().filter(|(_, kind)| self.only.contains(kind)) {
             write!(words, " --fault {name}").expect("to a string");
+        }
+        if self.wide {
+            words.push_str(" --wide");
         }
         words
     }
@@ -175,7 +173,7 @@ pub(crate) fn play(run: &Run) -> bool {
 }
 
 /// Reports of panics are printed with their world, not as they happen.
-fn quietly(act: impl FnOnce()) {
+pub(crate) fn quietly(act: impl FnOnce()) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     act();
@@ -203,42 +201,4 @@ fn worlds(run: &Run, next: &AtomicU64, last: u64, sums: &Sums, output: &Mutex<()
             println!("seed {seed}: {violation}\n  again with: {}", run.command(seed));
         }
     }
-}
-
-/// Looks for a world in which a planted bug shows; whether one was found, and which.
-pub(crate) fn search(run: &Run) -> Option<(u64, String)> {
-    let mut found = None;
-    let next = AtomicU64::new(run.from);
-    let last = run.from + run.count.unwrap_or(HUNT);
-    let done = AtomicBool::new(false);
-    let best = Mutex::new(&mut found);
-    quietly(|| {
-        let work = || {
-            while !done.load(Ordering::Relaxed) {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= last {
-                    return;
-                }
-                if let Some(violation) = run.world(seed).violation {
-                    done.store(true, Ordering::Relaxed);
-                    let mut best = best.lock().expect("worlds do not panic here");
-                    if best.as_ref().is_none_or(|(other, _)| *other > seed) {
-                        **best = Some((seed, violation));
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
-    });
-    found
-}
-
-/// As `search`, in words.
-pub(crate) fn hunt(run: &Run) -> bool {
-    let found = search(run);
-    match &found {
-        Some((seed, violation)) => println!("caught in world {seed}: {violation}"),
-        None => println!("not caught: the checkers do not see this bug"),
-    }
-    found.is_some()
 }

@@ -1,13 +1,18 @@
 //! Owns what is learned from a node after each of its turns: whether it serves, how the copies
 //! stand, what clients were told. Hands it to the checker. Must never change a node.
 
+use std::collections::BTreeSet;
+
 use twinblk::format::frame::DiskState;
 use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
 
 use crate::arena::Arena;
-use crate::checker::copies::Follower;
+use crate::checker::copies::{Copies, Follower, Protocol};
 use crate::checker::oracle::{Range, Violation};
 use crate::node::{Ask, Told};
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
 
 /// Whether each write goes to the peer, whose copy is whole.
 fn follows(peer: &PeerStatus) -> bool {
@@ -36,10 +41,24 @@ impl Arena {
         for (id, told) in replies {
             self.told(node, id, told);
         }
+        let current = |copies: &Copies| [0, 1].map(|node| copies.is_current(node));
+        let before = current(&self.copies);
         if let Some(status) = &status {
             self.sample(node, status, serving);
         }
+        let wakes = status.is_some() && self.nodes[node].status.is_none();
         self.nodes[node].status = status;
+        if wakes {
+            // What a power cut left is soon resynced.
+            self.judge_copies();
+        }
+        let joins = |(was, is): (bool, bool)| is && !was;
+        let joined = before.into_iter().zip(current(&self.copies)).any(joins);
+        if joined && self.maker.protocol() == Protocol::C {
+            // What a resync left wrong is soon written over. Under A and B it is not known what of
+            // the latest writes has arrived.
+            self.judge_copies();
+        }
         if !serving && self.copies.is_serving(node) {
             self.note(format_args!("node {node} serves no more"));
             self.lose_clients(node);
@@ -183,41 +202,65 @@ impl Arena {
         for node in 0..2 {
             let marked = |status: &Status| status.disk > DiskState::Inconsistent;
             let whole = self.nodes[node].status.as_ref().is_some_and(marked);
-            if whole && self.copies.is_current(node) {
-                let image = self.image(node);
-                let floor = self.copies.floor(node);
-                let judged = self.copies.checker(node).judge_image(&image, floor);
+            if whole && !self.copies.is_mixed(node) {
                 let at = |violation: Violation| Violation {
                     text: format!("copy of node {node}: {}", violation.text),
                     ..violation
                 };
-                self.keep(judged.map_err(at));
+                let judged = self.judge_copy(node).map_err(at);
+                self.keep(judged);
             }
         }
         self.copies.forget();
     }
 
-    fn image(&self, node: usize) -> Vec<u8> {
-        let length =
-            usize::try_from(self.options.device_bytes).expect("simulated devices are small");
+    fn judge_copy(&mut self, node: usize) -> Result<(), Violation> {
+        let sectors = self.worth_a_look(node, &[node]);
+        let floor = self.copies.floor(node);
+        let start = self.maker.data_offset();
         let world = self.world.borrow();
-        world.disks[self.nodes[node].disk].live().copy(self.maker.data_offset(), length)
+        let image = world.disks[self.nodes[node].disk].live();
+        let read = |sector: u64, into: &mut [u8]| image.read(start + sector * SECTOR, into);
+        self.copies.checker(node).judge_sectors(sectors, read, floor)
+    }
+
+    /// The sectors that the judge of `node` knows of, or that hold anything on one of these nodes:
+    /// devices may be large, and most of them was never touched.
+    fn worth_a_look(&mut self, node: usize, nodes: &[usize]) -> BTreeSet<u64> {
+        let (start, length) = (self.maker.data_offset(), self.options.device_bytes);
+        let mut sectors: BTreeSet<u64> = self.copies.checker(node).touched().collect();
+        let world = self.world.borrow();
+        for node in nodes {
+            for chunk in world.disks[self.nodes[*node].disk].live().occupied(start, length) {
+                sectors.extend((chunk.start - start) / SECTOR..(chunk.end - start) / SECTOR);
+            }
+        }
+        sectors.retain(|sector| *sector < length / SECTOR);
+        sectors
     }
 
     /// At rest both copies are the same bytes, and the right ones (G6, G7).
     pub(crate) fn compare(&mut self) {
-        let images = [self.image(0), self.image(1)];
-        let differs = images[0].chunks(512).zip(images[1].chunks(512)).position(|(a, b)| a != b);
-        if let Some(sector) = differs {
-            return self.fail("G7", format!("at rest the copies differ in sector {sector}"));
-        }
         let node = usize::from(self.copies.is_serving(1));
-        self.next_id += 1;
-        let (id, count) = (self.next_id, images[node].len() as u64 / 512);
-        let checker = self.copies.checker(node);
-        checker.invoke_read(id, Range { first: 0, count });
-        let judged = checker.ack_read(id, &images[node]);
-        self.keep(judged);
+        for sector in self.worth_a_look(node, &[0, 1]) {
+            let [one, other] = [self.sector(0, sector), self.sector(1, sector)];
+            if one != other {
+                return self.fail("G7", format!("at rest the copies differ in sector {sector}"));
+            }
+            self.next_id += 1;
+            let (id, range) = (self.next_id, Range { first: sector, count: 1 });
+            let checker = self.copies.checker(node);
+            checker.invoke_read(id, range);
+            let judged = checker.ack_read(id, &one);
+            self.keep(judged);
+        }
         self.note(format_args!("the copies are equal"));
+    }
+
+    fn sector(&self, node: usize, sector: u64) -> [u8; 512] {
+        let mut bytes = [0; 512];
+        let at = self.maker.data_offset() + sector * SECTOR;
+        self.world.borrow().disks[self.nodes[node].disk].live().read(at, &mut bytes);
+        bytes
     }
 }

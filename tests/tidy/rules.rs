@@ -40,6 +40,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
 const LAYERS: &[&str] = &[
     "units",
     "limits",
+    "plant",
     "telemetry",
     "format buffer",
     "replica judge",

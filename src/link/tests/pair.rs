@@ -12,6 +12,7 @@ use crate::format::frame::Frame;
 use crate::format::hello::{Refusal, Versions};
 use crate::link::doorman::{Arrival, Doorman};
 use crate::link::{Link, LinkOptions, Names, Outgoing, Path, Secret, Timing};
+use crate::plant::Plants;
 use crate::replica::event::{Input, Part, PeerIndex};
 use crate::ring::{Lane, ListenerId, Ring};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session};
@@ -179,6 +180,7 @@ pub(super) fn options(index: usize) -> LinkOptions {
         paths: vec![Path { local: None, peer: address(other) }],
         timing: Timing::default(),
         versions: Versions::SPOKEN,
+        plants: Plants::default(),
     }
 }
 

@@ -3,7 +3,8 @@
 
 use super::Test;
 use crate::faults::{KINDS, Kind};
-use crate::runner::{Plant, Run, plants, play, search};
+use crate::plants::{self, search};
+use crate::runner::{Run, System, play};
 
 pub(crate) const TESTS: [Test; 4] = [
     ("world::the_same_seed_gives_the_same_trace", the_same_seed),
@@ -31,17 +32,15 @@ fn each_kind_alone() {
     for (name, kind) in KINDS {
         if kind != Kind::DiskErrors {
             println!("only {name}:");
-            assert!(play(&Run { count: Some(10), from: 5000, only: Some(kind), ..Run::default() }));
+            assert!(play(&Run { count: Some(10), from: 5000, only: vec![kind], ..Run::default() }));
         }
     }
 }
 
 fn every_planted_bug() {
-    for (name, plant) in plants() {
-        // Late writes need a restart right after a kill; the others show in any mixture.
-        let only = matches!(plant, Plant::Lies(lies) if lies.lock).then_some(Kind::Kill);
-        let run = Run { plant, only, ..Run::default() };
-        let (seed, violation) = search(&run).unwrap_or_else(|| panic!("{name} is not caught"));
-        println!("{name} is caught in world {seed}: {}", violation.lines().next().unwrap_or(""));
+    for (name, plant) in plants::of(System::Toy) {
+        let caught =
+            search(&Run::default().with(plant)).unwrap_or_else(|| panic!("{name} is not caught"));
+        println!("{name} is caught in world {}: {}", caught.seed, caught.head());
     }
 }
