@@ -22,7 +22,7 @@ pub(super) enum What {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Until everything up to `after` is stable.
     Gated,
     /// For the range, or for the log.
@@ -35,14 +35,14 @@ enum Stage {
 /// One sequenced frame on its way to the disk.
 #[derive(Debug)]
 pub(super) struct Apply {
-    sequence: Sequence,
-    after: Sequence,
+    pub(super) sequence: Sequence,
+    pub(super) after: Sequence,
     blocks: Blocks,
     fua: bool,
     /// Part of a resync: only blocks still marked here are taken.
-    resync: bool,
-    what: Option<What>,
-    stage: Stage,
+    pub(super) resync: bool,
+    pub(super) what: Option<What>,
+    pub(super) stage: Stage,
     entered: bool,
     failed: bool,
 }
@@ -66,10 +66,10 @@ impl Point {
 /// The stream from one peer.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    applies: VecDeque<Apply>,
+    pub(super) applies: VecDeque<Apply>,
     points: VecDeque<Point>,
-    syncing: bool,
-    stable: Sequence,
+    pub(super) syncing: bool,
+    pub(super) stable: Sequence,
     last: Sequence,
     /// Written since the last barrier: their marks may go when it is passed.
     covered: VecDeque<(Sequence, Blocks)>,
@@ -372,6 +372,7 @@ impl Replica {
             incoming.applies.pop_front();
         }
         self.pass_point(peer);
+        self.go_on_with_leftovers(peer);
         self.check_settled(peer);
     }
 
@@ -443,7 +444,7 @@ impl Replica {
             self.fail_disk("a flush for the peer failed");
         }
         if self.peers[peer].session != Some(session) || !ok {
-            return self.check_settled(peer);
+            return self.leftovers_synced(peer, session, ok);
         }
         let Some(point) = self.peers[peer].incoming.points.pop_front() else {
             return;
@@ -456,18 +457,19 @@ impl Replica {
             Point::Barrier(sequence) => self.send(peer, Frame::Stable { sequence }),
             Point::End(_, lineage) => self.adopt(peer, *lineage),
         }
-        let incoming = &self.peers[peer].incoming;
-        let gated: Vec<Sequence> = incoming
-            .applies
-            .iter()
-            .filter(|apply| apply.stage == Stage::Gated)
-            .map(|apply| apply.sequence)
-            .collect();
+        self.start_gated(peer);
+        self.start_compares(peer);
+        self.pass_point(peer);
+    }
+
+    /// Starts what waited for something to be stable here.
+    pub(super) fn start_gated(&mut self, peer: usize) {
+        let applies = self.peers[peer].incoming.applies.iter();
+        let gated = applies.filter(|apply| apply.stage == Stage::Gated);
+        let gated: Vec<Sequence> = gated.map(|apply| apply.sequence).collect();
         for sequence in gated {
             self.start_apply(peer, sequence);
         }
-        self.start_compares(peer);
-        self.pass_point(peer);
     }
 
     /// Blocks that are stable here have no mark any more, if marks may go.
@@ -484,35 +486,6 @@ impl Replica {
             }
         }
         incoming.covered = kept;
-    }
-
-    /// The session is over: what has not reached the disk is dropped, the rest is waited for.
-    pub(super) fn drop_incoming(&mut self, peer: usize) {
-        let incoming = &mut self.peers[peer].incoming;
-        let applies = std::mem::take(&mut incoming.applies);
-        let syncing = incoming.syncing;
-        *incoming = Incoming { syncing, ..Incoming::default() };
-        let mut dropped = Vec::new();
-        for apply in applies {
-            match apply.stage {
-                Stage::Running(_) if self.planted(Plant::LateOldWrite) => {
-                    self.unlock(Owner::Apply { peer, sequence: apply.sequence });
-                }
-                Stage::Running(_) => self.peers[peer].incoming.applies.push_back(apply),
-                Stage::Done => {}
-                Stage::Gated | Stage::Waiting => dropped.push(apply),
-            }
-        }
-        for apply in dropped {
-            let sequence = apply.sequence;
-            self.log_waiting.retain(|waiter| *waiter != LogWaiter::Apply { peer, sequence });
-            if apply.stage == Stage::Waiting {
-                self.unlock(Owner::Apply { peer, sequence });
-            }
-            if let Some(What::Data(payload)) = apply.what {
-                self.emit(Output::Release(payload));
-            }
-        }
     }
 
     /// Whether a write received before is still held back on these blocks.

@@ -484,6 +484,7 @@ impl Replica {
     /// send it again.
     pub(super) fn check_stopping(&mut self) {
         let open = self.disk_phase == DiskPhase::Open;
+        let leftovers = self.has_leftovers();
         let Some(stopping) = &mut self.stopping else {
             return;
         };
@@ -491,7 +492,7 @@ impl Replica {
             let found = &self.peers[*peer];
             found.session == Some(*session) && found.incoming.stable() < *sequence
         });
-        if waits && open {
+        if (waits || leftovers) && open {
             return;
         }
         if *stopping.at.get_or_insert(self.now + GOODBYE_DELAY) > self.now {

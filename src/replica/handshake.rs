@@ -3,6 +3,7 @@
 //! Must never let a decision rest on a state that has changed since it was told.
 
 use super::Replica;
+use super::apply::Incoming;
 use super::disk::DiskPhase;
 use super::event::Connection;
 use super::peer::Phase;
@@ -27,6 +28,7 @@ impl Replica {
         if !self.saver.is_settled() || opening || role_changes {
             return;
         }
+        self.peers[peer].incoming = Incoming::default();
         let state = Box::new(self.own_state(peer));
         self.peers[peer].sent_state = Some(state.clone());
         self.peers[peer].phase = Phase::StateSent;

@@ -14,6 +14,7 @@ pub mod event;
 mod flush;
 mod handshake;
 mod hot_extents;
+mod leftover;
 pub mod options;
 mod pace;
 mod peer;
@@ -308,6 +309,7 @@ impl Replica {
             self.check_settled(peer);
             self.take_early(peer);
         }
+        self.take_office();
         if self.demoting.is_some() {
             self.drain_for_demote();
         }

@@ -159,6 +159,11 @@ impl Peer {
         flows && self.disk.is_some_and(|disk| disk >= DiskState::Inconsistent)
     }
 
+    /// A session stands in which the peer's writes come.
+    pub(super) const fn is_streaming(&self) -> bool {
+        self.session.is_some() && self.phase.takes_writes()
+    }
+
     /// The nodes are finding out whose data is newer; a write now would falsify what was told.
     pub(super) const fn negotiates(&self) -> bool {
         matches!(self.phase, Phase::StateSent | Phase::Bonding | Phase::TargetWaits)

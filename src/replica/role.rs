@@ -23,6 +23,8 @@ pub(super) struct Promoting {
     epoch: Epoch,
     /// Peers that have not answered.
     waiting: Vec<usize>,
+    /// The role is on its way to the disk.
+    saving: bool,
 }
 
 /// A demotion on its way.
@@ -155,7 +157,7 @@ impl Replica {
         let epoch = self.superblock.epoch.next();
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
-        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone() });
+        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone(), saving: false });
         if forced {
             self.force_current();
         }
@@ -191,10 +193,21 @@ impl Replica {
         }
     }
 
-    fn take_office(&mut self) {
-        let Some(promoting) = &self.promoting else {
+    /// Becomes primary once every peer has agreed and nothing a former primary sent can land any
+    /// more: what it was told is received must be in what this node serves.
+    pub(super) fn take_office(&mut self) {
+        let leftovers = self.has_leftovers();
+        let Some(promoting) = &mut self.promoting else {
             return;
         };
+        if promoting.saving || !promoting.waiting.is_empty() || leftovers {
+            return;
+        }
+        if self.disk_phase != DiskPhase::Open {
+            let text = format!("the local disk of {} failed meanwhile", self.options.name);
+            return self.fail_promotion("disk-failed", text);
+        }
+        promoting.saving = true;
         let superblock = &mut self.superblock;
         superblock.epoch = superblock.epoch.max(promoting.epoch);
         superblock.primary = true;

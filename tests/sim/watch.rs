@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use twinblk::format::frame::DiskState;
+use twinblk::format::frame::{DiskState, Role};
 use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
 
 use crate::arena::Arena;
@@ -122,14 +122,21 @@ impl Arena {
             if theirs.follows {
                 self.nodes[other].copied_from = None;
             }
-        } else if whole && follows(peer) && peer.replication == Replication::Established {
+        } else if status.role == Role::Secondary
+            && whole
+            && follows(peer)
+            && peer.replication == Replication::Established
+        {
             self.meet(node, other);
         }
     }
 
-    /// Neither may be serving; both must say that they are equal.
+    /// Neither may be primary, on its way out included; both must say that they are equal.
     fn meet(&mut self, node: usize, other: usize) {
         let agrees = |status: &Status| {
+            if status.role == Role::Primary {
+                return false;
+            }
             let back = &status.peers[0];
             let equal = back.replication == Replication::Established && follows(back);
             status.disk == DiskState::UpToDate && equal
