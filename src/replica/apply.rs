@@ -45,6 +45,8 @@ pub(super) struct Apply {
     pub(super) stage: Stage,
     entered: bool,
     failed: bool,
+    /// A hash that was not equal: its blocks are still to come, and keep their marks.
+    differs: bool,
 }
 
 /// Something that waits until all before it is done, and is then made stable.
@@ -129,11 +131,11 @@ impl Replica {
             self.send(peer, Frame::Received { first, last });
         }
         let stage = Stage::Gated;
-        let (resync, entered, failed) = (false, false, false);
+        let (resync, entered, failed, differs) = (false, false, false, false);
         let what = Some(what);
         self.add_apply(
             peer,
-            Apply { sequence, after, blocks, fua, resync, what, stage, entered, failed },
+            Apply { sequence, after, blocks, fua, resync, what, stage, entered, failed, differs },
         );
     }
 
@@ -167,6 +169,7 @@ impl Replica {
             stage: Stage::Gated,
             entered: false,
             failed: false,
+            differs: clash,
         };
         self.add_apply(peer, apply);
     }
@@ -311,6 +314,9 @@ impl Replica {
                 if live {
                     let equal = fetched.digest.is_some() && fetched.digest == wanted;
                     let equal = equal || self.planted(Plant::HashAlwaysEqual);
+                    if let Some(apply) = self.peers[peer].incoming.find(sequence) {
+                        apply.differs = !equal;
+                    }
                     self.send(peer, Frame::HashAnswer { sequence, equal });
                 }
                 Ok(())
@@ -348,7 +354,7 @@ impl Replica {
         };
         apply.stage = Stage::Done;
         let (blocks, failed, entered) = (apply.blocks, apply.failed, apply.entered);
-        let resync = apply.resync;
+        let (resync, differs) = (apply.resync, apply.differs);
         if entered {
             self.log.leave(blocks);
         }
@@ -357,11 +363,13 @@ impl Replica {
             if failed {
                 self.send(peer, Frame::WriteFailed { sequence });
             } else {
-                if resync {
+                if resync && !differs {
                     self.peers[peer].sync_done += blocks.count;
                 }
                 let incoming = &mut self.peers[peer].incoming;
-                incoming.covered.push_back((sequence, blocks));
+                if !differs {
+                    incoming.covered.push_back((sequence, blocks));
+                }
                 if let Some((first, last)) = extend(&mut incoming.written, sequence) {
                     self.send(peer, Frame::Written { first, last });
                 }
