@@ -30,7 +30,15 @@ pub(super) enum DiskPhase {
 pub(super) struct Freeze {
     pub(super) generation: Generation,
     pub(super) base: Option<Generation>,
+    /// The disk was current and kept all it had acknowledged: if it comes back before a peer has
+    /// taken note, nothing was written without it.
+    whole: bool,
+    /// It has come back so: whether a peer took note is of no account any more.
+    back: bool,
 }
+
+/// A disk that fails a flush may have dropped what it had acknowledged before.
+pub(super) const FLUSH_FAILED: &str = "a flush failed";
 
 impl Replica {
     /// Metadata can be written, so what must be durable can be.
@@ -71,6 +79,10 @@ impl Replica {
     /// Takes over what the disk records. What may differ after a crash is marked and saved before
     /// the log that says so is used again.
     fn recover(&mut self, image: DiskImage) {
+        let back = self.role == Role::Primary && self.comes_back_whole(&image);
+        if let Some(freeze) = &mut self.freezing {
+            freeze.back = back;
+        }
         let known = std::mem::replace(&mut self.superblock, image.superblock);
         let superblock = &mut self.superblock;
         if superblock.lineage.head().is_none() && known.lineage.head().is_some() {
@@ -99,6 +111,17 @@ impl Replica {
         self.mark_running_pieces();
         self.disk_phase = DiskPhase::Open;
         self.save_pages(PagesJob::All(AfterPages::Start));
+    }
+
+    /// Whether the disk is the very one that was let go, and no write was acknowledged without it.
+    fn comes_back_whole(&self, image: &DiskImage) -> bool {
+        let disk = &image.superblock;
+        let same = disk.resource == self.superblock.resource && disk.run == self.superblock.run;
+        same && disk.data == DataState::Consistent
+            && self
+                .freezing
+                .as_ref()
+                .is_some_and(|freeze| freeze.whole && disk.lineage.head() == freeze.base)
     }
 
     fn mark_recovered(&mut self, log: &LogImage) {
@@ -141,18 +164,32 @@ impl Replica {
         for slot in &mut self.superblock.slots {
             slot.all_marked = false;
         }
-        if primary {
+        match &self.freezing {
+            Some(Freeze { generation, base, back: true, .. }) => {
+                // A peer may have begun the generation it was asked for. It has nothing of it: so
+                // this copy is in it too, and what was under way is marked on either side.
+                self.superblock.lineage.begin(*generation);
+                self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
+                for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
+                    slot.base = slot.base.or(*base);
+                }
+            }
             // Writes went on without this disk: until the resync it is of mixed age.
-            self.superblock.data = DataState::Inconsistent;
+            _ if primary => self.superblock.data = DataState::Inconsistent,
+            _ => {}
         }
         self.save(After::Started);
     }
 
     pub(super) fn started(&mut self) {
-        // The copy here is durably of mixed age: no peer's record is needed for that any more.
-        self.freezing = None;
+        // The copy here is durably whole or durably of mixed age: no peer's record is needed for
+        // that any more.
+        let back = self.freezing.take().is_some_and(|freeze| freeze.back);
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
+        if back {
+            self.store_running_pieces();
+        }
         let text = "the disk is attached";
         if let Some(id) = self.opening_for.take() {
             self.answer(id, Ok(text.to_owned()));
@@ -246,7 +283,8 @@ impl Replica {
             let epoch = self.superblock.epoch.next();
             let node = self.options.node;
             let generation = Generation { epoch, id: self.random.draw(), node };
-            self.freezing = Some(Freeze { generation, base });
+            let whole = self.disk == DiskState::UpToDate && cause != FLUSH_FAILED;
+            self.freezing = Some(Freeze { generation, base, whole, back: false });
         }
         self.leave_log_of_lost_disk();
         self.set_disk(DiskState::Diskless, cause);
@@ -309,7 +347,8 @@ impl Replica {
     }
 
     pub(super) fn on_generation_held(&mut self, generation: Generation) {
-        if self.freezing.as_ref().is_none_or(|freeze| freeze.generation != generation) {
+        let awaited = |freeze: &Freeze| freeze.generation == generation && !freeze.back;
+        if !self.freezing.as_ref().is_some_and(awaited) {
             return;
         }
         self.freezing = None;

@@ -225,8 +225,10 @@ impl Replica {
                 ByeReason::Unrelated,
                 format!(
                     "the only whole copy of {resource} is older than what the other node has in \
-                     part. Run `twinblk invalidate {resource}` on the node with the partial copy \
-                     to accept that, then `twinblk connect {resource}` on both"
+                     part. On the node with the partial copy (after `twinblk demote {resource}` if \
+                     it is primary) run `twinblk invalidate {resource}` to give up what only it \
+                     has, or `twinblk promote {resource} --force` to go on with it as it is; then \
+                     `twinblk connect {resource}` on both"
                 ),
             ),
         }

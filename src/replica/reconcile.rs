@@ -356,7 +356,16 @@ fn outranks(mine: &PeerState, theirs: &PeerState) -> bool {
 
 fn record(mine: &PeerState, theirs: &PeerState, relation: Relation) -> Record {
     let continued = continues(mine, theirs) || continues(theirs, mine);
-    let complete = match relation {
+    // A copy of mixed age that is newer than the whole one, and not its target, has lost what no
+    // mark can bring back.
+    let mixed = |state| copy(state) == Replica::Mixed;
+    let newer_is_mixed = match relation {
+        Descendant => mixed(mine),
+        Ancestor => mixed(theirs),
+        Fork => mixed(mine) || mixed(theirs),
+        _ => false,
+    };
+    let complete = !newer_is_mixed && match relation {
         Equal => untouched(mine, theirs) && untouched(theirs, mine),
         Descendant => untouched(mine, theirs) && based_on_head(mine, theirs),
         Ancestor => untouched(theirs, mine) && based_on_head(theirs, mine),

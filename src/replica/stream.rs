@@ -302,7 +302,7 @@ impl Replica {
         if ok {
             self.local.synced(covered);
         } else {
-            self.fail_disk("a flush failed");
+            self.fail_disk(super::disk::FLUSH_FAILED);
         }
         self.rounds_done = round;
         if std::mem::take(&mut self.sync_again) {

@@ -117,7 +117,7 @@ impl Replica {
     /// What this node wrote before, perhaps in a former life of the process, survives a power cut.
     pub(super) fn source_synced(&mut self, peer: usize, session: crate::units::Session, ok: bool) {
         if !ok {
-            return self.fail_disk("a flush failed");
+            return self.fail_disk(super::disk::FLUSH_FAILED);
         }
         if self.peers[peer].session == Some(session)
             && let Some(source) = &mut self.peers[peer].source

@@ -184,7 +184,7 @@ impl Replica {
             return self.enter_log(key);
         }
         let sequence = self.next_sequence();
-        let Piece { blocks, part, fua, discard, .. } = self.pieces[key];
+        let blocks = self.pieces[key].blocks;
         self.pieces[key].issued = true;
         if self.pieces[key].entered {
             self.log.issued(blocks, sequence);
@@ -197,13 +197,7 @@ impl Replica {
             }
         }
         if self.has_open_disk() {
-            self.pieces[key].owed_here = true;
-            self.local.issued(sequence);
-            let io = self.start_io(IoPurpose::Write { piece: key, sequence });
-            self.emit(match part {
-                Some(from) => Output::Store { io, blocks, from, fua },
-                None => Output::Zero { io, blocks, discard, fua },
-            });
+            self.store_piece(key, sequence);
         }
         self.settle_piece(key);
     }
@@ -396,6 +390,33 @@ impl Replica {
         for peer in 0..self.peers.len() {
             blocks.iter().for_each(|blocks| self.mark(peer, *blocks));
         }
+    }
+
+    /// The disk that was let go is back as it was: what was under way goes to it once more. Its
+    /// marks are stable, so it need not be in the log.
+    pub(super) fn store_running_pieces(&mut self) {
+        let running = self.pieces.iter().filter(|(_, piece)| piece.issued && !piece.abandoned);
+        let running: Vec<usize> = running.map(|(key, _)| key).collect();
+        for key in running {
+            let sequence = self.next_sequence();
+            self.store_piece(key, sequence);
+        }
+        for peer in 0..self.peers.len() {
+            if !self.peers[peer].mirrors() && self.goes_on_alone() {
+                self.miss_owed(peer);
+            }
+        }
+    }
+
+    fn store_piece(&mut self, key: usize, sequence: Sequence) {
+        let Piece { blocks, part, fua, discard, .. } = self.pieces[key];
+        self.pieces[key].owed_here = true;
+        self.local.issued(sequence);
+        let io = self.start_io(IoPurpose::Write { piece: key, sequence });
+        self.emit(match part {
+            Some(from) => Output::Store { io, blocks, from, fua },
+            None => Output::Zero { io, blocks, discard, fua },
+        });
     }
 
     /// Issues what was held, if it may go now, in order.

@@ -108,14 +108,15 @@ fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
     if status.disk == DiskState::Diskless {
         orders.push((node, Command::DiskAttach));
     }
-    if primary(status) && status.disk == DiskState::Outdated {
-        // It has met a peer with newer data: the reason beside the connection says demote.
-        orders.push((node, Command::Demote));
-    }
+    let partial = status.disk == DiskState::Inconsistent && !status.just_created;
     for peer in &status.peers {
-        // Promoted by force, and it never wrote: the other has the newer data.
-        if primary(status) && peer.connection_reason.contains("older data") {
+        // What the reason beside the connection says.
+        let told = |command: &str| peer.connection_reason.contains(command);
+        if primary(status) && told("twinblk demote") {
             orders.push((node, Command::Demote));
+        }
+        if !primary(status) && partial && told("twinblk invalidate") {
+            orders.push((node, Command::Invalidate));
         }
         if peer.connection == Connection::StandAlone && !is_split(status) {
             orders.push((node, Command::Connect { discard_my_data: false }));
