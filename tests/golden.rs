@@ -58,7 +58,7 @@ fn superblock() -> Superblock {
         data: DataState::Inconsistent,
         primary: true,
         log_live: true,
-        crashed_primary: false,
+        former_primary: false,
         rebooted: true,
         epoch: Epoch(0x99),
         run: RunId(0xABAB),

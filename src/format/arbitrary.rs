@@ -85,7 +85,7 @@ pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
                 data,
                 primary: flags[0],
                 log_live: flags[1],
-                crashed_primary: flags[2],
+                former_primary: flags[2],
                 rebooted: flags[3],
                 epoch: Epoch(epoch),
                 run: RunId(run),

@@ -91,8 +91,9 @@ pub struct Superblock {
     /// Set, durably, before the first write that relies on the activity log: found set at start,
     /// its hot extents are marks. Cleared once those marks are durable.
     pub log_live: bool,
-    /// The node crashed as primary and has not met a peer since.
-    pub crashed_primary: bool,
+    /// The node crashed as primary, or ceased to be it with marks left, and its data and a peer's
+    /// have not been made equal since.
+    pub former_primary: bool,
     /// The host has booted since the node last met a peer: what was not stable then may be gone.
     pub rebooted: bool,
     /// The highest epoch adopted.
@@ -138,7 +139,7 @@ impl Superblock {
             data: DataState::Inconsistent,
             primary: false,
             log_live: false,
-            crashed_primary: false,
+            former_primary: false,
             rebooted: false,
             epoch: Epoch(0),
             run: RunId(0),

@@ -170,15 +170,15 @@ pub fn encode(superblock: &Superblock) -> [u8; RECORD_BYTES] {
 
 const PRIMARY: u8 = 1;
 const LOG_LIVE: u8 = 2;
-const CRASHED_PRIMARY: u8 = 4;
+const FORMER_PRIMARY: u8 = 4;
 const REBOOTED: u8 = 8;
-const FLAGS: u8 = PRIMARY | LOG_LIVE | CRASHED_PRIMARY | REBOOTED;
+const FLAGS: u8 = PRIMARY | LOG_LIVE | FORMER_PRIMARY | REBOOTED;
 
 fn flags_of(superblock: &Superblock) -> u8 {
     let flags = [
         (superblock.primary, PRIMARY),
         (superblock.log_live, LOG_LIVE),
-        (superblock.crashed_primary, CRASHED_PRIMARY),
+        (superblock.former_primary, FORMER_PRIMARY),
         (superblock.rebooted, REBOOTED),
     ];
     flags.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
@@ -237,7 +237,7 @@ impl SuperblockRecord {
             data: data_state(self.data).ok_or(invalid("data"))?,
             primary: self.flags & PRIMARY != 0,
             log_live: self.flags & LOG_LIVE != 0,
-            crashed_primary: self.flags & CRASHED_PRIMARY != 0,
+            former_primary: self.flags & FORMER_PRIMARY != 0,
             rebooted: self.flags & REBOOTED != 0,
             epoch: Epoch(self.epoch.get()),
             run: RunId(self.run.get()),

@@ -209,7 +209,7 @@ impl Replica {
         self.superblock.lineage = Lineage::default();
         self.superblock.data = DataState::Inconsistent;
         self.superblock.sync_target = None;
-        self.superblock.crashed_primary = false;
+        self.superblock.former_primary = false;
         self.reconsider_disk("invalidate");
         let text = "this copy is forgotten; all of it comes from the peer once they are connected";
         self.save(After::Renegotiate { peer: 0, id, text });

@@ -89,7 +89,7 @@ impl Replica {
             superblock.resource = known.resource;
         }
         superblock.epoch = superblock.epoch.max(known.epoch);
-        superblock.crashed_primary |= superblock.primary;
+        superblock.former_primary |= superblock.primary;
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.boot = image.boot;
         superblock.run = image.run;
@@ -190,6 +190,7 @@ impl Replica {
         if back {
             self.store_running_pieces();
         }
+        self.check_flushes();
         let text = "the disk is attached";
         if let Some(id) = self.opening_for.take() {
             self.answer(id, Ok(text.to_owned()));
@@ -245,7 +246,7 @@ impl Replica {
     fn is_current(&self) -> bool {
         let agreed = |peer: &super::peer::Peer| match peer.phase {
             Phase::Established | Phase::SyncSource | Phase::SourceWaits | Phase::Ahead => true,
-            Phase::Idle => peer.role == Some(Role::Primary),
+            Phase::Idle => peer.needs_marks_here,
             _ => false,
         };
         self.role == Role::Primary || self.peers.iter().any(agreed) || self.knows_current()
@@ -292,7 +293,12 @@ impl Replica {
         (0..self.peers.len()).for_each(|peer| self.drop_verify(peer, cause));
         for peer in 0..self.peers.len() {
             match self.peers[peer].phase {
-                Phase::Established | Phase::Idle => self.ask_generation(peer),
+                Phase::Established | Phase::Idle => {
+                    // What this node does from here on, it does on the peer's disk.
+                    self.peers[peer].phase = Phase::Idle;
+                    self.note_peer(peer, cause);
+                    self.ask_generation(peer);
+                }
                 Phase::Down | Phase::Settling => {}
                 _ => self.renegotiate(peer),
             }

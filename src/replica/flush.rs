@@ -52,6 +52,10 @@ impl Replica {
                 self.peers[*peer].out.stable >= *sequence
             });
             let recorded = self.saver.is_durable(self.generation_version);
+            if !here && !self.syncing {
+                // The sync it waited for went with a disk that is back.
+                self.sync_here();
+            }
             if !here || !there || !recorded || self.flush_hold() {
                 return;
             }

@@ -49,7 +49,7 @@ impl Replica {
             epoch: superblock.epoch,
             boot: superblock.boot,
             rebooted: superblock.rebooted,
-            was_primary: superblock.crashed_primary || self.role == Role::Primary,
+            was_primary: superblock.former_primary || self.role == Role::Primary,
             discard_my_data: self.peers[peer].discard_my_data,
             lineage: superblock.lineage.clone(),
             sync_target: superblock.sync_target,
@@ -343,10 +343,10 @@ impl Replica {
         slot.all_marked = false;
         slot.withdrawn = false;
         let superblock = &mut self.superblock;
-        let quiet = !superblock.crashed_primary
+        let quiet = !superblock.former_primary
             && !superblock.rebooted
             && superblock.data == DataState::Consistent;
-        superblock.crashed_primary = false;
+        superblock.former_primary = false;
         superblock.rebooted = false;
         superblock.data = DataState::Consistent;
         superblock.sync_target = None;

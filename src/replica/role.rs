@@ -380,6 +380,9 @@ impl Replica {
 
     pub(super) fn marks_saved_for_demote(&mut self) {
         self.superblock.primary = false;
+        // Who has what the marks stand for is known by this, until the peers have it too.
+        let mut towards = self.superblock.slots.iter().zip(&self.maps);
+        self.superblock.former_primary |= towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
         self.superblock.log_live = self.peers.iter().any(|peer| peer.needs_marks_here);
         self.save(After::Demoted);
     }

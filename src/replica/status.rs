@@ -198,6 +198,8 @@ impl Replica {
     fn replication(&self, index: usize, peer: &Peer) -> Replication {
         let paused = peer.paused_here || peer.paused_there;
         match peer.phase {
+            // One of the two works on the other's disk.
+            Phase::Idle if peer.mirrors() || peer.needs_marks_here => Replication::Established,
             Phase::Down | Phase::Idle => Replication::Off,
             Phase::Settling
             | Phase::StateSent

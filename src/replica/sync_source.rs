@@ -412,7 +412,7 @@ impl Replica {
         slot.base = None;
         slot.sync_token = 0;
         slot.all_marked = false;
-        self.superblock.crashed_primary = false;
+        self.superblock.former_primary = false;
         self.superblock.rebooted = false;
         self.save(super::persist::After::Nothing);
         let found = &mut self.peers[peer];

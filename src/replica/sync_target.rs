@@ -73,7 +73,7 @@ impl Replica {
         superblock.lineage = lineage;
         superblock.data = DataState::Consistent;
         superblock.sync_target = None;
-        superblock.crashed_primary = false;
+        superblock.former_primary = false;
         superblock.rebooted = false;
         let slot = &mut superblock.slots[peer];
         slot.base = None;

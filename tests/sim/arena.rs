@@ -68,6 +68,8 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// The promotion by force that has not been refused.
     pub(crate) forcing: Option<u64>,
+    /// The operator has given up what only the other node had.
+    pub(crate) preferred: bool,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
@@ -133,8 +135,17 @@ impl Arena {
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
             let (forcing, copied_from) = (None, None);
-            let node =
-                Node { disk, life: None, status: None, client, forcing, copied_from, half: false };
+            let (preferred, half) = (false, false);
+            let node = Node {
+                disk,
+                life: None,
+                status: None,
+                client,
+                forcing,
+                preferred,
+                copied_from,
+                half,
+            };
             nodes.push(node);
         }
         let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
@@ -281,6 +292,9 @@ impl Arena {
     fn order(&mut self, node: usize, command: Command) {
         self.next_id += 1;
         let id = self.next_id;
+        if self.phase == Phase::Calm && command == Command::Invalidate {
+            self.nodes[1 - node].preferred = true;
+        }
         let Node { life: Some((life, daemon)), forcing, .. } = &mut self.nodes[node] else {
             return;
         };

@@ -88,7 +88,8 @@ impl Arena {
         let whole = status.disk == DiskState::UpToDate;
         let peer = &status.peers[0];
         if serving && !self.copies.is_serving(node) {
-            let forced = self.nodes[node].forcing.take().is_some();
+            let preferred = std::mem::take(&mut self.nodes[node].preferred);
+            let forced = self.nodes[node].forcing.take().is_some() || preferred;
             self.note(format_args!("node {node} serves, forced={forced}"));
             if !whole && follows(peer) {
                 self.copies.serves_through(node, other)?;

@@ -33,7 +33,7 @@ fn superblock(serial: u64) -> Superblock {
         data: DataState::Consistent,
         primary: true,
         log_live: true,
-        crashed_primary: false,
+        former_primary: false,
         rebooted: false,
         epoch: Epoch(serial),
         run: RunId(3),
@@ -170,7 +170,7 @@ fn copies_that_contradict_each_other_are_refused() {
             Superblock {
                 primary: false,
                 log_live: false,
-                crashed_primary: false,
+                former_primary: false,
                 rebooted: false,
                 ..first.clone()
             },

@@ -29,7 +29,7 @@ fn lived_in(folder: &std::path::Path) -> (StoppedDisk, Superblock) {
         data: DataState::Outdated,
         primary: true,
         log_live: true,
-        crashed_primary: true,
+        former_primary: true,
         rebooted: true,
         epoch: Epoch(12),
         run: RunId(u64::MAX),
