@@ -98,6 +98,13 @@ impl Lineage {
         self.generations.contains(&generation)
     }
 
+    /// The generation that `generation` followed on, if the list has both.
+    #[must_use]
+    pub fn before(&self, generation: Generation) -> Option<Generation> {
+        let place = self.generations.iter().position(|other| *other == generation)?;
+        self.generations.get(place.checked_sub(1)?).copied()
+    }
+
     /// The newest generation both lists hold.
     #[must_use]
     pub fn common(&self, other: &Self) -> Option<Generation> {

@@ -7,7 +7,7 @@ use super::peer::Phase;
 use super::range_lock::Mode;
 use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::buffer::Payload;
-use crate::format::frame::{Frame, Protocol, Role};
+use crate::format::frame::{Frame, Protocol};
 use crate::format::lineage::Lineage;
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence, Session};
@@ -72,7 +72,7 @@ pub(super) struct Incoming {
     points: VecDeque<Point>,
     pub(super) syncing: bool,
     pub(super) stable: Sequence,
-    last: Sequence,
+    pub(super) last: Sequence,
     /// Written since the last barrier: their marks may go when it is passed.
     covered: VecDeque<(Sequence, Blocks)>,
     written: Option<(Sequence, Sequence)>,
@@ -88,6 +88,12 @@ impl Incoming {
     /// Everything up to this is stable here.
     pub(super) const fn stable(&self) -> Sequence {
         self.stable
+    }
+
+    /// Whether one of the writes up to `last` to these blocks has not ended.
+    pub(super) fn is_writing(&self, blocks: Blocks, last: Sequence) -> bool {
+        let before = self.applies.iter().take_while(|apply| apply.sequence <= last);
+        before.into_iter().any(|apply| apply.stage != Stage::Done && apply.blocks.overlaps(blocks))
     }
 
     pub(super) fn forget_log(&mut self) {
@@ -255,8 +261,8 @@ impl Replica {
             Some(What::Hash(_)) => vec![blocks],
             None => Vec::new(),
             Some(What::Zero { .. }) if self.planted(Plant::ZeroOnlyHere) => Vec::new(),
-            // A primary may have written some of the blocks since: those stay.
-            Some(_) if resync && self.role == Role::Primary => self.marked_runs(peer, blocks),
+            // Some of the blocks may be newer here: those stay.
+            Some(_) if resync && self.peers[peer].fresh => self.marked_runs(peer, blocks),
             Some(_) => vec![blocks],
         };
         let count = u16::try_from(runs.len()).expect("a piece is 256 blocks");
@@ -379,6 +385,7 @@ impl Replica {
         while incoming.applies.front().is_some_and(|apply| apply.stage == Stage::Done) {
             incoming.applies.pop_front();
         }
+        self.serve_asked(peer);
         self.pass_point(peer);
         self.go_on_with_leftovers(peer);
         self.check_settled(peer);

@@ -540,6 +540,7 @@ impl Replica {
         let bitmap = self.options.on_congestion == super::options::OnCongestion::Bitmap;
         if bitmap && self.peers[peer].phase == Phase::Established {
             self.peers[peer].phase = Phase::Ahead;
+            self.drop_verify(peer, "the link is congested");
             // On record, so that the log need not wait for a peer that may take long.
             for place in 0..self.peers[peer].out.sent.len() {
                 let blocks = self.peers[peer].out.sent[place].blocks;
@@ -551,6 +552,9 @@ impl Replica {
     }
 
     pub(super) fn on_behind(&mut self, peer: usize) {
+        if self.peers[peer].phase == Phase::Idle {
+            return; // The disk here failed meanwhile: the peer marks anyhow.
+        }
         if self.peers[peer].phase != Phase::Established || self.role == Role::Primary {
             return self.violation(peer, "congestion out of turn");
         }

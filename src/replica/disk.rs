@@ -40,6 +40,14 @@ pub(super) struct Freeze {
 /// A disk that fails a flush may have dropped what it had acknowledged before.
 pub(super) const FLUSH_FAILED: &str = "a flush failed";
 
+/// Errors that say so of what they were about alone.
+const HARMLESS: [&str; 4] = [
+    "a read failed",
+    "a read for the peer failed",
+    "a read for verify failed",
+    "a read for a resync failed",
+];
+
 impl Replica {
     /// Metadata can be written, so what must be durable can be.
     pub(super) fn has_metadata(&self) -> bool {
@@ -118,10 +126,10 @@ impl Replica {
         let disk = &image.superblock;
         let same = disk.resource == self.superblock.resource && disk.run == self.superblock.run;
         same && disk.data == DataState::Consistent
-            && self
-                .freezing
-                .as_ref()
-                .is_some_and(|freeze| freeze.whole && disk.lineage.head() == freeze.base)
+            && self.freezing.as_ref().is_some_and(|freeze| {
+                let known = [freeze.base, Some(freeze.generation)];
+                freeze.whole && known.contains(&disk.lineage.head())
+            })
     }
 
     fn mark_recovered(&mut self, log: &LogImage) {
@@ -165,13 +173,16 @@ impl Replica {
             slot.all_marked = false;
         }
         match &self.freezing {
-            Some(Freeze { generation, base, back: true, .. }) => {
+            Some(Freeze { generation, back: true, .. }) => {
                 // A peer may have begun the generation it was asked for. It has nothing of it: so
-                // this copy is in it too, and what was under way is marked on either side.
-                self.superblock.lineage.begin(*generation);
+                // this copy is in it too, and what was under way is marked on either side. What
+                // is written from here on belongs to another one.
+                if self.superblock.lineage.head() != Some(*generation) {
+                    self.superblock.lineage.begin(*generation);
+                }
                 self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
                 for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
-                    slot.base = slot.base.or(*base);
+                    slot.base = slot.base.or(Some(*generation));
                 }
             }
             // Writes went on without this disk: until the resync it is of mixed age.
@@ -268,9 +279,16 @@ impl Replica {
 
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
     pub(super) fn fail_disk(&mut self, cause: &'static str) {
+        if !HARMLESS.contains(&cause)
+            && let Some(freeze) = &mut self.freezing
+        {
+            freeze.whole = false;
+        }
         if self.disk_phase != DiskPhase::Open {
             return;
         }
+        // What completed and was not flushed is as safe as the disk's own memory.
+        let safe = HARMLESS.contains(&cause) || self.local.is_all_stable();
         self.disk_phase = DiskPhase::Closing;
         self.disk_reason = format!(
             "the local disk was let go: {cause}; mend or replace it, then run `twinblk disk \
@@ -279,15 +297,28 @@ impl Replica {
         );
         self.emit(Output::CloseDisk);
         self.local.forget();
-        if self.role == Role::Primary && self.freezing.is_none() {
-            let base = self.superblock.lineage.head();
+        let current = self.disk == DiskState::UpToDate;
+        if current {
+            self.short_peers = 0;
+            for (peer, map) in self.maps.iter().enumerate() {
+                self.short_peers |= u8::from(map.marked() > 0) << peer;
+            }
+        }
+        if let Some(freeze) = &mut self.freezing {
+            freeze.back = false;
+        } else if self.role == Role::Primary {
+            // A disk that is no current copy knows less than what this node serves.
+            let base = if current { None } else { self.served };
+            let base = base.or(self.superblock.lineage.head());
+            self.served = base;
             let epoch = self.superblock.epoch.next();
             let node = self.options.node;
             let generation = Generation { epoch, id: self.random.draw(), node };
-            let whole = self.disk == DiskState::UpToDate && cause != FLUSH_FAILED;
+            let whole = current && safe;
             self.freezing = Some(Freeze { generation, base, whole, back: false });
         }
         self.leave_log_of_lost_disk();
+        self.owe_flushes_anew();
         self.set_disk(DiskState::Diskless, cause);
         self.abandon_writes();
         (0..self.peers.len()).for_each(|peer| self.drop_verify(peer, cause));
@@ -315,6 +346,7 @@ impl Replica {
     /// Asks the peer to begin the generation this node now misses, if one is owed.
     pub(super) fn ask_generation(&mut self, peer: usize) {
         if let Some(freeze) = &self.freezing
+            && self.role == Role::Primary
             && self.peers[peer].disk == Some(DiskState::UpToDate)
         {
             let generation = freeze.generation;
@@ -325,7 +357,8 @@ impl Replica {
     /// The peer, primary, has no disk any more: what is written from here on, it lacks.
     pub(super) fn on_generation_begin(&mut self, peer: usize, generation: Generation) {
         if self.disk != DiskState::UpToDate || self.role == Role::Primary {
-            return self.violation(peer, "a generation for a node that cannot hold it");
+            // Both disks may have failed at once: the peer hears of this one's, and waits.
+            return;
         }
         let session = self.peers[peer].session_id();
         self.peers[peer].needs_marks_here = true;
@@ -360,6 +393,7 @@ impl Replica {
         self.freezing = None;
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
         let old = generation_words(self.superblock.lineage.head());
+        self.served = Some(generation);
         self.superblock.lineage.begin(generation);
         let new = generation.to_string();
         self.note("generation", &old, &new, "the local disk was let go; the peer keeps the marks");

@@ -31,15 +31,36 @@ impl Replica {
             flush.round = self.flush_round + 1;
             self.sync_here();
         }
-        let waits = self.options.protocol == Protocol::C && !self.planted(Plant::FlushHereOnly);
-        for peer in 0..self.peers.len() {
-            self.ask_barrier(peer);
-            if waits && !self.peers[peer].out.sent.is_empty() {
-                flush.owed.push((peer, self.peers[peer].out.last()));
-            }
-        }
+        flush.owed = self.owed_by_peers();
         self.flushes.push_back(flush);
         self.check_flushes();
+    }
+
+    /// Asks the peers to make stable what they were sent, and says what of it a flush waits for:
+    /// all under C; under A and B too if this node has no disk, as theirs is the only copy.
+    fn owed_by_peers(&mut self) -> Vec<(usize, Sequence)> {
+        let waits = self.options.protocol == Protocol::C || !self.has_open_disk();
+        let waits = waits && !self.planted(Plant::FlushHereOnly);
+        let mut owed = Vec::new();
+        for peer in 0..self.peers.len() {
+            self.ask_barrier(peer);
+            let out = &self.peers[peer].out;
+            if waits && out.stable < out.last() {
+                owed.push((peer, out.last()));
+            }
+        }
+        owed
+    }
+
+    /// The local disk is gone: flushes under way wait for the peers instead.
+    pub(super) fn owe_flushes_anew(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let owed = self.owed_by_peers();
+        for flush in &mut self.flushes {
+            flush.owed.extend(&owed);
+        }
     }
 
     /// Answers the flushes that are owed nothing more, in order.

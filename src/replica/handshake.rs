@@ -11,7 +11,7 @@ use super::persist::{After, AfterPages, PagesJob};
 use super::reconcile::{Extent, Reason, THEIRS_MIXED_NEWER, Verdict, reconcile};
 use super::sync_source::Source;
 use crate::buffer::Payload;
-use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
+use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Protocol, Role};
 use crate::format::superblock::{Bond, DataState};
 use crate::limits::EARLY_FRAMES_MAX;
 use crate::units::{Epoch, Nanos, Session};
@@ -444,19 +444,40 @@ impl Replica {
             let (bye, words) = self.words_for(peer, Reason::SplitBrain);
             return self.refuse(peer, bye, words);
         }
-        let head = self.superblock.lineage.head();
-        let same = self.peers[peer].their_state.as_ref().is_some_and(|state| {
-            state.lineage.head() == head
-                || self.freezing.as_ref().is_some_and(|freeze| {
-                    [freeze.base, Some(freeze.generation)].contains(&state.lineage.head())
-                })
-        });
-        if !same {
-            let words = self.words_for(peer, Reason::MyPrimaryIsOlder).1;
+        if let Some(words) = self.unfit_to_serve(peer) {
             return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
         }
         self.ask_generation(peer);
         self.resend_owed(peer);
+    }
+
+    /// Why this node, a primary without a disk, does not go on with the peer's, in words.
+    fn unfit_to_serve(&self, peer: usize) -> Option<String> {
+        let theirs = self.peers[peer].their_state.as_ref()?;
+        let (me, resource) = (&self.options.name, &self.options.resource);
+        let them = &self.peers[peer].name;
+        let head = self.superblock.lineage.head();
+        let freeze = self.freezing.as_ref();
+        let asked = freeze.map(|freeze| [freeze.base, Some(freeze.generation)]);
+        let known = theirs.lineage.head();
+        let same = known == head || asked.is_some_and(|asked| asked.contains(&known));
+        // Under C it has all, unless its host lost what was not stable.
+        let keeps = self.options.protocol == Protocol::C && !theirs.rebooted;
+        let short = self.short_peers & (1 << peer) != 0 && !keeps;
+        if same && !short {
+            return None;
+        }
+        let older = short || known.is_some_and(|known| self.superblock.lineage.knows(known));
+        Some(if older {
+            format!(
+                "{me} is primary for {resource} without a disk, and {them} lacks what clients were \
+                 told is written. Run `twinblk disk attach {resource}` on {me}, then `twinblk \
+                 connect {resource}` on both; or give that up: `twinblk demote {resource}` on {me}, \
+                 then `twinblk promote {resource} --force` on {them}"
+            )
+        } else {
+            self.words_for(peer, Reason::MyPrimaryIsOlder).1
+        })
     }
 
     /// The peer has no disk; if it is primary it works on this one.

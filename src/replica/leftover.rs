@@ -6,7 +6,7 @@
 //! when the peer dies: the write still goes to the disk, in the order that flushes demand, and a
 //! promotion waits for it. Under A the same keeps the lost tail short.
 
-use super::apply::{Incoming, Stage, What};
+use super::apply::{Apply, Incoming, Stage, What};
 use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::format::frame::Protocol;
 use crate::plant::Plant;
@@ -15,26 +15,28 @@ use crate::units::{Sequence, Session};
 impl Replica {
     /// The session is over: what is on its way to the disk is waited for, so are writes that were
     /// received under A and B; the rest is dropped.
-    pub(super) fn drop_incoming(&mut self, peer: usize) {
+    pub(super) fn drop_incoming(&mut self, peer: usize, diskless: bool) {
         // What a diskless primary sent is not acknowledged before it is written and marked.
-        let keeps = self.options.protocol != Protocol::C
-            && !self.peers[peer].needs_marks_here
-            && self.has_open_disk();
+        let keeps = self.options.protocol != Protocol::C && !diskless && self.has_open_disk();
         let incoming = &mut self.peers[peer].incoming;
         let Incoming { applies, syncing, stable, .. } = std::mem::take(incoming);
         (incoming.syncing, incoming.stable) = (syncing, stable);
+        incoming.applies = applies;
+        self.drop_unstarted(peer, |apply| !keeps || apply.resync);
+        self.go_on_with_leftovers(peer);
+    }
+
+    /// Forgets the writes that no disk operation was begun for, if `gone` says so.
+    fn drop_unstarted(&mut self, peer: usize, gone: impl Fn(&Apply) -> bool) {
         let mut dropped = Vec::new();
-        for apply in applies {
+        for apply in std::mem::take(&mut self.peers[peer].incoming.applies) {
             match apply.stage {
                 Stage::Running(_) if self.planted(Plant::LateOldWrite) => {
                     self.unlock(Owner::Apply { peer, sequence: apply.sequence });
                 }
-                Stage::Running(_) => self.peers[peer].incoming.applies.push_back(apply),
                 Stage::Done => {}
-                Stage::Gated | Stage::Waiting if keeps && !apply.resync => {
-                    self.peers[peer].incoming.applies.push_back(apply);
-                }
-                Stage::Gated | Stage::Waiting => dropped.push(apply),
+                Stage::Gated | Stage::Waiting if gone(&apply) => dropped.push(apply),
+                _ => self.peers[peer].incoming.applies.push_back(apply),
             }
         }
         for apply in dropped {
@@ -47,7 +49,6 @@ impl Replica {
                 self.release(Some(payload));
             }
         }
-        self.go_on_with_leftovers(peer);
     }
 
     /// Whether something of an ended session may still land on the disk.
@@ -64,12 +65,7 @@ impl Replica {
         }
         if !self.has_open_disk() {
             // Nothing of it can be kept: the copy is gone with its disk.
-            for apply in std::mem::take(&mut self.peers[peer].incoming.applies) {
-                if let Some(What::Data(payload)) = apply.what {
-                    self.release(Some(payload));
-                }
-            }
-            return;
+            return self.drop_unstarted(peer, |_| true);
         }
         self.peers[peer].incoming.syncing = true;
         let io = self.start_io(IoPurpose::Barrier { peer, session: Session::default() });

@@ -109,6 +109,10 @@ pub struct Replica {
     disk_reason: String,
     opening_for: Option<CommandId>,
     freezing: Option<Freeze>,
+    /// The generation a primary serves while its own disk is no current copy.
+    served: Option<crate::format::lineage::Generation>,
+    /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
+    short_peers: u8,
     device_blocks: u64,
     maps: Vec<DirtyMap>,
     log: HotExtents,
@@ -168,6 +172,8 @@ impl Replica {
             disk_reason: String::new(),
             opening_for: None,
             freezing: None,
+            served: None,
+            short_peers: 0,
             device_blocks: 0,
             maps: Vec::new(),
             log: HotExtents::new(&empty, 1),
@@ -310,6 +316,7 @@ impl Replica {
             self.take_early(peer);
         }
         self.take_office();
+        self.check_flushes();
         if self.demoting.is_some() {
             self.drain_for_demote();
         }

@@ -87,6 +87,8 @@ pub(super) struct Peer {
     pub(super) disk: Option<DiskState>,
     pub(super) out: Outgoing,
     pub(super) incoming: Incoming,
+    /// Reads it asked for that wait for its own writes.
+    pub(super) asked: Vec<super::read::Asked>,
     pub(super) source: Option<Source>,
     /// The peer has told all its marks.
     pub(super) marks_heard: bool,
@@ -102,6 +104,9 @@ pub(super) struct Peer {
     pub(super) ahead_until: Option<Nanos>,
     /// The peer is primary without a disk: what is written here it lacks.
     pub(super) needs_marks_here: bool,
+    /// This node, as primary, has written in the middle of a resync to here: of older blocks that
+    /// still come, only marked ones are taken.
+    pub(super) fresh: bool,
     pub(super) redial: Option<Nanos>,
     pub(super) discard_my_data: bool,
     pub(super) sync_total: u64,
@@ -131,6 +136,7 @@ impl Peer {
             disk: None,
             out: Outgoing::default(),
             incoming: Incoming::default(),
+            asked: Vec::new(),
             source: None,
             marks_heard: false,
             early: VecDeque::new(),
@@ -141,6 +147,7 @@ impl Peer {
             congested: false,
             ahead_until: None,
             needs_marks_here: false,
+            fresh: false,
             redial: None,
             discard_my_data: false,
             sync_total: 0,
@@ -217,7 +224,9 @@ impl Replica {
         found.marks_to_send = None;
         found.marks_heard = false;
         found.adopting = None;
-        found.needs_marks_here = false;
+        let diskless = std::mem::take(&mut found.needs_marks_here);
+        found.fresh = false;
+        found.asked.clear();
         (found.paused_there, found.congested) = (false, false);
         found.ahead_until = None;
         if was == Phase::SyncTarget || was == Phase::SyncSource {
@@ -228,7 +237,7 @@ impl Replica {
         }
         self.drop_early(peer);
         self.drop_source(peer);
-        self.drop_incoming(peer);
+        self.drop_incoming(peer, diskless);
         self.lose_stream(peer);
         self.forget_remote_reads(peer);
         self.drop_verify(peer, "the link was lost");

@@ -8,13 +8,22 @@ use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame};
 use crate::limits::PIECE_BLOCKS;
 use crate::plant::Plant;
-use crate::units::Blocks;
+use crate::units::{Blocks, Sequence};
 
 /// A read asked of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RemoteRead {
     peer: usize,
     need: Need,
+}
+
+/// A read that a peer asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    id: u64,
+    blocks: Blocks,
+    /// The newest write that the peer had sent before.
+    after: Sequence,
 }
 
 impl Replica {
@@ -142,12 +151,33 @@ impl Replica {
     /// The peer wants to read from here.
     pub(super) fn on_read_ask(&mut self, peer: usize, id: u64, blocks: Blocks) {
         let fits = blocks.count <= PIECE_BLOCKS && blocks.end() <= self.device_blocks;
-        if self.disk != DiskState::UpToDate || !fits {
+        if !fits {
             return self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
         }
-        let session = self.peers[peer].session_id();
-        let io: IoId = self.start_io(IoPurpose::Serve { peer, session, id, blocks });
-        self.emit(Output::Fetch { io, blocks, want: Want::default() });
+        let after = self.peers[peer].incoming.last;
+        self.peers[peer].asked.push(Asked { id, blocks, after });
+        self.serve_asked(peer);
+    }
+
+    /// Serves the reads that come after nothing that is still on its way to the disk: under A and B
+    /// the asker was told of its writes before.
+    pub(super) fn serve_asked(&mut self, peer: usize) {
+        let found = &mut self.peers[peer];
+        if found.asked.is_empty() {
+            return;
+        }
+        let incoming = &found.incoming;
+        let ready = |asked: &mut Asked| !incoming.is_writing(asked.blocks, asked.after);
+        let ready: Vec<Asked> = found.asked.extract_if(.., ready).collect();
+        for Asked { id, blocks, .. } in ready {
+            if self.disk != DiskState::UpToDate {
+                self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
+                continue;
+            }
+            let session = self.peers[peer].session_id();
+            let io: IoId = self.start_io(IoPurpose::Serve { peer, session, id, blocks });
+            self.emit(Output::Fetch { io, blocks, want: Want::default() });
+        }
     }
 
     pub(super) fn served(

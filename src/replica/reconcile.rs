@@ -365,16 +365,17 @@ fn record(mine: &PeerState, theirs: &PeerState, relation: Relation) -> Record {
         Fork => mixed(mine) || mixed(theirs),
         _ => false,
     };
-    let complete = !newer_is_mixed && match relation {
-        Equal => untouched(mine, theirs) && untouched(theirs, mine),
-        Descendant => untouched(mine, theirs) && based_on_head(mine, theirs),
-        Ancestor => untouched(theirs, mine) && based_on_head(theirs, mine),
-        Fork => {
-            let based = mine.slot.base.is_some() && mine.slot.base == theirs.slot.base;
-            based && untouched(mine, theirs) && untouched(theirs, mine)
-        }
-        BothEmpty | MineEmpty | TheirsEmpty | Stranger => false,
-    };
+    let complete = !newer_is_mixed
+        && match relation {
+            Equal => untouched(mine, theirs) && untouched(theirs, mine),
+            Descendant => untouched(mine, theirs) && based_on_head(mine, theirs),
+            Ancestor => untouched(theirs, mine) && based_on_head(theirs, mine),
+            Fork => {
+                let based = mine.slot.base.is_some() && mine.slot.base == theirs.slot.base;
+                based && untouched(mine, theirs) && untouched(theirs, mine)
+            }
+            BothEmpty | MineEmpty | TheirsEmpty | Stranger => false,
+        };
     let marks = |state: &PeerState| state.slot.all_marked || state.marked_blocks > 0;
     match (bound(mine, theirs) && (continued || complete), marks(mine) || marks(theirs)) {
         (false, _) => Untrusted,
@@ -406,7 +407,12 @@ fn untouched(source: &PeerState, target: &PeerState) -> bool {
 
 /// The marks of `source` are relative to the data `target` has.
 fn based_on_head(source: &PeerState, target: &PeerState) -> bool {
-    source.slot.base.is_some() && source.slot.base == target.lineage.head()
+    let base = source.slot.base;
+    let known = target.lineage.head();
+    // A generation that a peer was asked to begin, and that nothing was written in.
+    let unheard = source.slot.sync_token == 0
+        && base.is_some_and(|base| known.is_some() && source.lineage.before(base) == known);
+    base.is_some() && (base == known || unheard)
 }
 
 #[cfg(test)]

@@ -257,6 +257,8 @@ impl Replica {
             return;
         }
         if !granted {
+            // The peer's epoch may be ahead of this one's, for want of a disk to keep it on.
+            self.superblock.epoch = self.superblock.epoch.max(epoch);
             let them = self.peers[peer].name.clone();
             return self.fail_promotion(
                 "peer-refused",
@@ -382,7 +384,8 @@ impl Replica {
         self.superblock.primary = false;
         // Who has what the marks stand for is known by this, until the peers have it too.
         let mut towards = self.superblock.slots.iter().zip(&self.maps);
-        self.superblock.former_primary |= towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
+        self.superblock.former_primary |=
+            towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
         self.superblock.log_live = self.peers.iter().any(|peer| peer.needs_marks_here);
         self.save(After::Demoted);
     }
@@ -391,6 +394,7 @@ impl Replica {
         let Some(demoting) = self.demoting.take() else {
             return;
         };
+        self.freezing = None;
         self.set_role(Role::Secondary, if demoting.stop { "the daemon stops" } else { "demote" });
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {

@@ -82,6 +82,13 @@ impl LocalStream {
         self.last
     }
 
+    /// Nothing was written since what is known to be stable, except what is still under way.
+    pub(super) fn is_all_stable(&self) -> bool {
+        let first = self.open.front().map_or(self.last.next(), |(sequence, _)| *sequence);
+        let others = self.open.iter().any(|(_, done)| *done);
+        !others && self.stable.next() >= first
+    }
+
     /// A disk that was opened in mid-life: what was written before is not its concern.
     pub(super) const fn start_at(&mut self, sequence: Sequence) {
         self.last = sequence;
@@ -186,7 +193,7 @@ impl Replica {
     pub(super) fn ask_barrier(&mut self, peer: usize) {
         let out = &mut self.peers[peer].out;
         out.barrier_due = None;
-        if out.sent.is_empty() || out.barrier >= out.last {
+        if out.stable >= out.last || out.barrier >= out.last {
             return;
         }
         out.barrier = out.last;
@@ -264,10 +271,16 @@ impl Replica {
     /// The session is over, or the peer's disk is: what is not stable there is on record here.
     pub(super) fn lose_stream(&mut self, peer: usize) {
         let goes_on = self.goes_on_alone();
-        let sent = std::mem::take(&mut self.peers[peer].out.sent);
-        let last = self.peers[peer].out.last;
-        self.peers[peer].out =
-            Outgoing { last, stable: last, barrier: last, ..Outgoing::default() };
+        let found = &mut self.peers[peer];
+        (found.congested, found.ahead_until) = (false, None);
+        let Outgoing { sent, last, stable, .. } = std::mem::take(&mut found.out);
+        // Marks stand for what is not stable there, unless there is no disk to keep them.
+        let stable = if self.has_open_disk() { last } else { stable };
+        self.peers[peer].out = Outgoing { last, stable, barrier: stable, ..Outgoing::default() };
+        let told = |sent: &Sent| sent.item.is_none() && sent.piece.is_none() && !sent.acked;
+        if !self.has_open_disk() && sent.iter().any(told) {
+            self.short_peers |= 1 << peer;
+        }
         for sent in &sent {
             let forgotten = (sent.acked && self.planted(Plant::ForgetUnstable))
                 || (sent.item.is_some() && self.planted(Plant::ClearWhenSent));
@@ -277,6 +290,11 @@ impl Replica {
         }
         if goes_on {
             self.miss_owed(peer);
+            // Under A the client has been told of what the peer may never have had.
+            let missed = |sent: &Sent| sent.item.is_none() && !sent.acked && !sent.asks;
+            if self.options.protocol == Protocol::A && sent.iter().any(missed) {
+                self.need_generation(peer);
+            }
         }
     }
 

@@ -119,10 +119,13 @@ impl Replica {
         if verify.peer != peer || verify.chunks.get(key).is_none_or(|c| c.blocks != blocks) {
             return self.violation(peer, "the result of a comparison nobody asked for");
         }
+        let Some(words) = differing else {
+            return self.drop_verify(peer, "the peer could not compare");
+        };
         verify.chunks.remove(key);
         verify.done_blocks += blocks.count;
-        let found = differing.map(|words| self.mark_differing(peer, blocks, words));
-        if let (Some(verify), Some(found)) = (&mut self.verify, found) {
+        let found = self.mark_differing(peer, blocks, words);
+        if let Some(verify) = &mut self.verify {
             verify.differing_blocks += found;
         }
         self.unlock(Owner::Verify { chunk: key });

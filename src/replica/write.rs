@@ -240,7 +240,9 @@ impl Replica {
         if self.planted(Plant::NoGeneration) {
             return 0;
         }
-        if base.is_none() || base == self.superblock.lineage.head() {
+        let head = self.superblock.lineage.head();
+        let own = head.is_some_and(|head| head.node == self.options.node);
+        if base.is_none() || base == head || !own {
             self.begin_generation("a write that a peer misses");
         }
         self.generation_version
@@ -289,9 +291,10 @@ impl Replica {
     /// A primary in the middle of a resync to here has written these blocks itself: what the
     /// source read before must not land on them. The source's own marks stay.
     fn freshen(&mut self, blocks: Blocks) {
-        for (peer, map) in self.peers.iter().zip(&mut self.maps) {
+        for (peer, map) in self.peers.iter_mut().zip(&mut self.maps) {
             if peer.is_known_target() {
                 map.clear(blocks);
+                peer.fresh = true;
             }
         }
     }
@@ -393,12 +396,17 @@ impl Replica {
     }
 
     /// The disk that was let go is back as it was: what was under way goes to it once more. Its
-    /// marks are stable, so it need not be in the log.
+    /// marks are stable; where the log still has its extents, it keeps them hot as well.
     pub(super) fn store_running_pieces(&mut self) {
         let running = self.pieces.iter().filter(|(_, piece)| piece.issued && !piece.abandoned);
         let running: Vec<usize> = running.map(|(key, _)| key).collect();
         for key in running {
             let sequence = self.next_sequence();
+            let blocks = self.pieces[key].blocks;
+            if self.log.enter(blocks) {
+                self.pieces[key].entered = true;
+                self.log.issued(blocks, sequence);
+            }
             self.store_piece(key, sequence);
         }
         for peer in 0..self.peers.len() {
