@@ -157,6 +157,13 @@ impl Copies {
         self.copies[node].lost_memory |= self.protocol != Protocol::C && !was_serving;
     }
 
+    /// A node's disk refused something: under A and B that may have been acknowledged already, out
+    /// of its memory.
+    pub(crate) fn lost_disk(&mut self, node: usize) {
+        let copy = &mut self.copies[node];
+        copy.lost_memory |= self.protocol != Protocol::C && !copy.serving;
+    }
+
     /// A node's host lost power.
     pub(crate) fn lost_power(&mut self, node: usize) {
         self.stops(node);

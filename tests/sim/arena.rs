@@ -68,8 +68,6 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// The promotion by force that has not been refused.
     pub(crate) forcing: Option<u64>,
-    /// The operator has given up what only the other node had.
-    pub(crate) preferred: bool,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
@@ -95,6 +93,8 @@ pub(crate) struct Arena {
     pub(crate) faults: u64,
     tries: u32,
     whole_since: Option<Nanos>,
+    /// The operator has given up what only one node had: whoever serves next may lack it.
+    pub(crate) conceded: bool,
     pub(crate) violation: Option<Violation>,
 }
 
@@ -135,17 +135,8 @@ impl Arena {
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
             let (forcing, copied_from) = (None, None);
-            let (preferred, half) = (false, false);
-            let node = Node {
-                disk,
-                life: None,
-                status: None,
-                client,
-                forcing,
-                preferred,
-                copied_from,
-                half,
-            };
+            let node =
+                Node { disk, life: None, status: None, client, forcing, copied_from, half: false };
             nodes.push(node);
         }
         let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
@@ -168,6 +159,7 @@ impl Arena {
             faults: 0,
             tries: 0,
             whole_since: None,
+            conceded: false,
             violation: None,
             random,
         }
@@ -293,7 +285,7 @@ impl Arena {
         self.next_id += 1;
         let id = self.next_id;
         if self.phase == Phase::Calm && command == Command::Invalidate {
-            self.nodes[1 - node].preferred = true;
+            self.conceded = true;
         }
         let Node { life: Some((life, daemon)), forcing, .. } = &mut self.nodes[node] else {
             return;

@@ -88,8 +88,8 @@ impl Arena {
         let whole = status.disk == DiskState::UpToDate;
         let peer = &status.peers[0];
         if serving && !self.copies.is_serving(node) {
-            let preferred = std::mem::take(&mut self.nodes[node].preferred);
-            let forced = self.nodes[node].forcing.take().is_some() || preferred;
+            let conceded = std::mem::take(&mut self.conceded);
+            let forced = self.nodes[node].forcing.take().is_some() || conceded;
             self.note(format_args!("node {node} serves, forced={forced}"));
             if !whole && follows(peer) {
                 self.copies.serves_through(node, other)?;
@@ -105,6 +105,9 @@ impl Arena {
         let other = 1 - node;
         let whole = status.disk == DiskState::UpToDate;
         let peer = &status.peers[0];
+        if status.disk < DiskState::Inconsistent {
+            self.copies.lost_disk(node);
+        }
         if status.disk == DiskState::Inconsistent {
             self.nodes[node].half = true;
             self.copies.mixes(node);
