@@ -24,7 +24,8 @@ impl Pages {
         Self {
             area: superblock.area,
             geometry,
-            bitmaps: vec![vec![0; words]; slots],
+            // Not `vec![vec![0; words]; slots]`: copies would touch their memory.
+            bitmaps: (0..slots).map(|_| vec![0; words]).collect(),
             bad: vec![Vec::new(); slots],
             why: vec![String::new(); slots],
         }

@@ -13,6 +13,7 @@ mod kills;
 mod ledger;
 mod link;
 mod load;
+mod memory;
 mod proxy;
 mod refusals;
 mod split;

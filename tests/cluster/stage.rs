@@ -181,9 +181,18 @@ impl Cluster {
 
     /// Memory of a daemon in KiB.
     pub(crate) fn resident_kib(&self, node: NodeIndex) -> u64 {
+        self.memory_kib(node, "VmRSS:")
+    }
+
+    /// The most it has had since it started.
+    pub(crate) fn resident_peak_kib(&self, node: NodeIndex) -> u64 {
+        self.memory_kib(node, "VmHWM:")
+    }
+
+    fn memory_kib(&self, node: NodeIndex, field: &str) -> u64 {
         let pid = self.daemons[node].as_ref().expect("it runs").id();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the field");
         line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
     }
 
