@@ -484,7 +484,7 @@ impl Replica {
     /// send it again.
     pub(super) fn check_stopping(&mut self) {
         let open = self.disk_phase == DiskPhase::Open;
-        let leftovers = self.has_leftovers();
+        let leftovers = self.has_unwritten_leftovers();
         let Some(stopping) = &mut self.stopping else {
             return;
         };

@@ -7,6 +7,7 @@
 //! promotion waits for it. Under A the same keeps the lost tail short.
 
 use super::apply::{Apply, Incoming, Stage, What};
+use super::peer::Peer;
 use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::format::frame::Protocol;
 use crate::plant::Plant;
@@ -54,6 +55,12 @@ impl Replica {
     /// Whether something of an ended session may still land on the disk.
     pub(super) fn has_leftovers(&self) -> bool {
         self.peers.iter().any(|peer| !peer.is_streaming() && !peer.incoming.is_idle())
+    }
+
+    /// Whether a write of an ended session has yet to reach the disk.
+    pub(super) fn has_unwritten_leftovers(&self) -> bool {
+        let unwritten = |peer: &Peer| !peer.is_streaming() && !peer.incoming.applies.is_empty();
+        self.peers.iter().any(unwritten)
     }
 
     /// All before the first one that is held back has been written: makes that stable.
