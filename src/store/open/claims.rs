@@ -187,17 +187,20 @@ impl Host {
 
     /// Who holds the lock on a file or device node, as far as the kernel tells.
     pub(super) fn lock_holder(&self, found: &Metadata) -> Option<Holder> {
-        let locks = read(&self.path("proc/locks"));
         let place =
             format!("{:02x}:{:02x}:{}", major(found.dev()), minor(found.dev()), found.ino());
-        let pid: u32 = locks.lines().find_map(|line| {
-            // "1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF"; those who wait have an arrow.
-            let fields: Vec<_> = line.split_whitespace().collect();
-            let [_, "FLOCK", _, _, pid, at, ..] = fields[..] else {
-                return None;
-            };
-            (at == place).then(|| pid.parse().ok())?
-        })?;
+        let holder = |locks: &str| -> Option<u32> {
+            locks.lines().find_map(|line| {
+                // "1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF"; those who wait have an arrow.
+                let fields: Vec<_> = line.split_whitespace().collect();
+                let [_, "FLOCK", _, _, pid, at, ..] = fields[..] else {
+                    return None;
+                };
+                (at == place).then(|| pid.parse().ok())?
+            })
+        };
+        // The list changes while it is read, and a line may be missing from one reading.
+        let pid = (0..3).find_map(|_| holder(&read(&self.path("proc/locks"))))?;
         if pid == std::process::id() {
             return Some(Holder::Ourselves);
         }
