@@ -205,7 +205,8 @@ impl Copies {
             self.checker(node).rewind(rewind);
             let (history, mark) = (self.copies[node].history, self.checker(node).mark());
             for other in self.copies.iter_mut().filter(|other| other.history == history) {
-                (other.current, other.complete_at, other.until) = (false, mark, mark);
+                // It holds what it held; what it may show is bounded by what was lost here.
+                (other.current, other.until) = (false, other.until.min(mark));
             }
         }
         let mark = self.checker(node).mark();
