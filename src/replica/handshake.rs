@@ -81,13 +81,24 @@ impl Replica {
         let (role, disk) = (theirs.role, theirs.disk);
         let epoch = mine.epoch.max(theirs.epoch);
         let their_bond = theirs.bond();
+        let boot = theirs.boot;
         let found = &mut self.peers[peer];
+        let rebooted = found.boot.replace(boot).is_some_and(|before| before != boot);
         found.verdict = Some(verdict);
         (found.role, found.disk) = (Some(role), Some(disk));
         found.session_epoch = epoch;
         let name = found.name.clone();
         self.note("verdict", "none", &verdict.to_string(), &format!("peer {name}: {label}"));
         self.note_peer(peer, "the nodes have met");
+        if self.role == Role::Primary
+            && matches!(verdict, Verdict::MineDiskless | Verdict::Target(_))
+        {
+            self.peers[peer].lost_power |= rebooted;
+            let rebooted = self.peers[peer].lost_power;
+            if let Some(words) = self.unfit_to_serve(peer, rebooted) {
+                return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
+            }
+        }
         if let Verdict::Refuse(reason) = verdict {
             self.learn_of_newer(peer, label, reason);
             let (bye, words) = self.words_for(peer, reason);
@@ -132,6 +143,8 @@ impl Replica {
         let mine = self.superblock.resource;
         let theirs = self.peers[peer].their_state.as_ref();
         match theirs {
+            // Without a disk it has no identity to give.
+            Some(theirs) if theirs.disk <= DiskState::Failed => mine,
             Some(theirs) if self.superblock.lineage.head().is_none() => {
                 if theirs.lineage.head().is_some() || theirs.node < self.options.node {
                     theirs.resource
@@ -372,6 +385,7 @@ impl Replica {
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::UpToDate);
         found.marks_heard = false;
+        found.lost_power = false;
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {
             // The word to go on alone was for this once.
@@ -444,15 +458,12 @@ impl Replica {
             let (bye, words) = self.words_for(peer, Reason::SplitBrain);
             return self.refuse(peer, bye, words);
         }
-        if let Some(words) = self.unfit_to_serve(peer) {
-            return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
-        }
         self.ask_generation(peer);
         self.resend_owed(peer);
     }
 
-    /// Why this node, a primary without a disk, does not go on with the peer's, in words.
-    fn unfit_to_serve(&self, peer: usize) -> Option<String> {
+    /// Why this node, a primary without a current disk, does not go on with the peer's, in words.
+    fn unfit_to_serve(&self, peer: usize, rebooted: bool) -> Option<String> {
         let theirs = self.peers[peer].their_state.as_ref()?;
         let (me, resource) = (&self.options.name, &self.options.resource);
         let them = &self.peers[peer].name;
@@ -460,20 +471,23 @@ impl Replica {
         let freeze = self.freezing.as_ref();
         let asked = freeze.map(|freeze| [freeze.base, Some(freeze.generation)]);
         let known = theirs.lineage.head();
-        let same = known == head || asked.is_some_and(|asked| asked.contains(&known));
+        let same = [head, self.served].contains(&known)
+            || asked.is_some_and(|asked| asked.contains(&known));
         // Under C it has all, unless its host lost what was not stable.
-        let keeps = self.options.protocol == Protocol::C && !theirs.rebooted;
-        let short = self.short_peers & (1 << peer) != 0 && !keeps;
+        let keeps = self.options.protocol == Protocol::C && !rebooted;
+        let out = &self.peers[peer].out;
+        let short = (self.short_peers & (1 << peer) != 0 && !keeps)
+            || (rebooted && out.stable < out.last());
         if same && !short {
             return None;
         }
         let older = short || known.is_some_and(|known| self.superblock.lineage.knows(known));
         Some(if older {
             format!(
-                "{me} is primary for {resource} without a disk, and {them} lacks what clients were \
-                 told is written. Run `twinblk disk attach {resource}` on {me}, then `twinblk \
-                 connect {resource}` on both; or give that up: `twinblk demote {resource}` on {me}, \
-                 then `twinblk promote {resource} --force` on {them}"
+                "{me} is primary for {resource} without a current disk, and {them} lacks what \
+                 clients were told is written. If the disk of {me} has it, run `twinblk disk attach \
+                 {resource}` there; otherwise give it up: `twinblk demote {resource}` on {me}. Then \
+                 `twinblk connect {resource}` on both"
             )
         } else {
             self.words_for(peer, Reason::MyPrimaryIsOlder).1

@@ -23,7 +23,7 @@ use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
 use crate::format::lineage::Lineage;
 use crate::limits::{HANDSHAKE_REST, HANDSHAKE_TIME};
-use crate::units::{Epoch, Nanos, NodeId, Session};
+use crate::units::{BootId, Epoch, Nanos, NodeId, Session};
 use std::collections::VecDeque;
 
 /// Where a session stands; see the drawing above.
@@ -107,6 +107,10 @@ pub(super) struct Peer {
     /// This node, as primary, has written in the middle of a resync to here: of older blocks that
     /// still come, only marked ones are taken.
     pub(super) fresh: bool,
+    /// The boot of its host, when it was last met.
+    pub(super) boot: Option<BootId>,
+    /// Its host has booted while this primary relied on its disk.
+    pub(super) lost_power: bool,
     pub(super) redial: Option<Nanos>,
     pub(super) discard_my_data: bool,
     pub(super) sync_total: u64,
@@ -148,6 +152,8 @@ impl Peer {
             ahead_until: None,
             needs_marks_here: false,
             fresh: false,
+            boot: None,
+            lost_power: false,
             redial: None,
             discard_my_data: false,
             sync_total: 0,

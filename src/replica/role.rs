@@ -410,6 +410,7 @@ impl Replica {
 
     fn set_role(&mut self, role: Role, cause: &str) {
         let old = std::mem::replace(&mut self.role, role);
+        self.peers.iter_mut().for_each(|peer| peer.lost_power = false);
         if old != role {
             self.note("role", &format!("{old:?}"), &format!("{role:?}"), cause);
         }

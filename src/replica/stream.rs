@@ -4,7 +4,7 @@
 use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
-use crate::format::frame::{Frame, Protocol};
+use crate::format::frame::{DiskState, Frame, Protocol};
 use crate::limits::{BARRIER_IDLE, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
@@ -274,8 +274,8 @@ impl Replica {
         let found = &mut self.peers[peer];
         (found.congested, found.ahead_until) = (false, None);
         let Outgoing { sent, last, stable, .. } = std::mem::take(&mut found.out);
-        // Marks stand for what is not stable there, unless there is no disk to keep them.
-        let stable = if self.has_open_disk() { last } else { stable };
+        // Marks stand for what is not stable there, unless the peer's is the only current copy.
+        let stable = if self.disk == DiskState::UpToDate { last } else { stable };
         self.peers[peer].out = Outgoing { last, stable, barrier: stable, ..Outgoing::default() };
         let told = |sent: &Sent| sent.item.is_none() && sent.piece.is_none() && !sent.acked;
         if !self.has_open_disk() && sent.iter().any(told) {

@@ -38,8 +38,9 @@ struct Copy {
     stable_at: Mark,
     /// The last moment at which a write can have begun that reached it; `NEVER`: any.
     until: Mark,
-    /// When the resync to it was first seen.
+    /// When the resync to it was first seen, in the history of its source.
     mixed_at: Mark,
+    mixed_history: u32,
     /// Something it had but not stable may be gone.
     lost_memory: bool,
     /// It was written by the server itself, not by way of a link that may be behind.
@@ -67,6 +68,7 @@ impl Copies {
             stable_at: 0,
             until: NEVER,
             mixed_at: 0,
+            mixed_history: 0,
             lost_memory: false,
             firsthand: false,
             mixed: false,
@@ -191,7 +193,10 @@ impl Copies {
         // One that began before may have reached this copy, whenever it was acknowledged.
         let newest = self.checker(node).newest_acknowledged();
         let behind = !copy.current && newest > copy.complete_at;
-        let forgot = copy.lost_memory && elsewhere;
+        // Under A and B the former primary is the one to go by, after a power cut too: to its clients
+        // that is a disk that lost what was not flushed.
+        let first = self.protocol != Protocol::C && copy.firsthand;
+        let forgot = copy.lost_memory && elsewhere && !first;
         if !forced && (behind || forgot) {
             let what = if behind { "later writes" } else { "what it had not made stable" };
             let text = format!("it lacks {what}, which another copy held, and nobody forced it");
@@ -226,12 +231,14 @@ impl Copies {
         self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, ..copy };
     }
 
-    /// A copy calls itself Inconsistent: its blocks are of mixed age.
-    pub(crate) fn mixes(&mut self, node: usize) {
-        let mark = self.checker(node).mark();
+    /// A copy calls itself Inconsistent: its blocks are of mixed age, on their way to those of
+    /// another one.
+    pub(crate) fn mixes(&mut self, node: usize, from: usize) {
+        let mark = self.checker(from).mark();
+        let history = self.copies[from].history;
         let copy = &mut self.copies[node];
-        if !copy.serving && !copy.mixed {
-            (copy.mixed, copy.mixed_at) = (true, mark);
+        if !copy.serving && !(copy.mixed && copy.mixed_history == history) {
+            (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
         }
     }
 
@@ -246,7 +253,7 @@ impl Copies {
         let copy = &mut self.copies[node];
         // It has what was there when the resync began, and some of what came since: how much will
         // be known when both say that they are equal. Until then the other may have gone on.
-        let begun = if copy.history == history { copy.mixed_at } else { 0 };
+        let begun = if copy.mixed_history == history { copy.mixed_at } else { 0 };
         (copy.history, copy.current) = (history, false);
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
         copy.lost_memory = false;
@@ -266,6 +273,13 @@ impl Copies {
     /// Whether a copy calls itself Inconsistent.
     pub(crate) fn is_mixed(&self, node: usize) -> bool {
         self.copies[node].mixed
+    }
+
+    /// Whether a copy other than this one surely is all that its history has acknowledged.
+    pub(crate) fn has_another(&self, node: usize) -> bool {
+        let others = self.copies.iter().enumerate().filter(|(other, _)| *other != node);
+        let whole = |copy: &Copy| copy.current && !copy.mixed && !copy.lost_memory;
+        others.map(|(_, copy)| copy).any(whole)
     }
 
     /// Whether a copy is all that its history has acknowledged, whole.

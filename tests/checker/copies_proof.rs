@@ -139,7 +139,7 @@ fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
     let own = Follower { node: 0, follows: true, stable: true };
     let other = Follower { node: 1, follows: false, stable: false };
     pair.copies.sample(0, &[own, other]);
-    pair.copies.mixes(1);
+    pair.copies.mixes(1, 0);
     pair.copies.stops(0);
     let refused = pair.copies.clone().serves(1, true).expect_err("mixed");
     assert_eq!(refused.promise, "G14");

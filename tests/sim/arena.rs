@@ -66,8 +66,8 @@ pub(crate) struct Node {
     pub(crate) life: Option<(LifeId, Box<dyn Life>)>,
     pub(crate) status: Option<Status>,
     pub(crate) client: Client,
-    /// The promotion by force that has not been refused.
-    pub(crate) forcing: Option<u64>,
+    /// The promotions by force that have not been refused.
+    pub(crate) forcing: Vec<u64>,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
@@ -134,7 +134,7 @@ impl Arena {
             world.disks[disk].lies = options.lies;
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
-            let (forcing, copied_from) = (None, None);
+            let (forcing, copied_from) = (Vec::new(), None);
             let node =
                 Node { disk, life: None, status: None, client, forcing, copied_from, half: false };
             nodes.push(node);
@@ -284,14 +284,14 @@ impl Arena {
     fn order(&mut self, node: usize, command: Command) {
         self.next_id += 1;
         let id = self.next_id;
-        if self.phase == Phase::Calm && command == Command::Invalidate {
+        if command == Command::Invalidate && !self.copies.has_another(node) {
             self.conceded = true;
         }
         let Node { life: Some((life, daemon)), forcing, .. } = &mut self.nodes[node] else {
             return;
         };
         if matches!(command, Command::Promote { force: true }) {
-            *forcing = Some(id);
+            forcing.push(id);
         }
         let mut world = self.world.borrow_mut();
         world.clockwork.note(format_args!("operator tells {node}, {id}: {command:?}"));

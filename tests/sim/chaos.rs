@@ -111,7 +111,7 @@ impl Arena {
 
     fn forget_status(&mut self, node: usize) {
         self.nodes[node].status = None;
-        self.nodes[node].forcing = None;
+        self.nodes[node].forcing.clear();
     }
 
     /// Brings a node back, whatever it suffers from.

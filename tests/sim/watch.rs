@@ -65,8 +65,8 @@ impl Arena {
             self.copies.stops(node);
         }
         for (id, answer) in answers {
-            if answer.is_err() && self.nodes[node].forcing == Some(id) {
-                self.nodes[node].forcing = None;
+            if answer.is_err() {
+                self.nodes[node].forcing.retain(|forcing| *forcing != id);
             }
             let (well, text) = match &answer {
                 Ok(text) => (true, text),
@@ -89,7 +89,7 @@ impl Arena {
         let peer = &status.peers[0];
         if serving && !self.copies.is_serving(node) {
             let conceded = std::mem::take(&mut self.conceded);
-            let forced = self.nodes[node].forcing.take().is_some() || conceded;
+            let forced = !std::mem::take(&mut self.nodes[node].forcing).is_empty() || conceded;
             self.note(format_args!("node {node} serves, forced={forced}"));
             if !whole && follows(peer) {
                 self.copies.serves_through(node, other)?;
@@ -110,7 +110,7 @@ impl Arena {
         }
         if status.disk == DiskState::Inconsistent {
             self.nodes[node].half = true;
-            self.copies.mixes(node);
+            self.copies.mixes(node, other);
         } else if status.disk > DiskState::Inconsistent && self.nodes[node].half {
             self.nodes[node].half = false;
             self.copies.arrived(self.nodes[node].copied_from, node);
