@@ -191,9 +191,10 @@ impl Replica {
 
     /// Asks the peer to make stable all that was sent, unless it is or was asked already.
     pub(super) fn ask_barrier(&mut self, peer: usize) {
+        let reached = self.peers[peer].mirrors() || self.peers[peer].is_ahead();
         let out = &mut self.peers[peer].out;
         out.barrier_due = None;
-        if out.stable >= out.last || out.barrier >= out.last {
+        if !reached || out.stable >= out.last || out.barrier >= out.last {
             return;
         }
         out.barrier = out.last;
