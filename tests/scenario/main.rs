@@ -10,6 +10,7 @@
     reason = "stories read better with all they are about in one call"
 )]
 
+mod found;
 mod garbage;
 mod medium;
 mod operators;

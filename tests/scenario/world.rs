@@ -145,6 +145,8 @@ struct Link {
     redial: Option<(Nanos, u64)>,
     /// Frames that do not leave until the test says so.
     pub held: bool,
+    /// The same of data alone, by sender: what control says overtakes it.
+    data_held: [bool; 2],
     /// When a frame of this kind, from this end, would be delivered the link is cut instead.
     trap: Option<(usize, &'static str)>,
     pub trapped: u64,
@@ -526,6 +528,15 @@ impl World {
         self.links.iter_mut().for_each(|link| link.held = held);
     }
 
+    /// Data from `node` does not leave, control does.
+    pub fn hold_data(&mut self, node: usize, held: bool) {
+        for link in &mut self.links {
+            if let Some(end) = link.nodes.iter().position(|n| *n == node) {
+                link.data_held[end] = held;
+            }
+        }
+    }
+
     /// The next frame of this kind from `node` is lost, and the link with it.
     pub fn lose(&mut self, node: usize, kind: &'static str) {
         for link in &mut self.links {
@@ -686,7 +697,7 @@ impl World {
             }
             for (end, lane) in link.lanes.iter().enumerate() {
                 if !link.held {
-                    if let Some(parcel) = lane.data.front() {
+                    if let Some(parcel) = lane.data.front().filter(|_| !link.data_held[end]) {
                         offer(parcel.due, parcel.order, Event::Frame(index, end, Channel::Data));
                     }
                     if let Some(parcel) = lane.control.front() {

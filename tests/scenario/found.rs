@@ -1,0 +1,548 @@
+//! Owns the stories of bugs that were found and mended, each named by what must hold.
+
+use crate::world::*;
+use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::replica::event::*;
+use twinblk::replica::options::*;
+
+const FORCE: Command = Command::Promote { force: true };
+const PROMOTE: Command = Command::Promote { force: false };
+const CONNECT: Command = Command::Connect { discard_my_data: false };
+
+fn under(protocol: Protocol) -> World {
+    World::running(Setup { protocol, ..Setup::default() })
+}
+
+/// The disk fails a read, and only that.
+fn lose_disk_to_a_read(w: &mut World, node: usize) {
+    w.nodes[node].medium.broken = true;
+    w.read(node, 999 * 4096, 4096);
+    w.until("let go of", |w| w.status(node).disk == DiskState::Diskless);
+    w.nodes[node].medium.broken = false;
+}
+
+/// What a power cut takes of the disk's own memory.
+fn lose_power(w: &mut World, node: usize) {
+    w.nodes[node].medium.lose_unsynced();
+    w.power_cut(node);
+}
+
+fn flushed(w: &mut World, node: usize) {
+    let id = w.flush(node);
+    w.until("flushed", |w| w.done(node, id));
+}
+
+fn stand_alone(w: &World) -> [bool; 2] {
+    [ALPHA, BRAVO].map(|node| w.status(node).peers[0].connection == Connection::StandAlone)
+}
+
+/// What a read that was answered found.
+fn stamp_read(w: &World, node: usize, id: RequestId, block: u64) -> Option<u64> {
+    let bytes = w.reply(node, id).unwrap().as_ref().unwrap();
+    crate::medium::stamp_of(bytes, block)
+}
+
+/// G1 under B: the client was told when the write was in the peer's memory.
+#[test]
+fn under_b_what_was_received_is_in_the_copy_after_a_forced_promotion() {
+    // Held back behind a flush; waiting for its range.
+    for stalled in ["sync", "store"] {
+        let mut w = under(Protocol::B);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert(stalled);
+        w.wrote(ALPHA, 4, 1, 9);
+        if stalled == "sync" {
+            flushed(&mut w, ALPHA);
+        }
+        w.wrote(ALPHA, 4, 2, 10);
+        w.run_for(20);
+        w.holds(BRAVO, 5, 1, 0);
+        w.crash(ALPHA);
+        w.run_for(20);
+        let promote = w.command(BRAVO, FORCE);
+        w.run_for(1_000);
+        assert!(w.answer(BRAVO, promote).is_none(), "{stalled}: it serves what it has not got");
+        w.nodes[BRAVO].stalled.clear();
+        w.until("promoted", |w| w.answer(BRAVO, promote).is_some_and(Result::is_ok));
+        w.holds(BRAVO, 4, 2, 10);
+        w.restart(ALPHA);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G7: the mark of a block stays until the block is there, whatever was flushed meanwhile.
+#[test]
+fn a_checksum_resync_into_a_primary_copies_what_differs() {
+    for chaos in 0..12 {
+        let mut w = World::running(Setup { checksum: true, ..Setup::default() });
+        w.must(ALPHA, Command::DiskDetach);
+        for place in 0..6 {
+            w.wrote(ALPHA, place * 1024, 100, 50 + place);
+        }
+        w.setup.chaos = chaos;
+        let attach = w.command(ALPHA, Command::DiskAttach);
+        for round in 0..60 {
+            w.write(ALPHA, 500, 1, 100 + round);
+            w.flush(ALPHA);
+            w.steps(8);
+        }
+        w.settle();
+        assert!(w.answer(ALPHA, attach).is_some_and(Result::is_ok));
+        for place in 0..6 {
+            w.holds(ALPHA, place * 1024, 100, 50 + place);
+        }
+        w.equal();
+    }
+}
+
+/// G1, G19: nobody wrote without the disk, so nobody has newer data.
+#[test]
+fn the_last_copy_is_current_when_its_disk_is_back() {
+    let mut w = World::running(Setup::default());
+    w.cut();
+    w.run_for(100);
+    w.wrote(ALPHA, 5, 1, 2);
+    w.nodes[ALPHA].stalled.insert("store");
+    let running = w.write(ALPHA, 6, 1, 3);
+    w.run_for(20);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.nodes[ALPHA].stalled.clear();
+    let held = w.write(ALPHA, 7, 1, 4);
+    w.run_for(1_000);
+    assert!(!w.done(ALPHA, running) && !w.done(ALPHA, held), "no copy is in reach");
+    w.must(ALPHA, Command::DiskAttach);
+    w.until("answered", |w| w.done(ALPHA, running) && w.done(ALPHA, held));
+    assert_eq!(w.status(ALPHA).disk, DiskState::UpToDate);
+    w.restore();
+    w.settle();
+    for node in [ALPHA, BRAVO] {
+        w.holds(node, 5, 1, 2);
+        w.holds(node, 6, 1, 3);
+        w.holds(node, 7, 1, 4);
+    }
+    w.equal();
+}
+
+/// G1, G4: who has what the marks stand for is known after a clean end, too.
+#[test]
+fn a_demoted_primary_with_marks_is_the_source() {
+    let primary = BRAVO; // The other one has the smaller id.
+    for protocol in [Protocol::A, Protocol::C] {
+        let mut w = under(protocol);
+        w.must(ALPHA, Command::Demote);
+        w.run_for(5);
+        w.must(primary, PROMOTE);
+        w.settle();
+        w.hold_link(protocol == Protocol::A);
+        w.wrote(primary, 5, 1, 2);
+        if protocol == Protocol::A {
+            w.cut();
+            w.hold_link(false);
+        } else {
+            lose_power(&mut w, ALPHA);
+        }
+        w.run_for(20);
+        flushed(&mut w, primary);
+        w.must(primary, Command::Stop);
+        w.power_cut(primary);
+        w.restore();
+        w.restart(primary);
+        if protocol == Protocol::C {
+            w.restart(ALPHA);
+        }
+        w.settle();
+        w.equal();
+        w.holds(ALPHA, 5, 1, 2);
+    }
+}
+
+/// G20: a flush waits for a record or a peer, and both are looked at when they come.
+#[test]
+fn a_flush_is_answered_when_the_peer_dies_under_load() {
+    let mut w = World::running(Setup::default());
+    w.hold_link(true);
+    let write = w.write(ALPHA, 5, 1, 2);
+    let flush = w.flush(ALPHA);
+    w.run_for(5);
+    w.hold_link(false);
+    w.cut();
+    w.run_for(20);
+    assert!(w.done(ALPHA, write));
+    assert!(w.done(ALPHA, flush), "the generation is on record");
+    w.restore();
+    w.settle();
+    w.equal();
+}
+
+/// G20: nothing else need happen for it.
+#[test]
+fn a_suspended_flush_is_answered_when_the_peer_is_back() {
+    let mut w = World::running(Setup { on_peer_loss: PeerLoss::Suspend, ..Setup::default() });
+    w.settle();
+    w.cut();
+    let flush = w.flush(ALPHA);
+    w.run_for(1_000);
+    assert!(!w.done(ALPHA, flush));
+    w.restore();
+    w.settle();
+    assert!(w.done(ALPHA, flush));
+    w.equal();
+}
+
+/// G1, G7: what was read before the primary's write comes after it, and is older.
+#[test]
+fn an_old_block_of_a_resync_never_goes_over_a_write_whatever_the_role() {
+    let mut w = World::running(Setup::default());
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 5, 2, 2);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("fetch");
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(20);
+    w.hold_data(BRAVO, true);
+    w.nodes[BRAVO].stalled.clear();
+    w.until("on its way", |w| w.sent.contains_key(&(BRAVO, "ResyncData")));
+    w.wrote(ALPHA, 5, 1, 3);
+    w.must(ALPHA, Command::Demote);
+    w.hold_data(BRAVO, false);
+    w.settle();
+    w.holds(ALPHA, 5, 1, 3);
+    w.holds(ALPHA, 6, 1, 2);
+    w.equal();
+}
+
+/// G4: the peer's copy is the only one.
+#[test]
+fn a_flush_of_a_diskless_primary_waits_for_the_peers_disk() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        let mut w = under(protocol);
+        w.must(ALPHA, Command::DiskDetach);
+        w.nodes[BRAVO].stalled.insert("sync");
+        w.wrote(ALPHA, 5, 1, 2);
+        let flush = w.flush(ALPHA);
+        w.run_for(1_000);
+        assert!(!w.done(ALPHA, flush), "{protocol:?}");
+        w.nodes[BRAVO].stalled.clear();
+        w.until("flushed", |w| w.done(ALPHA, flush));
+        w.nodes[BRAVO].medium.lose_unsynced();
+        w.holds(BRAVO, 5, 1, 2);
+        w.must(ALPHA, Command::DiskAttach);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G4: a session that ended made nothing stable.
+#[test]
+fn a_flush_of_a_diskless_primary_covers_what_was_written_before_a_reconnect() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        let mut w = under(protocol);
+        w.must(ALPHA, Command::DiskDetach);
+        w.settle();
+        w.wrote(ALPHA, 5, 1, 2);
+        w.run_for(1);
+        w.blip();
+        w.run_for(5);
+        flushed(&mut w, ALPHA);
+        w.nodes[BRAVO].medium.lose_unsynced();
+        w.holds(BRAVO, 5, 1, 2);
+        w.must(ALPHA, Command::DiskAttach);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G18: one took its disk back in a generation that the other had begun for it.
+#[test]
+fn both_writing_alone_after_a_disk_came_back_is_a_split_brain() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.lose(BRAVO, "GenerationHeld");
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.until("lost", |w| w.trapped() > 0);
+    w.must(ALPHA, Command::DiskAttach);
+    w.wrote(ALPHA, 10, 1, 2);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 11, 1, 3);
+    w.must(BRAVO, Command::Demote);
+    w.restore();
+    w.settle();
+    assert_eq!(stand_alone(&w), [true, true]);
+    w.holds(ALPHA, 10, 1, 2);
+    w.holds(BRAVO, 11, 1, 3);
+}
+
+/// G20: there is nobody left to wait for.
+#[test]
+fn congestion_ends_with_the_peers_disk() {
+    let mut w = World::running(Setup {
+        protocol: Protocol::A,
+        congestion_bytes: 64 << 10,
+        ..Setup::default()
+    });
+    w.nodes[BRAVO].stalled.insert("store");
+    let ids: Vec<_> = (0..40).map(|i| w.write(ALPHA, i * 8, 4, i + 1)).collect();
+    w.run_for(1_000);
+    assert!(!ids.iter().all(|id| w.done(ALPHA, *id)), "it is congested");
+    w.nodes[BRAVO].medium.broken = true;
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert_eq!(w.status(BRAVO).disk, DiskState::Diskless);
+    assert!(ids.iter().all(|id| w.done(ALPHA, *id)));
+    w.nodes[BRAVO].medium.broken = false;
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    w.equal();
+}
+
+/// G19: the peer has all that the primary serves.
+#[test]
+fn a_disk_that_fails_again_in_its_resync_leaves_the_primary_serving() {
+    let mut w = World::running(Setup::default());
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 5, 2, 2);
+    w.nodes[BRAVO].stalled.insert("fetch");
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(500);
+    assert_eq!(w.status(ALPHA).peers[0].replication, Replication::SyncTarget);
+    w.nodes[ALPHA].medium.broken = true;
+    let write = w.write(ALPHA, 7, 1, 3);
+    w.run_for(20);
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert_eq!(stand_alone(&w), [false, false]);
+    assert!(w.done(ALPHA, write));
+    w.wrote(ALPHA, 8, 1, 4);
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 7, 1, 3);
+}
+
+/// G5: under A and B the client was told before the peer had stored it.
+#[test]
+fn a_diskless_primary_reads_what_it_wrote() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.nodes[BRAVO].stalled.insert("store");
+        w.wrote(ALPHA, 5, 1, 2);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        let read = w.read(ALPHA, 5 * 4096, 4096);
+        w.run_for(1_000);
+        assert!(w.reply(ALPHA, read).is_none(), "{protocol:?}");
+        w.nodes[BRAVO].stalled.clear();
+        w.until("read", |w| w.reply(ALPHA, read).is_some());
+        assert_eq!(stamp_read(&w, ALPHA, read, 5), Some(2));
+    }
+}
+
+/// G14: who has been shown newer data does not serve older.
+#[test]
+fn a_primary_that_meets_newer_data_stops_serving() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.crash(ALPHA);
+    w.run_for(20);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 5, 1, 2);
+    w.must(BRAVO, Command::Demote);
+    w.cut();
+    w.restart(ALPHA);
+    w.settle();
+    w.must(ALPHA, FORCE);
+    w.restore();
+    w.settle();
+    assert_eq!(w.status(ALPHA).disk, DiskState::Outdated);
+    let write = w.write(ALPHA, 6, 1, 3);
+    w.run_for(1_000);
+    assert!(!w.done(ALPHA, write));
+    w.must(ALPHA, Command::Demote);
+    w.cut();
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restore();
+    for node in [ALPHA, BRAVO] {
+        w.must(node, CONNECT);
+    }
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 2);
+}
+
+/// G4, G5: what was acknowledged and not flushed may have gone with the disk's own memory.
+#[test]
+fn a_disk_that_failed_a_write_and_then_a_flush_is_not_current() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.hold_link(true);
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 2);
+    w.nodes[ALPHA].stalled.extend(["store", "sync"]);
+    w.write(ALPHA, 6, 1, 3);
+    let flush = w.flush(ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.remove("store");
+    w.run_for(20);
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(20);
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    assert_ne!(w.status(ALPHA).disk, DiskState::UpToDate);
+    assert!(!w.done(ALPHA, flush), "what it covers is gone");
+}
+
+/// G8, G13: a block that a diskless primary wrote is marked before it is stored.
+#[test]
+fn what_a_diskless_primary_sent_is_never_stored_unmarked() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.must(ALPHA, Command::DiskDetach);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("store");
+        w.write(ALPHA, 5, 1, 2);
+        w.run_for(20);
+        w.write(ALPHA, 5, 3, 3);
+        w.run_for(20);
+        w.crash(ALPHA);
+        w.run_for(20);
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        w.restart(ALPHA);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G20: the peer's record is what counts again.
+#[test]
+fn a_primary_whose_disk_fails_as_it_is_attached_goes_on_with_the_peer() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].stalled.insert("superblock");
+    let attach = w.command(ALPHA, Command::DiskAttach);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.until("answered", |w| w.answer(ALPHA, attach).is_some());
+    assert!(w.answer(ALPHA, attach).is_some_and(Result::is_err));
+    w.restore();
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+}
+
+/// G24: the peer has the older data, and the words say what gets the newer one back.
+#[test]
+fn a_diskless_primary_that_meets_an_older_copy_names_its_own_disk() {
+    let mut w = World::running(Setup::default());
+    w.cut();
+    w.run_for(20);
+    w.wrote(ALPHA, 5, 1, 2);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.restore();
+    w.settle();
+    let words = w.status(ALPHA).peers[0].connection_reason.clone();
+    assert!(words.contains("`twinblk disk attach r0` on alpha"), "{words}");
+    w.must(ALPHA, Command::DiskAttach);
+    for node in [ALPHA, BRAVO] {
+        w.must(node, CONNECT);
+    }
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+}
+
+/// G12: what was not compared is not called equal.
+#[test]
+fn verify_counts_no_block_that_a_congested_peer_did_not_compare() {
+    let mut w = World::running(Setup {
+        protocol: Protocol::A,
+        on_congestion: OnCongestion::Bitmap,
+        congestion_bytes: 64 << 10,
+        ..Setup::default()
+    });
+    w.settle();
+    let planted = Some(crate::medium::fill(9, 30_000));
+    w.nodes[BRAVO].medium.write(30_000, planted, true);
+    w.command(ALPHA, Command::Verify { repair: false });
+    w.run_for(1);
+    w.hold_link(true);
+    for place in 0..40 {
+        w.write(ALPHA, place * 8, 4, 1 + place);
+    }
+    w.run_for(100);
+    w.hold_link(false);
+    w.settle();
+    let peer = w.status(ALPHA).peers[0].clone();
+    let whole = peer.verify_done_blocks == w.setup.device_blocks;
+    assert!(!whole || peer.verify_differing_blocks == 1, "{peer:?}");
+    w.must(ALPHA, Command::Verify { repair: true });
+    w.settle();
+    w.equal();
+}
+
+/// G24: an agreement that could not be kept is not counted as one.
+#[test]
+fn a_promotion_is_granted_after_one_that_the_peers_disk_failed() {
+    let mut w = World::new(Setup::default());
+    w.both_empty();
+    w.nodes[BRAVO].stalled.insert("superblock");
+    let first = w.command(ALPHA, PROMOTE);
+    w.run_for(20);
+    w.nodes[BRAVO].medium.broken = true;
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert!(w.answer(ALPHA, first).is_some());
+    w.must(ALPHA, PROMOTE);
+    w.wrote(ALPHA, 5, 1, 2);
+    w.nodes[BRAVO].medium.broken = false;
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    w.equal();
+}
+
+/// G4, G5: marks without a generation say as well that the peer lacks something.
+#[test]
+fn a_diskless_primary_does_not_serve_from_a_copy_that_lacks_what_was_acknowledged() {
+    for protocol in [Protocol::A, Protocol::C] {
+        let mut w = under(protocol);
+        w.settle();
+        w.hold_link(protocol == Protocol::A);
+        w.wrote(ALPHA, 5, 1, 2);
+        if protocol == Protocol::A {
+            w.cut();
+            w.hold_link(false);
+        } else {
+            lose_power(&mut w, BRAVO);
+        }
+        w.run_for(20);
+        flushed(&mut w, ALPHA);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.restore();
+        if protocol == Protocol::C {
+            w.restart(BRAVO);
+        }
+        w.settle();
+        let read = w.read(ALPHA, 5 * 4096, 4096);
+        w.run_for(1_000);
+        assert!(w.reply(ALPHA, read).is_none(), "{protocol:?}: it has gone back in time");
+        w.must(ALPHA, Command::DiskAttach);
+        for node in [ALPHA, BRAVO] {
+            w.must(node, CONNECT);
+        }
+        w.settle();
+        assert_eq!(stamp_read(&w, ALPHA, read, 5), Some(2));
+        w.equal();
+        w.holds(BRAVO, 5, 1, 2);
+    }
+}
