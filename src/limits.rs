@@ -56,7 +56,7 @@ pub const UNSTABLE_WRITES_MAX: usize = 1024;
 pub const UNSTABLE_BYTES_MAX: u64 = 64 << 20;
 
 /// How long an idle unstable write waits before a barrier makes it stable.
-pub const BARRIER_IDLE: Nanos = Nanos::from_millis(500);
+pub const BARRIER_DELAY: Nanos = Nanos::from_millis(500);
 
 /// Frames of a peer that wait until this node has recorded the meeting: as many as a peer can send
 /// within the time of one metadata write; more is a peer that does not keep to the protocol.

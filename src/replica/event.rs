@@ -457,7 +457,8 @@ pub enum Command {
         /// Override.
         force: bool,
     },
-    /// Become secondary, cleanly: nothing is left to resync.
+    /// Become secondary, cleanly: what clients wrote is stable on every peer in reach, and what a
+    /// peer lacks is marked.
     Demote,
     /// Connect to the peer again, perhaps giving up this node's side of a split brain.
     Connect {

@@ -1,5 +1,6 @@
 //! Owns who is primary: promotion, demotion, and the evidence a node has that it is current.
-//! Must never serve before the role is durable, nor demote with anything left to resync.
+//! Must never serve before the role is durable, nor demote before what clients wrote is stable
+//! on every peer in reach, and what a peer lacks is marked.
 //!
 //! ```text
 //!   Secondary ── promote ──▶ asking every connected peer ──▶ saving ──▶ Primary (export open)

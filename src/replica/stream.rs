@@ -5,7 +5,7 @@ use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
 use crate::format::frame::{DiskState, Frame, Protocol};
-use crate::limits::{BARRIER_IDLE, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
+use crate::limits::{BARRIER_DELAY, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use std::collections::VecDeque;
@@ -180,8 +180,7 @@ impl Replica {
         out.unacked_bytes += bytes;
         out.bytes += bytes;
         out.sent.push_back(sent);
-        let due = out.barrier_due.get_or_insert(self.now + BARRIER_IDLE);
-        *due = (*due).min(self.now + BARRIER_IDLE);
+        out.barrier_due.get_or_insert(self.now + BARRIER_DELAY);
         let full = out.sent.len() >= UNSTABLE_WRITES_MAX || out.bytes >= UNSTABLE_BYTES_MAX;
         self.send_frame(peer, frame, part);
         if full && self.peers[peer].out.barrier <= self.peers[peer].out.stable {
@@ -262,7 +261,7 @@ impl Replica {
         let out = &mut self.peers[peer].out;
         out.stable = out.stable.max(sequence);
         if !out.sent.is_empty() && out.barrier <= out.stable {
-            out.barrier_due = Some(self.now + BARRIER_IDLE);
+            out.barrier_due = Some(self.now + BARRIER_DELAY);
         }
         self.feed_resync(peer);
         self.check_flushes();

@@ -452,7 +452,7 @@ fn a_diskless_primary_that_meets_an_older_copy_names_its_own_disk() {
     w.restore();
     w.settle();
     let words = w.status(ALPHA).peers[0].connection_reason.clone();
-    assert!(words.contains("`twinblk disk attach r0` on alpha"), "{words}");
+    assert!(words.contains("the disk of alpha has it, run `twinblk disk attach r0`"), "{words}");
     w.must(ALPHA, Command::DiskAttach);
     for node in [ALPHA, BRAVO] {
         w.must(node, CONNECT);
