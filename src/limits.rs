@@ -55,7 +55,7 @@ pub const UNSTABLE_WRITES_MAX: usize = 1024;
 /// Bytes of the same before the primary asks for a barrier.
 pub const UNSTABLE_BYTES_MAX: u64 = 64 << 20;
 
-/// How long an idle unstable write waits before a barrier makes it stable.
+/// How long an unstable write waits at most before a barrier is asked for.
 pub const BARRIER_DELAY: Nanos = Nanos::from_millis(500);
 
 /// Frames of a peer that wait until this node has recorded the meeting: as many as a peer can send
