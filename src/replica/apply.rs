@@ -159,10 +159,10 @@ impl Replica {
             }
             (_, payload) => return self.release(payload),
         };
-        let clash = matches!(what, What::Hash(_)) && self.locks.any_exclusive(blocks, is_client);
+        let clash = matches!(what, What::Hash(_)) && self.locks.any(blocks, is_client);
         if clash {
-            // The source keeps the range locked until it knows, and the client's write waits for
-            // the source: answer at once.
+            // The source keeps the range locked until it knows, and the client's write, or a read
+            // that goes there, waits for the source: answer at once.
             self.send(peer, Frame::HashAnswer { sequence, equal: false });
         }
         let apply = Apply {

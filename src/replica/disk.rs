@@ -99,6 +99,7 @@ impl Replica {
         superblock.epoch = superblock.epoch.max(known.epoch);
         superblock.former_primary |= superblock.primary;
         superblock.rebooted |= superblock.boot != image.boot;
+        superblock.rebooted |= std::mem::take(&mut self.let_go_unsafe);
         superblock.boot = image.boot;
         superblock.run = image.run;
         for (slot, peer) in superblock.slots.iter_mut().zip(&self.peers) {
@@ -279,10 +280,12 @@ impl Replica {
 
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
     pub(super) fn fail_disk(&mut self, cause: &'static str) {
-        if !HARMLESS.contains(&cause)
-            && let Some(freeze) = &mut self.freezing
-        {
-            freeze.whole = false;
+        if !HARMLESS.contains(&cause) {
+            // Its memory may be gone, as after a power cut.
+            self.let_go_unsafe = true;
+            if let Some(freeze) = &mut self.freezing {
+                freeze.whole = false;
+            }
         }
         if self.disk_phase != DiskPhase::Open {
             return;
@@ -315,6 +318,7 @@ impl Replica {
             let node = self.options.node;
             let generation = Generation { epoch, id: self.random.draw(), node };
             let whole = current && safe;
+            self.asked_for = Some(generation);
             self.freezing = Some(Freeze { generation, base, whole, back: false });
         }
         self.leave_log_of_lost_disk();
@@ -401,6 +405,19 @@ impl Replica {
         self.check_flushes();
     }
 
+    /// A disk that failed may have lost what was not flushed, although its host has not booted.
+    fn note_lost_memory(&mut self, peer: usize) {
+        let out = &self.peers[peer].out;
+        let unstable = out.sent.iter().any(|sent| sent.acked && sent.item.is_none());
+        if self.disk == DiskState::UpToDate {
+            if unstable && self.role == Role::Primary && self.goes_on_alone() {
+                self.need_generation(peer);
+            }
+        } else if out.stable < out.last() {
+            self.peers[peer].lost_power = true;
+        }
+    }
+
     pub(super) fn on_disk_change(&mut self, peer: usize, disk: DiskState) {
         let old = self.peers[peer].disk.replace(disk);
         if old == Some(disk) {
@@ -413,6 +430,7 @@ impl Replica {
             if self.peers[peer].phase != Phase::Idle {
                 self.peers[peer].phase = Phase::Idle;
             }
+            self.note_lost_memory(peer);
             self.lose_stream(peer);
             self.forget_remote_reads(peer);
             self.drop_verify(peer, "the peer lost its disk");

@@ -3,7 +3,7 @@
 
 use super::Replica;
 use super::event::{Output, Reply, RequestError, RequestId};
-use crate::format::frame::{Protocol, Role};
+use crate::format::frame::{DiskState, Protocol, Role};
 use crate::plant::Plant;
 use crate::units::Sequence;
 
@@ -45,7 +45,9 @@ impl Replica {
         for peer in 0..self.peers.len() {
             self.ask_barrier(peer);
             let out = &self.peers[peer].out;
-            if waits && out.stable < out.last() {
+            // Alone with a current copy, what a peer lacks is marked.
+            let needed = self.disk != DiskState::UpToDate || self.peers[peer].mirrors();
+            if waits && needed && out.stable < out.last() {
                 owed.push((peer, out.last()));
             }
         }
@@ -70,8 +72,16 @@ impl Replica {
             let there = flush.owed.iter().all(|(peer, sequence)| {
                 // A peer that is gone owes nothing: what it missed is on record in a generation
                 // that must be durable first.
-                self.peers[*peer].out.stable >= *sequence
+                let found = &self.peers[*peer];
+                let alone = self.disk == DiskState::UpToDate && !found.mirrors();
+                found.out.stable >= *sequence || alone
             });
+            if here && there && !self.flush_hold() {
+                self.leave_unflushed_behind();
+            }
+            let Some(flush) = self.flushes.front() else {
+                return;
+            };
             let owing: Vec<usize> = flush.owed.iter().map(|(peer, _)| *peer).collect();
             let recorded = self.saver.is_durable(self.generation_version);
             if !here && !self.syncing {
@@ -92,6 +102,18 @@ impl Replica {
             self.emit(Output::Reply { id: flush.id, reply: Reply::Done });
         }
         self.check_quiet();
+    }
+
+    /// A flush is about to be answered without peers that may lose what it covers: they are of an
+    /// older generation first.
+    fn leave_unflushed_behind(&mut self) {
+        for peer in 0..self.peers.len() {
+            let found = &self.peers[peer];
+            if found.unflushed && !found.mirrors() && self.goes_on_alone() {
+                self.peers[peer].unflushed = false;
+                self.need_generation(peer);
+            }
+        }
     }
 
     /// A flush waits, as a write does, while nobody can say that its data is safe.

@@ -98,6 +98,7 @@ impl Replica {
             if let Some(words) = self.unfit_to_serve(peer, rebooted) {
                 return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
             }
+            self.peers[peer].lost_power = false;
         }
         if let Verdict::Refuse(reason) = verdict {
             self.learn_of_newer(peer, label, reason);
@@ -385,7 +386,7 @@ impl Replica {
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::UpToDate);
         found.marks_heard = false;
-        found.lost_power = false;
+        (found.lost_power, found.unflushed) = (false, false);
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {
             // The word to go on alone was for this once.
@@ -460,6 +461,8 @@ impl Replica {
         }
         self.ask_generation(peer);
         self.resend_owed(peer);
+        self.ask_barrier(peer);
+        self.retry_parked();
     }
 
     /// Why this node, a primary without a current disk, does not go on with the peer's, in words.
@@ -471,7 +474,7 @@ impl Replica {
         let freeze = self.freezing.as_ref();
         let asked = freeze.map(|freeze| [freeze.base, Some(freeze.generation)]);
         let known = theirs.lineage.head();
-        let same = [head, self.served].contains(&known)
+        let same = [head, self.served, self.asked_for].contains(&known)
             || asked.is_some_and(|asked| asked.contains(&known));
         // Under C it has all, unless its host lost what was not stable.
         let keeps = self.options.protocol == Protocol::C && !rebooted;

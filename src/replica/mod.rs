@@ -82,7 +82,7 @@ enum IoPurpose {
     SourceSync { peer: usize, session: Session },
     Item { peer: usize, session: Session, item: usize },
     Serve { peer: usize, session: Session, id: u64, blocks: Blocks },
-    Verify { session: Session, chunk: usize },
+    Verify { session: Session, number: u64, chunk: usize },
     Compare { peer: usize, session: Session, id: u64 },
 }
 
@@ -107,10 +107,14 @@ pub struct Replica {
     disk: DiskState,
     disk_phase: DiskPhase,
     disk_reason: String,
+    /// The disk was let go for more than a failed read, and may lack what was not flushed.
+    let_go_unsafe: bool,
     opening_for: Option<CommandId>,
     freezing: Option<Freeze>,
     /// The generation a primary serves while its own disk is no current copy.
     served: Option<crate::format::lineage::Generation>,
+    /// The one a peer was last asked to begin, which it may have done unheard.
+    asked_for: Option<crate::format::lineage::Generation>,
     /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
     short_peers: u8,
     device_blocks: u64,
@@ -149,6 +153,7 @@ pub struct Replica {
     offered: Option<(CommandId, crate::format::lineage::Generation)>,
     verify: Option<Verify>,
     last_verify: (u64, u64),
+    verifies: u64,
     compares: Vec<Compare>,
     pacer: Pacer,
     next_progress_save: Nanos,
@@ -170,9 +175,11 @@ impl Replica {
             disk: DiskState::Diskless,
             disk_phase: DiskPhase::Absent,
             disk_reason: String::new(),
+            let_go_unsafe: false,
             opening_for: None,
             freezing: None,
             served: None,
+            asked_for: None,
             short_peers: 0,
             device_blocks: 0,
             maps: Vec::new(),
@@ -208,6 +215,7 @@ impl Replica {
             offered: None,
             verify: None,
             last_verify: (0, 0),
+            verifies: 0,
             compares: Vec::new(),
             pacer: Pacer::new(options.resync),
             next_progress_save: Nanos(0),
@@ -374,7 +382,9 @@ impl Replica {
 
     fn on_digested(&mut self, io: IoId, result: Result<Box<[[u8; 32]]>, DiskError>) {
         match self.take_io(io) {
-            IoPurpose::Verify { session, chunk } => self.verify_digested((session, chunk), result),
+            IoPurpose::Verify { session, number, chunk } => {
+                self.verify_digested((session, number, chunk), result);
+            }
             IoPurpose::Compare { peer, session, id } => {
                 self.compare_digested((peer, session, id), result);
             }

@@ -111,6 +111,9 @@ pub(super) struct Peer {
     pub(super) boot: Option<BootId>,
     /// Its host has booted while this primary relied on its disk.
     pub(super) lost_power: bool,
+    /// It was lost with writes that it had not made stable: no flush is answered without it before
+    /// it is in an older generation.
+    pub(super) unflushed: bool,
     pub(super) redial: Option<Nanos>,
     pub(super) discard_my_data: bool,
     pub(super) sync_total: u64,
@@ -154,6 +157,7 @@ impl Peer {
             fresh: false,
             boot: None,
             lost_power: false,
+            unflushed: false,
             redial: None,
             discard_my_data: false,
             sync_total: 0,

@@ -73,11 +73,10 @@ impl<K: Copy + PartialEq> RangeLocks<K> {
         }
     }
 
-    /// Whether an exclusive claim, granted or waiting, overlaps the range and meets `wanted`.
-    pub(crate) fn any_exclusive(&self, blocks: Blocks, wanted: impl Fn(K) -> bool) -> bool {
-        self.granted.iter().chain(&self.waiting).any(|claim| {
-            claim.mode == Mode::Exclusive && claim.blocks.overlaps(blocks) && wanted(claim.key)
-        })
+    /// Whether a claim, granted or waiting, overlaps the range and meets `wanted`.
+    pub(crate) fn any(&self, blocks: Blocks, wanted: impl Fn(K) -> bool) -> bool {
+        let mut claims = self.granted.iter().chain(&self.waiting);
+        claims.any(|claim| claim.blocks.overlaps(blocks) && wanted(claim.key))
     }
 }
 

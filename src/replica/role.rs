@@ -133,11 +133,12 @@ impl Replica {
     pub(super) fn knows_current(&self) -> bool {
         let head = self.superblock.lineage.head();
         let own = head.is_some_and(|head| head.node == self.options.node);
-        self.superblock
-            .slots
-            .iter()
-            .filter(|slot| slot.in_use)
-            .all(|slot| (slot.base.is_some() && own) || slot.withdrawn || slot.sync_token != 0)
+        self.superblock.slots.iter().filter(|slot| slot.in_use).all(|slot| {
+            // A peer that was told the end of a resync may have adopted it, and gone on since.
+            let behind = slot.base != head;
+            let lacks = slot.base.is_some() && own && behind;
+            lacks || slot.withdrawn || (slot.sync_token != 0 && behind)
+        })
     }
 
     pub(super) fn promote(&mut self, id: CommandId, force: bool) {
@@ -239,6 +240,7 @@ impl Replica {
             return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
         }
         let session = self.peers[peer].session_id();
+        self.drop_verify(peer, "the peer becomes primary");
         self.peers[peer].role = Some(Role::Primary);
         self.superblock.epoch = epoch;
         self.save(After::PromoteGranted { peer, session, epoch });
@@ -411,6 +413,7 @@ impl Replica {
 
     fn set_role(&mut self, role: Role, cause: &str) {
         let old = std::mem::replace(&mut self.role, role);
+        (0..self.peers.len()).for_each(|peer| self.drop_verify(peer, "the role changes"));
         self.peers.iter_mut().for_each(|peer| peer.lost_power = false);
         if old != role {
             self.note("role", &format!("{old:?}"), &format!("{role:?}"), cause);

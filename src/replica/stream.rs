@@ -33,6 +33,10 @@ impl Sent {
         Self { sequence, blocks, piece, acked: false, item: None, asks: false, clears: true }
     }
 
+    const fn is_of_client(&self) -> bool {
+        self.item.is_none() && self.clears
+    }
+
     /// Blocks of a resync.
     pub(super) const fn of_item(sequence: Sequence, blocks: Blocks, item: usize) -> Self {
         let item = Some(item);
@@ -177,7 +181,8 @@ impl Replica {
         let bytes = sent.blocks.length_bytes();
         let out = &mut self.peers[peer].out;
         out.last = sent.sequence;
-        out.unacked_bytes += bytes;
+        // A resync has its own pace, and is no congestion.
+        out.unacked_bytes += if sent.is_of_client() { bytes } else { 0 };
         out.bytes += bytes;
         out.sent.push_back(sent);
         out.barrier_due.get_or_insert(self.now + BARRIER_DELAY);
@@ -226,10 +231,12 @@ impl Replica {
             let newly = written && !sent.acked;
             sent.acked |= written;
             let (bytes, item) = (sent.blocks.length_bytes(), sent.item);
+            let of_client = sent.is_of_client();
             if newly {
-                self.peers[peer].out.unacked_bytes -= bytes;
-                if let Some(item) = item {
-                    self.item_written(peer, item);
+                match item {
+                    Some(item) => self.item_written(peer, item),
+                    None if of_client => self.peers[peer].out.unacked_bytes -= bytes,
+                    None => {}
                 }
             }
             if let Some(piece) = piece {
@@ -288,6 +295,7 @@ impl Replica {
                 self.mark(peer, sent.blocks);
             }
         }
+        self.peers[peer].unflushed |= sent.iter().any(Sent::is_of_client);
         if goes_on {
             self.miss_owed(peer);
             // Under A the client has been told of what the peer may never have had.

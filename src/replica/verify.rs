@@ -11,6 +11,9 @@ use crate::limits::{RESYNC_PIECE_BLOCKS, VERIFY_PIECES};
 use crate::units::{Blocks, Session};
 use slab::Slab;
 
+/// Bits of an id that name the chunk; the rest is the verify's number.
+const CHUNK_BITS: u32 = 16;
+
 #[derive(Debug)]
 struct Chunk {
     blocks: Blocks,
@@ -19,6 +22,8 @@ struct Chunk {
 /// A verify driven from here.
 #[derive(Debug)]
 pub(super) struct Verify {
+    /// Which one it is: an answer to an earlier one is of no account.
+    number: u64,
     pub(super) peer: usize,
     repair: bool,
     next: u64,
@@ -40,7 +45,9 @@ pub(super) struct Compare {
 
 impl Replica {
     pub(super) fn begin_verify(&mut self, id: CommandId, peer: usize, repair: bool) {
+        self.verifies += 1;
         self.verify = Some(Verify {
+            number: self.verifies,
             peer,
             repair,
             next: 0,
@@ -82,26 +89,28 @@ impl Replica {
         let Some(verify) = &self.verify else { return };
         let (blocks, peer) = (verify.chunks[chunk].blocks, verify.peer);
         let session = self.peers[peer].session_id();
-        let io = self.start_io(IoPurpose::Verify { session, chunk });
+        let number = verify.number;
+        let io = self.start_io(IoPurpose::Verify { session, number, chunk });
         self.emit(Output::Digest { io, blocks });
     }
 
     pub(super) fn verify_digested(
         &mut self,
-        (session, chunk): (Session, usize),
+        (session, number, chunk): (Session, u64, usize),
         result: Result<Box<[[u8; 32]]>, DiskError>,
     ) {
         let Some(verify) = &self.verify else { return };
         let peer = verify.peer;
-        if self.peers[peer].session != Some(session) {
+        if self.peers[peer].session != Some(session) || verify.number != number {
             return;
         }
+        let id = number << CHUNK_BITS | chunk as u64;
         let Some(found) = verify.chunks.get(chunk) else {
             return;
         };
         let blocks = found.blocks;
         match result {
-            Ok(digests) => self.send(peer, Frame::VerifyAsk { id: chunk as u64, blocks, digests }),
+            Ok(digests) => self.send(peer, Frame::VerifyAsk { id, blocks, digests }),
             Err(_) => self.fail_disk("a read for verify failed"),
         }
     }
@@ -115,7 +124,10 @@ impl Replica {
         let Some(verify) = &mut self.verify else {
             return;
         };
-        let key = usize::try_from(id).unwrap_or(usize::MAX);
+        if id >> CHUNK_BITS != verify.number {
+            return; // Of one that was given up.
+        }
+        let key = usize::try_from(id & ((1 << CHUNK_BITS) - 1)).expect("16 bits");
         if verify.peer != peer || verify.chunks.get(key).is_none_or(|c| c.blocks != blocks) {
             return self.violation(peer, "the result of a comparison nobody asked for");
         }
@@ -176,6 +188,8 @@ impl Replica {
             if compare.locked {
                 self.unlock(Owner::Compare { peer, id: compare.id });
             }
+            let Compare { id, blocks, .. } = compare;
+            self.send(peer, Frame::VerifyAnswer { id, blocks, differing: None });
         }
     }
 

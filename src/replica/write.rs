@@ -330,6 +330,11 @@ impl Replica {
             }
             piece.abandoned = true;
             piece.owed_peers = 0;
+            for peer in &mut self.peers {
+                // A late answer must not find whatever has this place then.
+                let sent = peer.out.sent.iter_mut().filter(|sent| sent.piece == Some(key));
+                sent.for_each(|sent| sent.piece = None);
+            }
             let (op, issued) = (piece.op, piece.issued);
             self.ops[op].failed = Some(RequestError::NotPrimary);
             if issued {
