@@ -26,6 +26,17 @@ pub const ZERO_PIECES_IN_FLIGHT: usize = 8;
 /// costs time, never data.
 pub const LINEAGE_ENTRIES: usize = 32;
 
+/// The largest epoch a peer may name: a million new ones a second do not reach it in a thousand
+/// years, and what a node makes of a peer's stays far below [`EPOCH_STORED_MAX`] and overflow.
+pub const EPOCH_MAX: u64 = 1 << 56;
+
+/// The largest epoch a superblock may hold: what was adopted from a peer, and as many of one's own.
+pub const EPOCH_STORED_MAX: u64 = 2 * EPOCH_MAX;
+
+/// The largest sequence a peer may name: 2000 years of a million writes a second, and the next of
+/// it cannot overflow.
+pub const SEQUENCE_MAX: u64 = 1 << 56;
+
 /// Bitmap slots a superblock can describe: one per peer.
 pub const PEER_SLOTS_MAX: usize = 4;
 
