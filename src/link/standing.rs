@@ -124,7 +124,10 @@ impl Standing {
 
     fn stalled_at(&self, options: &LinkOptions) -> Nanos {
         let limit = options.timing.progress_timeout;
-        let unsent = self.unsent_since.map_or(Nanos::NEVER, |since| since + limit);
+        // A gather may take a slow network longer than the limit: answers to what went before it
+        // or to its beginning say that bytes arrive.
+        let moved = |since: Nanos| since.max(self.owed.moved_at());
+        let unsent = self.unsent_since.map_or(Nanos::NEVER, |since| moved(since) + limit);
         self.owed.deadline(limit).min(unsent)
     }
 
