@@ -7,7 +7,7 @@ use super::options::{LEAVE_LIMIT, LinkOptions, QUEUE_BYTES_MAX};
 use super::owed::Owed;
 use super::pulse::Pulse;
 use super::{Link, Outgoing, Turn};
-use crate::buffer::{Payload, Pool, Purpose, Span};
+use crate::buffer::{Account, Payload, Pool, Span};
 use crate::format::checksum;
 use crate::format::frame::{Channel, Frame, Tag, encode};
 use crate::replica::event::{Input, Part};
@@ -102,8 +102,8 @@ impl Standing {
     }
 
     /// Whether reading can go on that had to stop for want of room.
-    pub(super) fn can_resume(&self, pool: &Pool) -> bool {
-        self.starved_bytes > 0 && pool.has_room(Purpose::Peer, self.starved_bytes)
+    pub(super) fn can_resume(&self, pool: &Pool, account: Account) -> bool {
+        self.starved_bytes > 0 && pool.has_room(account, self.starved_bytes)
     }
 
     /// What was queued was given to the ring. `unsent`: some of the data is still there.
