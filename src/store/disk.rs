@@ -33,6 +33,8 @@ pub struct Place {
 pub struct Disk {
     lane: Lane,
     place: Place,
+    /// The copy of the superblock that is written first.
+    first_copy: usize,
     /// What its metadata records must carry.
     log: LogIdentity,
     metadata: Metadata,
@@ -55,6 +57,7 @@ impl Disk {
         Self {
             lane,
             place,
+            first_copy: 0,
             log: LogIdentity::of(superblock),
             metadata: Metadata::new(lane, place),
             tasks: Vec::new(),
@@ -65,6 +68,13 @@ impl Disk {
             failed: None,
             failure: None,
         }
+    }
+
+    /// The same disk, of whose superblock this copy is not usable, or the older one. It is written
+    /// first each time: a write cut short must not meet the only good one.
+    #[must_use]
+    pub fn with_stale_copy(self, copy: usize) -> Self {
+        Self { first_copy: copy, ..self }
     }
 
     /// Carries out `Load`, `Fetch`, `Digest`, `Store`, `Zero` or `Sync`; gives back any other
@@ -111,7 +121,8 @@ impl Disk {
     ) {
         let mut draft = self.metadata.draft();
         let bytes = superblock::encode(superblock);
-        for copy in 0..SUPERBLOCK_COPIES {
+        for turn in 0..SUPERBLOCK_COPIES {
+            let copy = (self.first_copy + turn) % SUPERBLOCK_COPIES;
             let span = draft.block(pool, self.log.geometry.superblock_offset(copy));
             pool.bytes_mut(span).copy_from_slice(&bytes);
         }
