@@ -5,6 +5,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 
+use crate::limits::URGENT_BYTES_MAX;
+
 /// Alignment of every slot: what O_DIRECT needs on any device in use (4 KiB sectors included).
 pub const SLOT_ALIGN_BYTES: usize = 4096;
 
@@ -21,13 +23,46 @@ pub enum Purpose {
     Client,
     /// What peers send.
     Peer,
-    /// Resync, verify, edges of unaligned writes.
+    /// Resync and verify.
     Background,
+    /// Reads of the local disk that a client waits for, here or on the peer: edges of unaligned
+    /// writes, and reads for a peer without a disk.
+    Urgent,
     /// Metadata and receive buffers.
     Fixed,
 }
 
-const PURPOSES: usize = 4;
+const PURPOSES: usize = 5;
+
+impl Purpose {
+    /// The account of one of those who share the budget of this purpose.
+    #[must_use]
+    pub const fn of(self, owner: u16) -> Account {
+        Account { purpose: self, owner }
+    }
+}
+
+/// On whose account memory is taken: a resource, or a link or disk of one. Who holds nothing of a
+/// budget always gets what one request needs, so that an owner whose requests never end starves
+/// nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    purpose: Purpose,
+    owner: u16,
+}
+
+impl From<Purpose> for Account {
+    fn from(purpose: Purpose) -> Self {
+        purpose.of(0)
+    }
+}
+
+/// What the pool knows of an account.
+#[derive(Clone, Debug, Default)]
+struct Owned {
+    used_bytes: usize,
+    line: VecDeque<u64>,
+}
 
 /// The right to one slot. Moves with responsibility: whoever has it must give it back with
 /// [`Pool::release`] or pass it on.
@@ -50,7 +85,7 @@ pub struct PayloadRef {
     generation: u32,
 }
 
-/// A place in the line of those who wait for memory of one purpose.
+/// A place in the line of those who wait for memory on one account.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "whoever stands in line holds up those behind"]
 pub struct Ticket(u64);
@@ -69,7 +104,7 @@ pub struct Span {
 struct Slot {
     memory: NonNull<u8>,
     class: u8,
-    purpose: Purpose,
+    account: Account,
     generation: u32,
     holders: u32,
 }
@@ -92,7 +127,7 @@ pub struct Pool {
     free: [Vec<NonNull<u8>>; CLASS_BYTES.len()],
     used_bytes: [usize; PURPOSES],
     budget_bytes: [usize; PURPOSES],
-    lines: [VecDeque<u64>; PURPOSES],
+    owned: [Vec<Owned>; PURPOSES],
     next_ticket: u64,
 }
 
@@ -109,91 +144,120 @@ impl Pool {
                 budgets.client_bytes,
                 budgets.peer_bytes,
                 budgets.background_bytes,
+                URGENT_BYTES_MAX,
                 usize::MAX,
             ],
-            lines: [const { VecDeque::new() }; PURPOSES],
+            owned: [const { Vec::new() }; PURPOSES],
             next_ticket: 0,
         }
     }
 
-    /// A slot of at least `bytes` (at most 1 MiB), or none if the budget of `purpose` is used up.
-    /// A purpose that uses nothing always gets one slot, so a small budget delays, never blocks.
+    /// A slot of at least `bytes` (at most 1 MiB), or none if the budget of the purpose is used up.
+    /// An account that uses nothing always gets one slot: neither a small budget nor another owner
+    /// can do more than delay. So each owner may once be above the budget, by that much.
     ///
     /// # Panics
     /// If `bytes` is over 1 MiB.
-    pub fn take(&mut self, purpose: Purpose, bytes: usize) -> Option<Payload> {
-        let class = class_of(bytes);
-        self.fits(purpose, CLASS_BYTES[class]).then(|| self.allot(purpose, class))
+    pub fn take(&mut self, account: impl Into<Account>, bytes: usize) -> Option<Payload> {
+        let (account, class) = (account.into(), class_of(bytes));
+        self.fits(account, CLASS_BYTES[class]).then(|| self.allot(account, class))
     }
 
-    /// Slots of at least these sizes, in this order, all or none. A purpose that uses nothing gets
-    /// them whatever they sum to: a request larger than the budget is served alone.
+    /// Slots of at least these sizes, in this order, all or none. An account that uses nothing gets
+    /// them whatever they sum to: a request larger than the budget is its owner's only one.
     pub fn take_all(
         &mut self,
-        purpose: Purpose,
+        account: impl Into<Account>,
         sizes: impl Iterator<Item = usize> + Clone,
     ) -> Option<Vec<Payload>> {
-        let fits = self.has_room_for(purpose, sizes.clone());
-        fits.then(|| sizes.map(|bytes| self.allot(purpose, class_of(bytes))).collect())
+        let account = account.into();
+        let fits = self.has_room_for(account, sizes.clone());
+        fits.then(|| sizes.map(|bytes| self.allot(account, class_of(bytes))).collect())
     }
 
     /// Whether [`take_all`](Self::take_all) would succeed.
     #[must_use]
-    pub fn has_room_for(&self, purpose: Purpose, sizes: impl Iterator<Item = usize>) -> bool {
-        self.fits(purpose, sizes.map(|bytes| CLASS_BYTES[class_of(bytes)]).sum())
+    pub fn has_room_for(
+        &self,
+        account: impl Into<Account>,
+        sizes: impl Iterator<Item = usize>,
+    ) -> bool {
+        self.fits(account.into(), sizes.map(|bytes| CLASS_BYTES[class_of(bytes)]).sum())
     }
 
-    fn fits(&self, purpose: Purpose, bytes: usize) -> bool {
-        let used = self.used_bytes[purpose as usize];
-        used == 0 || used + bytes <= self.budget_bytes[purpose as usize]
+    fn fits(&self, account: Account, bytes: usize) -> bool {
+        let purpose = account.purpose as usize;
+        let idle = self.owned(account).is_none_or(|owned| owned.used_bytes == 0);
+        idle || self.used_bytes[purpose] + bytes <= self.budget_bytes[purpose]
     }
 
-    fn allot(&mut self, purpose: Purpose, class: usize) -> Payload {
-        self.used_bytes[purpose as usize] += CLASS_BYTES[class];
+    fn owned(&self, account: Account) -> Option<&Owned> {
+        self.owned[account.purpose as usize].get(usize::from(account.owner))
+    }
+
+    fn owned_mut(&mut self, account: Account) -> &mut Owned {
+        let (all, owner) = (&mut self.owned[account.purpose as usize], usize::from(account.owner));
+        if all.len() <= owner {
+            all.resize_with(owner + 1, Owned::default);
+        }
+        &mut all[owner]
+    }
+
+    fn allot(&mut self, account: Account, class: usize) -> Payload {
+        self.used_bytes[account.purpose as usize] += CLASS_BYTES[class];
+        self.owned_mut(account).used_bytes += CLASS_BYTES[class];
         let memory = self.free[class].pop().unwrap_or_else(|| allocate(class));
         let index = self.vacant.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 slots");
-            self.slots.push(Slot { memory, class: 0, purpose, generation: 0, holders: 0 });
+            self.slots.push(Slot { memory, class: 0, account, generation: 0, holders: 0 });
             index
         });
         let slot = &mut self.slots[index as usize];
         slot.memory = memory;
         slot.class = u8::try_from(class).expect("five classes");
-        slot.purpose = purpose;
+        slot.account = account;
         slot.holders = 1;
         Payload(PayloadRef { index, generation: slot.generation })
     }
 
-    /// Joins the line for memory of a purpose. The pool serves whoever asks; those who would be
-    /// fair ask only when they are first, or when there is no line.
-    pub fn join_line(&mut self, purpose: Purpose) -> Ticket {
+    /// Joins the line of an account. The pool serves whoever asks; those who would be fair ask only
+    /// when they are first, or when there is no line. Other owners have lines of their own: once
+    /// those before it have let go of their memory, the first of a line gets what it needs.
+    pub fn join_line(&mut self, account: impl Into<Account>) -> Ticket {
         self.next_ticket += 1;
-        self.lines[purpose as usize].push_back(self.next_ticket);
-        Ticket(self.next_ticket)
+        let number = self.next_ticket;
+        self.owned_mut(account.into()).line.push_back(number);
+        Ticket(number)
     }
 
     /// Leaves the line, served or not.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is good for one place")]
-    pub fn leave_line(&mut self, purpose: Purpose, ticket: Ticket) {
-        self.lines[purpose as usize].retain(|number| *number != ticket.0);
+    pub fn leave_line(&mut self, account: impl Into<Account>, ticket: Ticket) {
+        self.owned_mut(account.into()).line.retain(|number| *number != ticket.0);
     }
 
-    /// Whether nobody of the purpose has waited longer.
+    /// Whether nobody of the account has waited longer.
     #[must_use]
-    pub fn is_first(&self, purpose: Purpose, ticket: &Ticket) -> bool {
-        self.lines[purpose as usize].front() == Some(&ticket.0)
+    pub fn is_first(&self, account: impl Into<Account>, ticket: &Ticket) -> bool {
+        self.owned(account.into()).is_some_and(|owned| owned.line.front() == Some(&ticket.0))
     }
 
-    /// Whether someone waits for memory of the purpose.
+    /// Whether someone waits for memory on the account.
+    #[must_use]
+    pub fn has_line_of(&self, account: impl Into<Account>) -> bool {
+        self.owned(account.into()).is_some_and(|owned| !owned.line.is_empty())
+    }
+
+    /// Whether someone waits for memory of the purpose, on whatever account.
     #[must_use]
     pub fn has_line(&self, purpose: Purpose) -> bool {
-        !self.lines[purpose as usize].is_empty()
+        self.owned[purpose as usize].iter().any(|owned| !owned.line.is_empty())
     }
 
     /// Whether [`take`](Self::take) would succeed.
     #[must_use]
-    pub fn has_room(&self, purpose: Purpose, bytes: usize) -> bool {
-        self.fits(purpose, CLASS_BYTES[class_of(bytes)])
+    pub fn has_room(&self, account: impl Into<Account>, bytes: usize) -> bool {
+        self.fits(account.into(), CLASS_BYTES[class_of(bytes)])
     }
 
     /// Adds a holder: the slot stays until each has let go.
@@ -209,8 +273,9 @@ impl Pool {
             return;
         }
         held.generation = held.generation.wrapping_add(1);
-        let (class, memory, purpose) = (usize::from(held.class), held.memory, held.purpose);
-        self.used_bytes[purpose as usize] -= CLASS_BYTES[class];
+        let (class, memory, account) = (usize::from(held.class), held.memory, held.account);
+        self.used_bytes[account.purpose as usize] -= CLASS_BYTES[class];
+        self.owned_mut(account).used_bytes -= CLASS_BYTES[class];
         self.vacant.push(slot.index);
         if self.free[class].len() < CLASS_KEPT[class] {
             self.free[class].push(memory);
@@ -376,6 +441,31 @@ mod tests {
         assert!(pool.is_first(Purpose::Client, &c));
         pool.leave_line(Purpose::Client, c);
         assert!(!pool.has_line(Purpose::Client));
+    }
+
+    /// Whatever one owner holds for ever, another one goes on, one request at a time; and the total
+    /// stays within the budget and one request for each.
+    #[test]
+    fn an_owner_that_holds_nothing_is_served_beside_one_that_never_lets_go() {
+        let mut pool = Pool::new(BUDGETS);
+        let [stuck, other] = [1, 7].map(|owner| Purpose::Client.of(owner));
+        let held = [(); 2].map(|()| pool.take(stuck, 4096).expect("room"));
+        let ticket = pool.join_line(stuck);
+        for _ in 0..3 {
+            assert!(!pool.has_room(stuck, 1) && !pool.has_line_of(other));
+            let request = pool.take_all(other, [1 << 20, 1 << 20].into_iter());
+            let request = request.expect("it holds nothing");
+            assert!(!pool.has_room(other, 1), "one request");
+            let own = pool.join_line(other);
+            assert!(pool.is_first(other, &own) && pool.is_first(stuck, &ticket));
+            pool.leave_line(other, own);
+            assert_eq!(pool.used_bytes(Purpose::Client), (2 << 20) + 8192);
+            request.into_iter().for_each(|payload| pool.release(payload));
+        }
+        assert!(pool.has_line(Purpose::Client));
+        pool.leave_line(stuck, ticket);
+        held.into_iter().for_each(|payload| pool.release(payload));
+        assert_eq!(pool.used_bytes(Purpose::Client), 0);
     }
 
     #[test]

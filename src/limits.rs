@@ -16,8 +16,15 @@ pub const ZERO_PIECE_BLOCKS: u64 = EXTENT_BLOCKS;
 pub const EXTENT_BLOCKS: u64 = (4 << 20) / BLOCK_BYTES;
 
 /// The largest READ or WRITE a client may send: what nbdkit accepts and larger than what any
-/// common client sends.
+/// common client sends. A resource that holds none of the clients' memory may begin one whatever
+/// others hold, so a shard's clients have at most their budget and this much for each resource;
+/// likewise a link has at most a piece beyond the budget of peers, and a disk one beyond each of
+/// those of resync and of urgent reads. All of it at once only while as many disks or peers hang.
 pub const REQUEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of one shard's reads of edges of unaligned writes, and for peers without a disk (8 MiB):
+/// their own, so that no resync keeps a client waiting; 2048 edges, or 8 of the largest reads.
+pub const URGENT_BYTES_MAX: usize = 8 << 20;
 
 /// Pieces of one TRIM or WRITE_ZEROES in flight at once: a 4 GiB trim must not fill the log.
 pub const ZERO_PIECES_IN_FLIGHT: usize = 8;
@@ -25,6 +32,17 @@ pub const ZERO_PIECES_IN_FLIGHT: usize = 8;
 /// Generations kept in a lineage. A peer that missed more than these needs a full resync, which
 /// costs time, never data.
 pub const LINEAGE_ENTRIES: usize = 32;
+
+/// The largest epoch a peer may name: a million new ones a second do not reach it in a thousand
+/// years, and what a node makes of a peer's stays far below [`EPOCH_STORED_MAX`] and overflow.
+pub const EPOCH_MAX: u64 = 1 << 56;
+
+/// The largest epoch a superblock may hold: what was adopted from a peer, and as many of one's own.
+pub const EPOCH_STORED_MAX: u64 = 2 * EPOCH_MAX;
+
+/// The largest sequence a peer may name: 2000 years of a million writes a second, and the next of
+/// it cannot overflow.
+pub const SEQUENCE_MAX: u64 = 1 << 56;
 
 /// Bitmap slots a superblock can describe: one per peer.
 pub const PEER_SLOTS_MAX: usize = 4;

@@ -132,8 +132,9 @@ impl Export {
             return Err(TurnedAway::OtherSize);
         }
         let place = self.vacancy(ring, pool)?;
-        let mut session =
-            Session::new(pool, socket, terms, &leftover).ok_or(TurnedAway::TooMuch)?;
+        let account = Purpose::Client.of(self.lane.owner());
+        let session = Session::new(pool, socket, terms, &leftover, account);
+        let mut session = session.ok_or(TurnedAway::TooMuch)?;
         session.noted = true;
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;

@@ -21,7 +21,7 @@ use super::id::SessionId;
 use super::outbox::Outbox;
 use super::spread;
 use super::tally::Tally;
-use crate::buffer::{Payload, Pool, Purpose, Span, Ticket};
+use crate::buffer::{Account, Payload, Pool, Purpose, Span, Ticket};
 use crate::limits::{
     CLIENT_DIRECT_BYTES, CLIENT_PAYLOAD_RATE, CLIENT_RECEIVE_BYTES, CLIENT_REPLIES_BYTES_MAX,
     CLIENT_STALL,
@@ -110,6 +110,8 @@ pub(super) struct Session {
     direct: bool,
     /// Decoded, but not admitted yet.
     stalled: Option<Checked>,
+    /// On which its requests take memory.
+    account: Account,
     ticket: Option<Ticket>,
     pending: Slab<Pending>,
     /// Bytes of slots held by requests and replies.
@@ -130,6 +132,7 @@ impl Session {
         socket: SocketId,
         terms: Terms,
         leftover: &[u8],
+        account: Account,
     ) -> Option<Self> {
         let length = u32::try_from(leftover.len()).ok().filter(|n| *n <= CLIENT_RECEIVE_BYTES)?;
         let buffer = pool.take(Purpose::Fixed, CLIENT_RECEIVE_BYTES as usize)?;
@@ -148,6 +151,7 @@ impl Session {
             incoming: None,
             direct: false,
             stalled: None,
+            account,
             ticket: None,
             pending: Slab::new(),
             charged: 0,
@@ -342,12 +346,12 @@ impl Session {
 
     /// Whether it waits for memory, longer than anybody else.
     pub(super) fn is_first(&self, pool: &Pool) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| pool.is_first(Purpose::Client, ticket))
+        self.ticket.as_ref().is_some_and(|ticket| pool.is_first(self.account, ticket))
     }
 
     /// Whether it is first in line, and there is memory for what it waits for.
     pub(super) fn can_go_on(&self, pool: &Pool) -> bool {
-        let room = |request: &Checked| spread::fits(pool, range_of(request));
+        let room = |request: &Checked| spread::fits(pool, self.account, range_of(request));
         self.is_first(pool) && self.stalled.as_ref().is_some_and(room)
     }
 
@@ -365,7 +369,7 @@ impl Session {
 
     fn leave_line(&mut self, pool: &mut Pool) {
         if let Some(ticket) = self.ticket.take() {
-            pool.leave_line(Purpose::Client, ticket);
+            pool.leave_line(self.account, ticket);
         }
     }
 

@@ -2,25 +2,25 @@
 //! first block of the rounded-out range, so the payload begins inside the first block.
 //! Must never look at the bytes.
 
-use crate::buffer::{Payload, PayloadRef, Pool, Purpose, Span};
+use crate::buffer::{Account, Payload, PayloadRef, Pool, Span};
 use crate::limits::PIECE_BLOCKS;
 use crate::replica::event::Pieces;
 use crate::units::{BLOCK_BYTES, Bytes};
 
 const PIECE_BYTES: u64 = PIECE_BLOCKS * BLOCK_BYTES;
 
-/// Slots of a request. The memory counts as its clients'.
-pub(super) fn take(pool: &mut Pool, range: Bytes) -> Option<Pieces> {
+/// Slots of a request, on the account of its resource's clients.
+pub(super) fn take(pool: &mut Pool, account: Account, range: Bytes) -> Option<Pieces> {
     if range.blocks().count <= PIECE_BLOCKS {
         let bytes = sizes(range).next()?;
-        return pool.take(Purpose::Client, bytes).map(Pieces::One);
+        return pool.take(account, bytes).map(Pieces::One);
     }
-    pool.take_all(Purpose::Client, sizes(range)).map(Pieces::Many)
+    pool.take_all(account, sizes(range)).map(Pieces::Many)
 }
 
 /// Whether [`take`] would succeed.
-pub(super) fn fits(pool: &Pool, range: Bytes) -> bool {
-    pool.has_room_for(Purpose::Client, sizes(range))
+pub(super) fn fits(pool: &Pool, account: Account, range: Bytes) -> bool {
+    pool.has_room_for(account, sizes(range))
 }
 
 fn sizes(range: Bytes) -> impl Iterator<Item = usize> + Clone {
@@ -86,14 +86,14 @@ pub(super) fn release(pool: &mut Pool, pieces: Pieces) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Budgets;
+    use crate::buffer::{Budgets, Purpose};
 
     fn layout(range: Bytes) -> Vec<(u32, u32)> {
         let budget = 80 << 20;
         let budgets =
             Budgets { client_bytes: budget, peer_bytes: budget, background_bytes: budget };
         let mut pool = Pool::new(budgets);
-        let pieces = take(&mut pool, range).expect("room");
+        let pieces = take(&mut pool, Purpose::Client.into(), range).expect("room");
         let (mut done, mut found) = (0, Vec::new());
         while done < range.length {
             let span = run(&pieces, range, done);

@@ -13,7 +13,7 @@ use crate::limits::*;
 use crate::units::{AreaId, Blocks, BootId, Epoch, NodeId, ResourceId, RunId, Sequence, Session};
 
 pub(super) fn generation() -> impl Strategy<Value = Generation> {
-    (any::<u64>(), 1..=u64::MAX, any::<u8>()).prop_map(|(epoch, id, node)| Generation {
+    (0..=EPOCH_MAX, 1..=u64::MAX, any::<u8>()).prop_map(|(epoch, id, node)| Generation {
         epoch: Epoch(epoch),
         id,
         node: NodeId(node),
@@ -66,12 +66,12 @@ fn sync_target() -> impl Strategy<Value = Option<SyncTarget>> {
 }
 
 pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
-    let numbers = any::<[u64; 4]>();
+    let numbers = (any::<u64>(), any::<u64>(), 0..=EPOCH_STORED_MAX, any::<u64>());
     let identity = (1..=u128::MAX, any::<u128>(), any::<u8>(), any::<[bool; 4]>());
     let state = (geometry(), data_state(), lineage(), sync_target());
     (numbers, identity, state, prop::array::uniform4(slot())).prop_map(
         |(numbers, identity, state, mut slots)| {
-            let ([serial, area, epoch, run], (resource, boot, node, flags)) = (numbers, identity);
+            let ((serial, area, epoch, run), (resource, boot, node, flags)) = (numbers, identity);
             let (geometry, data, lineage, sync_target) = state;
             for slot in &mut slots[usize::from(geometry.peer_slots)..] {
                 slot.in_use = false;
@@ -99,7 +99,7 @@ pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
 }
 
 pub(super) fn tag() -> impl Strategy<Value = Tag> {
-    (any::<u64>(), 1..=u64::MAX, 1..=u64::MAX).prop_map(|(epoch, session, number)| Tag {
+    (0..=EPOCH_MAX, 1..=u64::MAX, 1..=u64::MAX).prop_map(|(epoch, session, number)| Tag {
         epoch: Epoch(epoch),
         session: Session(session),
         number,
@@ -125,9 +125,9 @@ fn disk() -> impl Strategy<Value = DiskState> {
     ])
 }
 
-fn peer_state() -> impl Strategy<Value = PeerState> {
+pub(super) fn peer_state() -> impl Strategy<Value = PeerState> {
     let protocol = prop::sample::select(std::vec![Protocol::A, Protocol::B, Protocol::C]);
-    let identity = (any::<u128>(), any::<u8>(), any::<u128>(), any::<u64>());
+    let identity = (any::<u128>(), any::<u8>(), any::<u128>(), 0..=EPOCH_MAX);
     let states = (protocol, role(), disk(), data_state(), any::<[bool; 3]>());
     let data = (lineage(), sync_target(), slot());
     let counts = (0..=DEVICE_BLOCKS_MAX, 0..=DEVICE_BLOCKS_MAX);
@@ -160,7 +160,7 @@ fn digest() -> impl Strategy<Value = [u8; 32]> {
 }
 
 fn stream_frame() -> impl Strategy<Value = Frame> {
-    let sequence = || any::<u64>().prop_map(Sequence);
+    let sequence = || (0..=SEQUENCE_MAX).prop_map(Sequence);
     let piece = || blocks(PIECE_BLOCKS);
     let yes = any::<bool>;
     prop_oneof![
@@ -220,7 +220,7 @@ fn verify_ask() -> impl Strategy<Value = Frame> {
 fn asking_frame() -> impl Strategy<Value = Frame> {
     let piece = || blocks(PIECE_BLOCKS);
     let yes = any::<bool>;
-    let epoch = || any::<u64>().prop_map(Epoch);
+    let epoch = || (0..=EPOCH_MAX).prop_map(Epoch);
     prop_oneof![
         (any::<u64>(), piece()).prop_map(|(id, blocks)| Frame::ReadAsk { id, blocks }),
         (any::<u64>(), yes(), piece())
@@ -262,7 +262,7 @@ fn state_frame() -> impl Strategy<Value = Frame> {
         any::<u64>().prop_map(|token| Frame::SyncStart { token }),
         lineage().prop_map(|lineage| Frame::SyncDone { lineage: Box::new(lineage) }),
         any::<bool>().prop_map(|paused| Frame::PauseSync { paused }),
-        (role(), any::<u64>()).prop_map(|(role, epoch)| {
+        (role(), 0..=EPOCH_MAX).prop_map(|(role, epoch)| {
             let epoch = Epoch(epoch);
             Frame::RoleChange { role, epoch }
         }),

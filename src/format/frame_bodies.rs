@@ -7,11 +7,11 @@ use zerocopy::little_endian::{U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::frame::{DiskState, Frame, PeerState, Protocol, Role};
-use super::lineage::Lineage;
+use super::lineage::{Generation, Lineage};
 use super::records::{
     GenerationRecord, LineageRecord, SlotRecord, SyncTargetRecord, data_number, data_state, flag,
 };
-use crate::limits::DEVICE_BLOCKS_MAX;
+use crate::limits::{DEVICE_BLOCKS_MAX, EPOCH_MAX};
 use crate::units::{BootId, Epoch, NodeId, ResourceId};
 
 /// Bytes of one generation of a `SyncDone`.
@@ -93,7 +93,12 @@ pub(super) fn digests(body: &[u8]) -> Box<[[u8; 32]]> {
 pub(super) fn lineage(body: &[u8]) -> Option<Lineage> {
     let records = <[GenerationRecord]>::ref_from_bytes(body).ok()?;
     let generations = records.iter().map(GenerationRecord::read).collect::<Option<_>>()?;
-    Some(Lineage::new(generations))
+    Some(Lineage::new(generations)).filter(|lineage| are_near(lineage.generations()))
+}
+
+/// Whether no generation is of an epoch that a peer may not name.
+fn are_near<'a>(generations: impl IntoIterator<Item = &'a Generation>) -> bool {
+    generations.into_iter().all(|generation| generation.epoch.0 <= EPOCH_MAX)
 }
 
 /// The state of a node, or the name of the field that breaks a rule.
@@ -104,7 +109,7 @@ pub(super) fn state(body: &[u8]) -> Result<PeerState, &'static str> {
     if bits & !(REBOOTED | WAS_PRIMARY | DISCARD_MY_DATA) != 0 {
         return Err("bits");
     }
-    Ok(PeerState {
+    let state = PeerState {
         resource: ResourceId(record.resource.get()),
         node: NodeId(record.node),
         device_blocks: block_count(record.device_blocks).ok_or("device_blocks")?,
@@ -121,7 +126,11 @@ pub(super) fn state(body: &[u8]) -> Result<PeerState, &'static str> {
         sync_target: record.sync_target.read(present).ok_or("sync_target")?,
         slot: record.slot.read().ok_or("slot")?,
         marked_blocks: block_count(record.marked_blocks).ok_or("marked_blocks")?,
-    })
+    };
+    let target = state.sync_target.as_ref().map(|target| &target.generation);
+    let others = target.into_iter().chain(&state.slot.base);
+    let near = are_near(state.lineage.generations().iter().chain(others));
+    if near && state.epoch.0 <= EPOCH_MAX { Ok(state) } else { Err("epoch") }
 }
 
 /// A number of blocks that some device can have.

@@ -11,7 +11,7 @@ use super::frame_bodies::append;
 use super::frame_fields::Fields;
 use super::frame_kinds::{DIGEST_BYTES, Kind, Tail, WORD_BYTES};
 use super::{LINK_VERSION, LINK_VERSION_MIN, checksum};
-use crate::limits::DEVICE_BLOCKS_MAX;
+use crate::limits::{DEVICE_BLOCKS_MAX, EPOCH_MAX};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Session};
 
 /// Bytes of a frame's header.
@@ -200,6 +200,7 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
     header.check_length()?;
     let rules = [
         (record.reserved == [0; 4], "reserved"),
+        (header.tag.epoch.0 <= EPOCH_MAX, "epoch"),
         (header.tag.session.0 != 0, "session"),
         (header.tag.number != 0, "number"),
         (header.tail_bytes != 0 || header.tail_sum == 0, "tail_sum"),

@@ -8,6 +8,7 @@ use super::frame::{ByeReason, Frame};
 use super::frame_bodies::{digests, disk, disk_number, lineage, role, role_number, state, words};
 use super::frame_kinds::{Kind, flags};
 use super::lineage::Generation;
+use crate::limits::{EPOCH_MAX, SEQUENCE_MAX};
 use crate::units::{Blocks, Epoch, NodeId, Sequence};
 
 /// What the header says besides the tag and what follows it.
@@ -29,6 +30,7 @@ impl Fields {
     /// looked at.
     #[rustfmt::skip]
     pub(super) fn frame(&self, body: &[u8]) -> Result<Frame, &'static str> {
+        self.check_counters()?;
         let (blocks, yes) = (self.blocks(), self.yes());
         let (fua, discard) = (self.flags & flags::FUA != 0, self.flags & flags::DISCARD != 0);
         let (id, second) = (self.args[0], self.args[1]);
@@ -71,6 +73,39 @@ impl Fields {
             Kind::WriteFailed => Frame::WriteFailed { sequence },
             Kind::Ping => Frame::Ping { number: id, echo: second },
         })
+    }
+
+    /// Counters that the receiver goes on from are far from the end of their numbers.
+    fn check_counters(&self) -> Result<(), &'static str> {
+        let [first, second, ..] = self.args;
+        match self.kind {
+            Kind::Write | Kind::Zero if second > SEQUENCE_MAX => Err("after"),
+            Kind::Received | Kind::Written if second > SEQUENCE_MAX => Err("last"),
+            Kind::Write
+            | Kind::Zero
+            | Kind::Barrier
+            | Kind::ResyncData
+            | Kind::ResyncZero
+            | Kind::ResyncHash
+            | Kind::HashAnswer
+            | Kind::Stable
+            | Kind::WriteFailed
+                if first > SEQUENCE_MAX =>
+            {
+                Err("sequence")
+            }
+            Kind::PromoteAsk
+            | Kind::PromoteAnswer
+            | Kind::RoleChange
+            | Kind::GenerationBegin
+            | Kind::GenerationHeld
+            | Kind::EmptyAsk
+                if first > EPOCH_MAX =>
+            {
+                Err("epoch")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The blocks that the frame names, if its kind names any.

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::lineage::{Generation, Lineage};
 use super::superblock::{Bond, DataState, PeerSlot, SyncTarget};
-use crate::limits::LINEAGE_ENTRIES;
+use crate::limits::{EPOCH_STORED_MAX, LINEAGE_ENTRIES};
 use crate::units::{Epoch, NodeId};
 
 /// A [`Generation`]; all zero stands for none.
@@ -35,9 +35,11 @@ impl GenerationRecord {
         }
     }
 
-    /// The generation; none if a rule is broken: a zero id, or reserved bytes in use.
+    /// The generation; none if a rule is broken: a zero id, an epoch without end, or reserved bytes
+    /// in use.
     pub(super) fn read(&self) -> Option<Generation> {
-        let valid = self.id.get() != 0 && self.reserved == [0; 7];
+        let bounded = self.epoch.get() <= EPOCH_STORED_MAX;
+        let valid = bounded && self.id.get() != 0 && self.reserved == [0; 7];
         valid.then(|| Generation {
             epoch: Epoch(self.epoch.get()),
             id: self.id.get(),

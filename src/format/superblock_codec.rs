@@ -16,7 +16,7 @@ use super::records::{
 };
 use super::superblock::{Geometry, Superblock};
 use super::{DISK_VERSION, RECORD_BYTES, checksum};
-use crate::limits::{EXTENT_BLOCKS, PEER_SLOTS_MAX};
+use crate::limits::{EPOCH_STORED_MAX, EXTENT_BLOCKS, PEER_SLOTS_MAX};
 use crate::units::{AreaId, BLOCK_BYTES, BootId, Epoch, NodeId, ResourceId, RunId};
 
 const MAGIC: [u8; 8] = *b"TWINBLKS";
@@ -220,6 +220,7 @@ impl SuperblockRecord {
             (self.extent_bytes.get() == EXTENT_SIZE, "extent_bytes"),
             (self.resource.get() != 0, "resource"),
             (self.flags & !FLAGS == 0, "flags"),
+            (self.epoch.get() <= EPOCH_STORED_MAX, "epoch"),
             (self.reserved == [0; 6] && is_zero(&self.reserved_tail), "reserved"),
         ];
         rules.iter().find(|(holds, _)| !holds).map(|(_, field)| *field)

@@ -8,7 +8,7 @@
 use super::inbox::Inbox;
 use super::options::Path;
 use super::outbox::Outbox;
-use crate::buffer::Pool;
+use crate::buffer::{Account, Pool, Purpose};
 use crate::ring::{Completion, Errno, Lane, Op, Ring, SocketId};
 
 const GENERATION_BITS: u32 = 28;
@@ -115,6 +115,11 @@ impl Conns {
         Self { lane, places: Vec::new(), places_max, buffer_bytes, generation: 0 }
     }
 
+    /// On which payloads of peers are taken.
+    pub(super) const fn account(&self) -> Account {
+        Purpose::Peer.of(self.lane.owner())
+    }
+
     /// Begins to connect; none if all places are taken.
     pub(super) fn dial<R: Ring>(
         &mut self,
@@ -135,7 +140,7 @@ impl Conns {
         pool: &mut Pool,
         socket: SocketId,
     ) -> Option<ConnId> {
-        let Some(inbox) = Inbox::new(pool, self.buffer_bytes) else {
+        let Some(inbox) = Inbox::new(pool, self.account(), self.buffer_bytes) else {
             self.close_unknown(ring, pool, socket);
             return None;
         };
@@ -250,7 +255,7 @@ impl Conns {
         pool: &mut Pool,
         completion: Completion,
     ) -> Option<(ConnId, Event)> {
-        let buffer_bytes = self.buffer_bytes;
+        let (account, buffer_bytes) = (self.account(), self.buffer_bytes);
         let (_, _, local) = completion.token.split();
         let (id, operation) = ConnId::split(local)?;
         let conn = self.find(id)?;
@@ -279,7 +284,7 @@ impl Conns {
         }
         let event = match (operation, result) {
             (Operation::Connect, Ok(_)) => {
-                conn.inbox = Inbox::new(pool, buffer_bytes);
+                conn.inbox = Inbox::new(pool, account, buffer_bytes);
                 Event::Connected
             }
             (Operation::Connect, Err(errno)) => Event::NotConnected(errno),

@@ -2,7 +2,7 @@
 //! checks that make a frame worth believing. Must never pass on a frame that failed one.
 
 use super::options::{DIRECT_BYTES, RECEIVE_BYTES};
-use crate::buffer::{Payload, Pool, Purpose, Span};
+use crate::buffer::{Account, Payload, Pool, Purpose, Span};
 use crate::format::checksum;
 use crate::format::frame::{BODY_BYTES_MAX, Channel, Frame, HEADER_BYTES, Header, decode_header};
 use crate::format::hello::{self, Flaw};
@@ -38,6 +38,8 @@ struct Filling {
 /// The receiving side of one connection.
 #[derive(Debug)]
 pub(super) struct Inbox {
+    /// For payloads.
+    account: Account,
     buffer: Payload,
     size: u32,
     /// Bytes of the buffer that arrived and were not looked at.
@@ -51,11 +53,20 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// An empty one, if there is memory.
-    pub(super) fn new(pool: &mut Pool, bytes: usize) -> Option<Self> {
+    /// An empty one with a buffer of `bytes`, if there is memory; payloads are taken on `account`.
+    pub(super) fn new(pool: &mut Pool, account: Account, bytes: usize) -> Option<Self> {
         let buffer = pool.take(Purpose::Fixed, bytes)?;
         let size = u32::try_from(bytes).ok()?;
-        Some(Self { buffer, size, start: 0, end: 0, direct: false, filling: None, number: 1 })
+        Some(Self {
+            account,
+            buffer,
+            size,
+            start: 0,
+            end: 0,
+            direct: false,
+            filling: None,
+            number: 1,
+        })
     }
 
     /// Gives its memory back.
@@ -181,7 +192,7 @@ impl Inbox {
             return Ok(Found::Nothing);
         };
         if filling.payload.is_none() {
-            filling.payload = pool.take(Purpose::Peer, filling.need as usize);
+            filling.payload = pool.take(self.account, filling.need as usize);
         }
         let Some(payload) = &filling.payload else {
             return Ok(Found::NoRoom(filling.need));

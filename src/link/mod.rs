@@ -150,9 +150,14 @@ impl Link {
 
     /// Goes on receiving where there was no room for a payload. Call each turn.
     pub fn resume<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool, out: &mut Vec<Input>) {
-        if self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool)) {
+        if self.can_resume(pool) {
             self.read_session(&mut Turn { ring, pool, out });
         }
+    }
+
+    fn can_resume(&self, pool: &Pool) -> bool {
+        let account = self.conns.account();
+        self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool, account))
     }
 
     /// Does what is due by now: heartbeats, time limits, dialling.
@@ -167,7 +172,7 @@ impl Link {
     /// payloads comes free without a completion of the link's own, by [`resume`](Self::resume).
     #[must_use]
     pub fn deadline(&self, pool: &Pool) -> Nanos {
-        if self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool)) {
+        if self.can_resume(pool) {
             return Nanos(0);
         }
         let attempts = self.dialled.iter().chain(&self.accepted).map(|attempt| attempt.until);

@@ -79,6 +79,11 @@ impl Owed {
         if self.any() { self.moved_at + progress_timeout } else { Nanos::NEVER }
     }
 
+    /// When something was first owed, or an answer last came.
+    pub(super) const fn moved_at(&self) -> Nanos {
+        self.moved_at
+    }
+
     fn any(&self) -> bool {
         self.writes > 0 || self.answers > 0 || self.barrier.is_some()
     }

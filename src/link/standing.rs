@@ -7,7 +7,7 @@ use super::options::{LEAVE_LIMIT, LinkOptions, QUEUE_BYTES_MAX};
 use super::owed::Owed;
 use super::pulse::Pulse;
 use super::{Link, Outgoing, Turn};
-use crate::buffer::{Payload, Pool, Purpose, Span};
+use crate::buffer::{Account, Payload, Pool, Span};
 use crate::format::checksum;
 use crate::format::frame::{Channel, Frame, Tag, encode};
 use crate::replica::event::{Input, Part};
@@ -102,8 +102,8 @@ impl Standing {
     }
 
     /// Whether reading can go on that had to stop for want of room.
-    pub(super) fn can_resume(&self, pool: &Pool) -> bool {
-        self.starved_bytes > 0 && pool.has_room(Purpose::Peer, self.starved_bytes)
+    pub(super) fn can_resume(&self, pool: &Pool, account: Account) -> bool {
+        self.starved_bytes > 0 && pool.has_room(account, self.starved_bytes)
     }
 
     /// What was queued was given to the ring. `unsent`: some of the data is still there.
@@ -124,7 +124,10 @@ impl Standing {
 
     fn stalled_at(&self, options: &LinkOptions) -> Nanos {
         let limit = options.timing.progress_timeout;
-        let unsent = self.unsent_since.map_or(Nanos::NEVER, |since| since + limit);
+        // A gather may take a slow network longer than the limit: answers to what went before it
+        // or to its beginning say that bytes arrive.
+        let moved = |since: Nanos| since.max(self.owed.moved_at());
+        let unsent = self.unsent_since.map_or(Nanos::NEVER, |since| moved(since) + limit);
         self.owed.deadline(limit).min(unsent)
     }
 

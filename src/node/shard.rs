@@ -25,6 +25,8 @@ pub struct Shard<R: Ring> {
     resources: Vec<Resource>,
     completions: Vec<Completion>,
     arrivals: Vec<Arrival>,
+    /// The resource that goes on first in the next turn.
+    first: usize,
     /// Something came that was no completion: the next turn must not wait.
     eager: bool,
 }
@@ -41,6 +43,7 @@ impl<R: Ring> Shard<R> {
             resources: resources.collect(),
             completions: Vec::new(),
             arrivals: Vec::new(),
+            first: 0,
             eager: true,
         }
     }
@@ -77,7 +80,8 @@ impl<R: Ring> Shard<R> {
             self.doorman.on_time(&mut self.ring, &mut self.pool);
         }
         let mut budget_bytes = TURN_WORK_BYTES;
-        for resource in &mut self.resources {
+        for index in rotated(&mut self.first, self.resources.len()) {
+            let resource = &mut self.resources[index];
             let mut around = Around { ring: &mut self.ring, pool: &mut self.pool, site };
             resource.go_on(&mut around, &mut budget_bytes);
             resource.flush(&mut self.ring, &mut self.pool);
@@ -201,5 +205,28 @@ impl<R: Ring> Shard<R> {
     pub fn find(&self, name: &str) -> Option<ResourceIndex> {
         let place = self.resources.iter().position(|resource| resource.resource_name() == name)?;
         u16::try_from(place).ok().map(ResourceIndex)
+    }
+}
+
+/// All of `count`, each time beginning with another one: what a turn may look through, and memory
+/// that came free, goes to whoever is first.
+fn rotated(first: &mut usize, count: usize) -> impl Iterator<Item = usize> + use<> {
+    let from = if *first < count { *first } else { 0 };
+    *first = from + 1;
+    (from..count).chain(0..from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rotated;
+
+    #[test]
+    fn each_resource_is_first_in_turn() {
+        let mut first = 0;
+        let mut turn = || rotated(&mut first, 3).collect::<Vec<_>>();
+        for expected in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]] {
+            assert_eq!(turn(), expected);
+        }
+        assert_eq!(rotated(&mut first, 0).count(), 0);
     }
 }

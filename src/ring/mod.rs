@@ -58,6 +58,12 @@ impl Lane {
         Self((part as u64) << 56 | (owner as u64) << 40)
     }
 
+    /// Which instance of the part it is.
+    #[must_use]
+    pub const fn owner(self) -> u16 {
+        Token(self.0).split().1
+    }
+
     /// The token of the part's own number `local`, below 2^40.
     #[must_use]
     pub const fn token(self, local: u64) -> Token {

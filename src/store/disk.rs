@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::inspect::{Inspector, Look, Question};
 use super::metadata::{Job, Kind, Metadata, kind_of};
 use super::task::{Ended, Failure, Task, error_of};
-use crate::buffer::{Pool, Purpose};
+use crate::buffer::{Account, Pool, Purpose};
 use crate::format::bitmap::{self, PageAddress};
 use crate::format::extent_log::{self, LogIdentity, LogTransaction};
 use crate::format::superblock::{self, SUPERBLOCK_COPIES, Superblock};
@@ -33,13 +33,15 @@ pub struct Place {
 pub struct Disk {
     lane: Lane,
     place: Place,
+    /// The copy of the superblock that is written first.
+    first_copy: usize,
     /// What its metadata records must carry.
     log: LogIdentity,
     metadata: Metadata,
     tasks: Vec<Task>,
     vacant: Vec<u32>,
-    /// Reads that wait for memory.
-    waiting: VecDeque<Look>,
+    /// Reads that wait for memory: the urgent ones, and those of resync and verify.
+    waiting: [VecDeque<Look>; 2],
     inspector: Inspector,
     /// Answers that needed no operation; handed over by the next `resume`.
     answered: Vec<Input>,
@@ -55,16 +57,24 @@ impl Disk {
         Self {
             lane,
             place,
+            first_copy: 0,
             log: LogIdentity::of(superblock),
             metadata: Metadata::new(lane, place),
             tasks: Vec::new(),
             vacant: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: [const { VecDeque::new() }; 2],
             inspector: Inspector::new(),
             answered: Vec::new(),
             failed: None,
             failure: None,
         }
+    }
+
+    /// The same disk, of whose superblock this copy is not usable, or the older one. It is written
+    /// first each time: a write cut short must not meet the only good one.
+    #[must_use]
+    pub fn with_stale_copy(self, copy: usize) -> Self {
+        Self { first_copy: copy, ..self }
     }
 
     /// Carries out `Load`, `Fetch`, `Digest`, `Store`, `Zero` or `Sync`; gives back any other
@@ -111,7 +121,8 @@ impl Disk {
     ) {
         let mut draft = self.metadata.draft();
         let bytes = superblock::encode(superblock);
-        for copy in 0..SUPERBLOCK_COPIES {
+        for turn in 0..SUPERBLOCK_COPIES {
+            let copy = (self.first_copy + turn) % SUPERBLOCK_COPIES;
             let span = draft.block(pool, self.log.geometry.superblock_offset(copy));
             pool.bytes_mut(span).copy_from_slice(&bytes);
         }
@@ -189,10 +200,9 @@ impl Disk {
     /// Whether [`resume`](Self::resume) could go on right now: the shard must not sleep.
     #[must_use]
     pub fn has_work(&self, pool: &Pool) -> bool {
-        let has_room = |look: &Look| pool.has_room(Purpose::Background, look.bytes());
-        !self.answered.is_empty()
-            || !self.inspector.is_idle()
-            || self.waiting.front().is_some_and(has_room)
+        let has_room = |look: &Look| pool.has_room(self.account(look), look.bytes());
+        let mut first = self.waiting.iter().filter_map(VecDeque::front);
+        !self.answered.is_empty() || !self.inspector.is_idle() || first.any(has_room)
     }
 
     /// Whether nothing is under way and nothing waits: all that was asked has been answered, and
@@ -201,7 +211,7 @@ impl Disk {
     pub fn is_idle(&self) -> bool {
         self.vacant.len() == self.tasks.len()
             && self.metadata.is_idle()
-            && self.waiting.is_empty()
+            && self.waiting.iter().all(VecDeque::is_empty)
             && self.inspector.is_idle()
             && self.answered.is_empty()
     }
@@ -228,21 +238,27 @@ impl Disk {
 
     fn look(&mut self, look: Look) {
         if self.holds(look.blocks) && look.blocks.count <= PIECE_BLOCKS {
-            self.waiting.push_back(look);
+            self.waiting[usize::from(look.purpose() != Purpose::Urgent)].push_back(look);
         } else {
             self.answered.push(look.failed(DiskError::Io));
         }
     }
 
-    /// Begins the reads for which there is memory, in the order they were asked for.
+    /// Begins the reads for which there is memory, urgent ones first, each kind in the order they
+    /// were asked for.
     fn read_waiting<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool) {
-        while let Some(look) = self.waiting.front().copied() {
-            let Some(payload) = pool.take(Purpose::Background, look.bytes()) else {
-                return;
-            };
-            self.waiting.pop_front();
-            self.begin(ring, pool, Task::Look { look, payload });
+        for line in 0..self.waiting.len() {
+            while let Some(look) = self.waiting[line].front().copied()
+                && let Some(payload) = pool.take(self.account(&look), look.bytes())
+            {
+                self.waiting[line].pop_front();
+                self.begin(ring, pool, Task::Look { look, payload });
+            }
         }
+    }
+
+    const fn account(&self, look: &Look) -> Account {
+        look.purpose().of(self.lane.owner())
     }
 
     /// Submits the operation of a task and holds its slot until the completion.

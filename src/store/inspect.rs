@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::buffer::{Payload, PayloadRef, Pool, Span};
+use crate::buffer::{Payload, PayloadRef, Pool, Purpose, Span};
 use crate::replica::event::{DiskError, Fetched, Input, IoId, Want};
 use crate::units::{BLOCK_BYTES, Blocks};
 
@@ -40,6 +40,14 @@ impl Look {
 
     pub(super) fn length(&self) -> u32 {
         u32::try_from(self.blocks.length_bytes()).expect("at most a piece")
+    }
+
+    /// Whose memory it takes: blocks of which nothing else is asked are those someone waits for.
+    pub(super) const fn purpose(&self) -> Purpose {
+        match self.question {
+            Question::Whole(Want { scan: false, hash: false }) => Purpose::Urgent,
+            _ => Purpose::Background,
+        }
     }
 
     /// The answer if it cannot be read.

@@ -161,6 +161,8 @@ pub struct Opening {
 
 /// What is read once the superblock is known.
 struct Contents {
+    /// The copy of the superblock that was not chosen.
+    stale: usize,
     superblock: Superblock,
     /// Where the metadata area begins in its file.
     start: u64,
@@ -172,7 +174,7 @@ impl Contents {
     fn new(superblock: Superblock, start: u64) -> Self {
         let blocks = superblock.geometry.log_ring_blocks();
         let log = (0..blocks).map(|_| Err(LogBlockError::Unreadable)).collect();
-        Self { start, log, pages: Pages::new(&superblock), superblock }
+        Self { stale: 0, start, log, pages: Pages::new(&superblock), superblock }
     }
 
     /// Everything between the two superblocks.
@@ -380,6 +382,7 @@ impl Opening {
                 first.serial, second.serial
             )));
         }
+        let stale = stale_copy(&copies);
         let [copy0, copy1] = copies;
         let superblock = superblock::choose(copy0, copy1).map_err(|why| Refused {
             why: self.sentence(&why.to_string()),
@@ -388,7 +391,7 @@ impl Opening {
         self.check(&superblock)?;
         let start = self.files.metadata_offset(&superblock.geometry);
         let start = start.ok_or_else(|| self.too_small(&superblock.geometry))?;
-        Ok(Contents::new(superblock, start))
+        Ok(Contents { stale, ..Contents::new(superblock, start) })
     }
 
     fn check(&self, found: &Superblock) -> Result<(), Refused> {
@@ -412,7 +415,7 @@ impl Opening {
     }
 
     fn finish(&mut self, contents: Contents) -> Opened {
-        let Contents { superblock, start, log, pages } = contents;
+        let Contents { stale, superblock, start, log, pages } = contents;
         let log = extent_log::recover(&log, superblock.geometry.log_extents);
         if matches!(log, LogImage::Unreadable { .. }) {
             let text = "the activity log is not usable, so every extent counts as hot";
@@ -423,7 +426,7 @@ impl Opening {
         self.notes.extend(damage);
         let place =
             Place { data: self.files.data, metadata: self.files.metadata, metadata_offset: start };
-        let disk = Disk::new(self.lane, place, &superblock);
+        let disk = Disk::new(self.lane, place, &superblock).with_stale_copy(stale);
         let Expected { boot, run, .. } = self.expected;
         let image = DiskImage { superblock, bitmaps, bad_pages, log, boot, run };
         Opened { image: Box::new(image), disk, notes: std::mem::take(&mut self.notes) }
@@ -453,4 +456,13 @@ impl Opening {
             None => format!("metadata in {metadata_path}: {text}"),
         }
     }
+}
+
+/// The copy that is not chosen: bad, or the older one.
+fn stale_copy(copies: &[Result<Superblock, SuperblockError>; 2]) -> usize {
+    let first = match copies {
+        [Ok(first), Ok(second)] => first.serial <= second.serial,
+        [first, _] => first.is_err(),
+    };
+    usize::from(!first)
 }

@@ -4,7 +4,7 @@
 use twinblk_nbd::{Checked, Operation};
 
 use super::{Desk, Incoming, Next, Pending, Session, range_of};
-use crate::buffer::{Pool, Purpose};
+use crate::buffer::Pool;
 use crate::export::spread;
 use crate::limits::{CLIENT_BYTES_MAX, CLIENT_REQUESTS_MAX, EXPORT_REQUESTS_MAX};
 use crate::replica::event::{Input, Pieces, Request};
@@ -58,7 +58,7 @@ impl Session {
             return Ok((None, 0));
         }
         let Some(pieces) = self.take_slots(desk.pool, range) else {
-            let join = || desk.pool.join_line(Purpose::Client);
+            let join = || desk.pool.join_line(self.account);
             self.ticket.get_or_insert_with(join);
             return Err(Next::Line);
         };
@@ -70,10 +70,10 @@ impl Session {
     /// Takes slots if there are any and it is this client's turn.
     fn take_slots(&self, pool: &mut Pool, range: Bytes) -> Option<Pieces> {
         let turn = match &self.ticket {
-            Some(ticket) => pool.is_first(Purpose::Client, ticket),
-            None => !pool.has_line(Purpose::Client),
+            Some(ticket) => pool.is_first(self.account, ticket),
+            None => !pool.has_line_of(self.account),
         };
-        if turn { spread::take(pool, range) } else { None }
+        if turn { spread::take(pool, self.account, range) } else { None }
     }
 
     /// Hands a request to the core.

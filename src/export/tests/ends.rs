@@ -181,7 +181,8 @@ fn answers_to_requests_nobody_made_are_dropped() {
     let it = world.join(true);
     world.rest();
     for id in [0, u64::MAX, 1 << 16, (1 << 16) | 5] {
-        let pieces = spread::take(&mut world.pool, Bytes::new(0, 4096)).unwrap();
+        let pieces =
+            spread::take(&mut world.pool, Purpose::Client.of(1), Bytes::new(0, 4096)).unwrap();
         let reply = Reply::Data(pieces);
         world.export.reply(&mut world.ring, &mut world.pool, RequestId(id), reply);
     }

@@ -173,7 +173,8 @@ fn memory_that_others_of_the_shard_give_back_wakes_who_waits_for_it() {
     let mut world = World::new(8 * MIB, 2 * MIB);
     let it = world.join(true);
     let range = Bytes::new(0, MIB as u64);
-    let others = [(); 2].map(|()| spread::take(&mut world.pool, range).unwrap());
+    let others =
+        [(); 2].map(|()| spread::take(&mut world.pool, Purpose::Client.of(1), range).unwrap());
     let read = world.read(it, 100, MIB);
     world.rest();
     for (left, pieces) in (0..2).rev().zip(others) {
@@ -185,6 +186,24 @@ fn memory_that_others_of_the_shard_give_back_wakes_who_waits_for_it() {
     assert_eq!(world.export.deadline(&world.pool), Nanos::NEVER);
     world.rest();
     assert_eq!(world.answer(it, read), Some(Ok(())));
+}
+
+/// G22: what another resource of the shard holds for ever, and waits for, stops nobody here.
+#[test]
+fn a_resource_that_never_answers_does_not_stop_the_others() {
+    let mut world = World::new(8 * MIB, 2 * MIB);
+    let stuck = Purpose::Client.of(9);
+    let held = [(); 2].map(|()| world.pool.take(stuck, MIB).expect("room"));
+    let ticket = world.pool.join_line(stuck);
+    let visitors = [(); 2].map(|()| world.join(true));
+    for it in visitors {
+        let reads = [4096, 4 * MIB, MIB].map(|bytes| world.read(it, 0, bytes));
+        world.rest();
+        assert!(reads.iter().all(|read| world.answer(it, *read) == Some(Ok(()))));
+    }
+    assert_eq!(world.pool.used_bytes(Purpose::Client), 2 * MIB);
+    world.pool.leave_line(stuck, ticket);
+    held.into_iter().for_each(|payload| world.pool.release(payload));
 }
 
 #[test]

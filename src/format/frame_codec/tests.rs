@@ -6,7 +6,9 @@ use proptest::strategy::ValueTree;
 use super::*;
 use crate::format::arbitrary;
 use crate::format::frame::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use crate::units::Sequence;
+use crate::format::lineage::{Generation, Lineage};
+use crate::limits::SEQUENCE_MAX;
+use crate::units::{NodeId, Sequence};
 
 const SUM_AT: usize = 8;
 const TAG: Tag = Tag { epoch: Epoch(3), session: Session(5), number: 7 };
@@ -115,6 +117,42 @@ fn fields_out_of_bounds_are_named() {
     let answer = Frame::VerifyAnswer { id: 1, blocks, differing: Some([7].into()) };
     assert_eq!(forged(&answer, 80, &[8]), field(Kind::VerifyAnswer, "differing"));
     assert!(forged(&answer, 80, &[1]).is_ok(), "the forger itself works");
+}
+
+/// No number of a peer may bring a counter near the end of its 64 bits.
+#[test]
+fn epochs_and_sequences_are_bounded() {
+    let field = |kind, field| Err(FrameError::Field { kind, field });
+    let (epoch, sequence) = ((EPOCH_MAX + 1).to_le_bytes(), (SEQUENCE_MAX + 1).to_le_bytes());
+    assert_eq!(forged(&Frame::Met, 24, &epoch), field(Kind::Met, "epoch"));
+    assert_eq!(forged(&write(1), 48, &sequence), field(Kind::Write, "sequence"));
+    assert_eq!(forged(&write(1), 56, &sequence), field(Kind::Write, "after"));
+    let run = Frame::Written { first: Sequence(1), last: Sequence(4) };
+    assert_eq!(forged(&run, 56, &[0xFF; 8]), field(Kind::Written, "last"));
+    let barrier = Frame::Barrier { sequence: Sequence(1) };
+    assert_eq!(forged(&barrier, 48, &[0xFF; 8]), field(Kind::Barrier, "sequence"));
+    let ask = Frame::PromoteAsk { epoch: Epoch(1) };
+    assert_eq!(forged(&ask, 48, &epoch), field(Kind::PromoteAsk, "epoch"));
+    assert!(forged(&ask, 48, &EPOCH_MAX.to_le_bytes()).is_ok(), "the forger itself works");
+}
+
+#[test]
+fn epochs_in_bodies_are_bounded() {
+    let epoch = (EPOCH_MAX + 1).to_le_bytes();
+    let generation = Generation { epoch: Epoch(1), id: 2, node: NodeId(0) };
+    let lineage = Lineage::new(std::vec![generation]);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut state = arbitrary::peer_state().new_tree(&mut runner).unwrap().current();
+    state.lineage = lineage.clone();
+    let (state, done) =
+        (Frame::State(Box::new(state)), Frame::SyncDone { lineage: lineage.into() });
+    for at in [40, 152] {
+        let refused = Err(FrameError::Field { kind: Kind::State, field: "epoch" });
+        assert_eq!(forged(&state, HEADER_BYTES + at, &epoch), refused, "at {at}");
+    }
+    let refused = Err(FrameError::Field { kind: Kind::SyncDone, field: "lineage" });
+    assert_eq!(forged(&done, HEADER_BYTES, &epoch), refused);
+    assert!(forged(&done, HEADER_BYTES, &[7]).is_ok(), "the forger itself works");
 }
 
 #[test]

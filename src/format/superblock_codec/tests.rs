@@ -112,7 +112,9 @@ fn a_field_out_of_bounds_is_named() {
     assert_eq!(forged(70, &[0]), invalid("data"));
     assert_eq!(forged(70, &[4]), invalid("data"));
     assert_eq!(forged(71, &[16]), invalid("flags"));
+    assert_eq!(forged(72, &(EPOCH_STORED_MAX + 1).to_le_bytes()), invalid("epoch"));
     assert_eq!(forged(104, &[33]), invalid("lineage"));
+    assert_eq!(forged(144, &(EPOCH_STORED_MAX + 1).to_le_bytes()), invalid("lineage"));
     assert_eq!(forged(104, &[31]), invalid("lineage"));
     assert_eq!(forged(105, &[2]), invalid("sync_target_present"));
     assert_eq!(forged(105, &[0]), invalid("sync_target"));

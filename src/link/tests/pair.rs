@@ -17,7 +17,7 @@ use crate::replica::event::{Input, Part, PeerIndex};
 use crate::ring::{Lane, ListenerId, Ring};
 use crate::units::{BLOCK_BYTES, Blocks, Epoch, Nanos, NodeId, Sequence, Session};
 
-const LINK: Lane = Lane::new(3, 1);
+pub(super) const LINK: Lane = Lane::new(3, 1);
 const DOOR: Lane = Lane::new(4, 0);
 
 pub(super) const fn seconds(count: u64) -> Nanos {

@@ -424,10 +424,11 @@ fn a_turn_looks_at_no_more_than_its_budget() {
 #[test]
 fn fetches_wait_for_memory_in_their_order() {
     let mut bench = Bench::new();
+    let want = Want { scan: true, hash: false };
     // The budget is 512 KiB.
     for io in 0..4 {
         let blocks = Blocks::new(io * 64, 64);
-        bench.ask(Output::Fetch { io: IoId(io), blocks, want: Want::default() });
+        bench.ask(Output::Fetch { io: IoId(io), blocks, want });
     }
     bench.ask(Output::Digest { io: IoId(4), blocks: Blocks::new(0, 1) });
     assert_eq!(bench.ring.pending().len(), 2);
@@ -448,6 +449,36 @@ fn fetches_wait_for_memory_in_their_order() {
     let inputs = bench.settle();
     assert!(matches!(inputs[..], [Input::Digested { io: IoId(4), .. }]), "{inputs:?}");
     assert!(bench.disk.is_idle());
+}
+
+/// Edges of a client's unaligned writes, and reads for a peer, do not queue behind a resync.
+#[test]
+fn reads_that_someone_waits_for_pass_those_of_a_resync() {
+    let mut bench = Bench::new();
+    let want = Want { scan: true, hash: false };
+    for io in 0..4 {
+        bench.ask(Output::Fetch { io: IoId(io), blocks: Blocks::new(io * 64, 64), want });
+    }
+    assert_eq!(bench.ring.pending().len(), 2, "the budget is used up");
+    bench.ask(Output::Fetch { io: IoId(9), blocks: Blocks::new(5, 1), want: Want::default() });
+    assert_eq!(bench.ring.pending().len(), 3);
+    bench.end(2);
+    let inputs = std::mem::take(&mut bench.inputs);
+    let [Input::Fetched { io: IoId(9), result: Ok(_) }] = &inputs[..] else { panic!("{inputs:?}") };
+}
+
+/// G22: a disk that hangs with all of the budget.
+#[test]
+fn a_disk_that_holds_nothing_reads_although_another_holds_all() {
+    let mut bench = Bench::new();
+    let stuck = Purpose::Background.of(1);
+    let held = [(); 2].map(|()| bench.pool.take(stuck, 256 << 10).expect("room"));
+    for io in 0..3 {
+        bench.ask(Output::Digest { io: IoId(io), blocks: Blocks::new(0, 4) });
+    }
+    assert_eq!(bench.ring.pending().len(), 1);
+    assert_eq!(bench.settle().len(), 3, "one after the other");
+    held.into_iter().for_each(|payload| bench.pool.release(payload));
 }
 
 #[test]

@@ -181,6 +181,33 @@ fn a_superblock_torn_at_any_sector_falls_back_to_the_other_copy() {
     }
 }
 
+/// A change that is cut short must not leave two bad copies where one was good: the bad or older
+/// one is written first.
+#[test]
+fn the_copy_that_was_not_chosen_is_written_first() {
+    for internal in [false, true] {
+        for stale in [0, 1] {
+            for bad in [false, true] {
+                let mut bench = Bench::new(internal);
+                let old = bench.superblock.clone();
+                let new = Superblock { serial: old.serial + 1, ..old.clone() };
+                bench.put_copy(1 - stale, &new);
+                let offset = old.geometry.superblock_offset(stale);
+                if bad {
+                    bench.flip(offset + 99);
+                }
+                let mut opened = bench.open().expect("one copy is whole");
+                assert_eq!(opened.image.superblock, new);
+                let (ring, pool) = (&mut bench.ring, &mut bench.pool);
+                opened.disk.persist_superblock(ring, pool, PersistId(1), &new);
+                let pending = ring.pending();
+                let [Act::Write { offset: at, .. }] = pending[..] else { panic!("{pending:?}") };
+                assert_eq!(at, bench.start + offset, "internal {internal}, copy {stale}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_flipped_bit_in_one_copy_is_survived_and_in_both_refused() {
     for (internal, copy) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
