@@ -256,12 +256,19 @@ impl Replica {
     }
 
     fn is_current(&self) -> bool {
+        // A peer in reach serves a current copy, and this one was not compared with it.
+        let elsewhere = self.peers.iter().any(|peer| {
+            let serves = peer.disk == Some(DiskState::UpToDate) && !peer.needs_marks_here;
+            peer.phase == Phase::Idle && serves
+        });
         let agreed = |peer: &super::peer::Peer| match peer.phase {
             Phase::Established | Phase::SyncSource | Phase::SourceWaits | Phase::Ahead => true,
             Phase::Idle => peer.needs_marks_here,
             _ => false,
         };
-        self.role == Role::Primary || self.peers.iter().any(agreed) || self.knows_current()
+        self.role == Role::Primary
+            || self.peers.iter().any(agreed)
+            || (self.knows_current() && !elsewhere)
     }
 
     pub(super) fn set_disk(&mut self, disk: DiskState, cause: &str) {

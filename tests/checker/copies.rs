@@ -184,7 +184,8 @@ impl Copies {
             let numbered = self.copies.iter().enumerate();
             numbered.filter(|(other, held)| *other != node && rivals(held))
         };
-        let elsewhere = others().any(|(_, other)| other.current && !other.lost_memory);
+        let keeps = |other: &Copy| other.current && !other.lost_memory && !other.mixed;
+        let elsewhere = others().any(|(_, other)| keeps(other));
         let rival = others().find(|(_, other)| other.serving).map(|(other, _)| other);
         if !forced && let Some(rival) = rival {
             let text = format!("node {rival} serves the same history");
