@@ -21,7 +21,7 @@ def resident_mib(pid):
 
 
 def measure_memory(pair, processes):
-    pair.lay_out({"idle": "C"}, DEVICE_BYTES)
+    pair.lay_out({"idle": "C"}, {"idle": DEVICE_BYTES})
     pair.start(processes)
     pair.serve_empty("idle")
     return {node: resident_mib(pair.daemons[node].pid) for node in NODES}

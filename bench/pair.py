@@ -38,8 +38,8 @@ class Pair:
     def disk(self, node, resource):
         return self.folder / f"{resource}.{node}.disk"
 
-    def lay_out(self, protocols, size_bytes):
-        """One resource for each name in `protocols`, on empty disks of this size."""
+    def lay_out(self, protocols, sizes_bytes):
+        """One resource for each name in `protocols`, on empty disks of the size it has in `sizes_bytes`."""
         secret = self.folder / "secret"
         secret.touch(0o600)
         secret.write_text(secrets.token_hex(16))
@@ -47,7 +47,7 @@ class Pair:
         for node in NODES:
             for resource in protocols:
                 with open(self.disk(node, resource), "xb") as disk:
-                    disk.truncate(size_bytes)
+                    disk.truncate(sizes_bytes[resource])
                 self.on(node, "create", resource)
 
     def config_text(self, secret, protocols):
@@ -116,5 +116,9 @@ class Pair:
 
     def engine(self):
         """The daemon's word on how it does its I/O."""
-        lines = [line for line in self.log("alpha").read_text().splitlines() if "engine" in line]
-        return "io_uring" if any("io_uring engine" in line for line in lines) else "portable"
+        log = self.log("alpha").read_text()
+        return next((name for name in ("io_uring", "portable") if f"{name} engine" in log), "unknown")
+
+    def check_equal(self, resource):
+        """Fails unless both disks hold the same: a fast mirror that is none has no figures."""
+        run("cmp", *(str(self.disk(node, resource)) for node in NODES))

@@ -33,8 +33,14 @@ def eventually(what, look):
 
 def stop_on_signals():
     """Makes a signal to stop an exception, so that all that was started is ended."""
+
+    def stop(number, _):
+        sys.exit(f"bench: stopped by {signal.Signals(number).name}")
+
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+        # nohup has it ignored, and means it.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 class Processes:

@@ -16,6 +16,7 @@ def machine(folder, program):
         "cores": len(os.sched_getaffinity(0)),
         "processor": processor(),
         "kernel": platform.release(),
+        "load_before": f"{os.getloadavg()[0]:.1f} (average of one minute)",
         "file_system": file_system(folder),
         "twinblk": run(program, "--version").strip(),
         "commit": commit(top),
