@@ -238,7 +238,8 @@ impl Copies {
         let mark = self.checker(from).mark();
         let history = self.copies[from].history;
         let copy = &mut self.copies[node];
-        if !copy.serving && !(copy.mixed && copy.mixed_history == history) {
+        let known = copy.mixed && copy.mixed_history == history;
+        if !copy.serving && !known {
             (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
         }
     }
