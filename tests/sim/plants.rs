@@ -85,7 +85,7 @@ pub(crate) static BUGS: [Planted; 23] = [
     planted("forget-hot", Bug::ForgetHot, "G8", &[Kind::Kill]),
     planted("forget-unstable", Bug::ForgetUnstable, "G8", &[Kind::Power]),
     planted("clear-when-sent", Bug::ClearWhenSent, "G8", &[Kind::Kill]),
-    of_roles(planted("no-generation", Bug::NoGeneration, "G13", &[Kind::Cut, Kind::Operator])),
+    of_roles(planted("no-generation", Bug::NoGeneration, "G13", &[Kind::Power, Kind::Operator])),
     planted("barrier-without-sync", Bug::BarrierWithoutSync, "G4", &[Kind::Power]),
     planted("fua-as-plain", Bug::FuaAsPlain, "G4", &[Kind::PowerBoth]),
     planted("flush-here-only", Bug::FlushHereOnly, "G4", &[Kind::Power]),
@@ -109,7 +109,7 @@ pub(crate) static BUGS: [Planted; 23] = [
         "late-old-write",
         Bug::LateOldWrite,
         "G17",
-        &[Kind::SlowDisk, Kind::Reset, Kind::Power],
+        &[Kind::SlowDisk, Kind::Reset, Kind::Kill],
     ),
 ];
 
