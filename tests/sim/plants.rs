@@ -105,12 +105,7 @@ pub(crate) static BUGS: [Planted; 23] = [
     planted("zero-only-here", Bug::ZeroOnlyHere, "G10", &[Kind::None]),
     planted("edge-lost", Bug::EdgeLost, "G5", &[Kind::None]),
     planted("hash-always-equal", Bug::HashAlwaysEqual, "G8", &[Kind::Reset]),
-    planted(
-        "late-old-write",
-        Bug::LateOldWrite,
-        "G17",
-        &[Kind::SlowDisk, Kind::Reset, Kind::Kill],
-    ),
+    planted("late-old-write", Bug::LateOldWrite, "G17", &[Kind::SlowDisk, Kind::Reset, Kind::Kill]),
 ];
 
 /// All plants that can be put into a system, by name.
