@@ -94,6 +94,8 @@ impl Doors {
 
 async fn pause(error: &io::Error) {
     tracing::warn!("cannot accept an NBD client: {error}");
+    // Without descriptors to spare `accept` fails at once, again and again; nothing tells when one
+    // is free. Only this listener's task rests.
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 

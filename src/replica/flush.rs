@@ -82,16 +82,15 @@ impl Replica {
             let Some(flush) = self.flushes.front() else {
                 return;
             };
-            let owing: Vec<usize> = flush.owed.iter().map(|(peer, _)| *peer).collect();
+            let owing: Vec<usize> =
+                if there { Vec::new() } else { flush.owed.iter().map(|(peer, _)| *peer).collect() };
             let recorded = self.saver.is_durable(self.generation_version);
             if !here && !self.syncing {
                 // The sync it waited for went with a disk that is back.
                 self.sync_here();
             }
-            if !there {
-                // A session that came since has not been asked.
-                owing.into_iter().for_each(|peer| self.ask_barrier(peer));
-            }
+            // A session that came since has not been asked.
+            owing.into_iter().for_each(|peer| self.ask_barrier(peer));
             if !here || !there || !recorded || self.flush_hold() {
                 return;
             }

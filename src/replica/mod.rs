@@ -323,7 +323,9 @@ impl Replica {
             self.check_settled(peer);
             self.take_early(peer);
         }
-        self.take_office();
+        if self.promoting.is_some() {
+            self.take_office();
+        }
         self.check_flushes();
         if self.demoting.is_some() {
             self.drain_for_demote();

@@ -267,6 +267,8 @@ impl Attempt<'_> {
                 tracing::info!("{path}: held by {holder}; waiting for it to be freed");
                 told = true;
             }
+            // The kernel has no wait for O_EXCL, and none for flock that can be given up in time.
+            // This runs on a thread of its own.
             std::thread::sleep(RETRY_PAUSE);
         }
     }

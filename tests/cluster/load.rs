@@ -377,6 +377,7 @@ impl Worker {
             let session = if paused { None } else { Session::open(&socket).ok() };
             match session {
                 Some(session) => self.work(session),
+                // A client that dials again; nothing tells it when a server is there.
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         }

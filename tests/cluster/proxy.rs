@@ -134,6 +134,7 @@ fn accept(listener: &TcpListener, target: SocketAddrV4, node: usize, shared: &Ar
         }
         match listener.accept() {
             Ok((from, _)) => connect(&from, target, node, shared),
+            // So that the end of the test is seen: a blocking accept would not return for it.
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOOK_EVERY),
             Err(error) => panic!("the proxy cannot accept: {error}"),
         }

@@ -23,6 +23,7 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, Stri
         match look() {
             Ok(found) => return found,
             Err(seen) if begun.elapsed() > LIMIT => panic!("{what} did not come about: {seen}"),
+            // Between two looks at another process, which tells nobody; the outcome is what is judged.
             Err(_) => std::thread::sleep(Duration::from_millis(15)),
         }
     }
