@@ -96,10 +96,14 @@ impl Site<SystemRing> for Local {
         let known = &self.known[usize::from(resource.0)];
         let (config, replica) = (known.resource.clone(), known.replica.clone());
         let mail = self.mail.clone();
-        std::thread::spawn(move || {
+        let run = move || {
             let result = errand::open_for_shard(&config, &replica, fresh);
             mail.post(Letter::Opened { resource, result });
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("open-disk".to_owned()).spawn(run) {
+            let result = Err(format!("the disk cannot be opened, for want of a thread: {error}"));
+            self.mail.post(Letter::Opened { resource, result });
+        }
     }
 
     fn close_disk(&mut self, ring: &mut SystemRing, _: ResourceIndex, files: Files) {
@@ -113,10 +117,15 @@ impl Site<SystemRing> for Local {
     fn scan_empty(&mut self, resource: ResourceIndex, device_blocks: u64) {
         let replica = self.known[usize::from(resource.0)].replica.clone();
         let mail = self.mail.clone();
-        std::thread::spawn(move || {
+        let run = move || {
             let empty = errand::scan(&replica, device_blocks);
             mail.post(Letter::Scanned { resource, empty });
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("scan-disk".to_owned()).spawn(run) {
+            let name = &self.known[usize::from(resource.0)].name;
+            tracing::warn!(resource = %name, "the disk cannot be looked through: {error}");
+            self.mail.post(Letter::Scanned { resource, empty: None });
+        }
     }
 
     fn answer(&mut self, _: ResourceIndex, id: CommandId, result: Result<String, Refusal>) {

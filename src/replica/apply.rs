@@ -2,6 +2,7 @@
 //! Must never start a write before what its primary had flushed is stable here, nor say "stable"
 //! before a flush that began after the writes were done.
 
+use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
@@ -340,7 +341,7 @@ impl Replica {
         result: Result<(), DiskError>,
     ) {
         if result.is_err() {
-            self.fail_disk("a write for the peer failed");
+            self.fail_disk(DiskLoss::WriteForPeer);
         }
         let Some(apply) = self.peers[peer].incoming.find(sequence) else {
             return;
@@ -456,7 +457,7 @@ impl Replica {
     pub(super) fn barrier_synced(&mut self, peer: usize, session: Session, ok: bool) {
         self.peers[peer].incoming.syncing = false;
         if !ok {
-            self.fail_disk("a flush for the peer failed");
+            self.fail_disk(DiskLoss::FlushForPeer);
         }
         if self.peers[peer].session != Some(session) || !ok {
             return self.leftovers_synced(peer, session, ok);

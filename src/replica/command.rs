@@ -3,14 +3,14 @@
 
 use super::Replica;
 use super::disk::DiskPhase;
+use super::disk_loss::DiskLoss;
 use super::event::{Command, CommandId, Connection, Output, Refusal};
 use super::peer::Phase;
 use super::persist::After;
 use crate::format::frame::{ByeReason, DiskState, Frame, Role};
 use crate::format::lineage::{Generation, Lineage};
 use crate::format::superblock::{Bond, DataState};
-use crate::limits::GOODBYE_DELAY;
-use crate::units::{Epoch, Nanos, Sequence, Session};
+use crate::units::{Epoch, Session};
 
 /// Whether all is zero, asked on behalf of whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,20 +21,13 @@ pub(super) enum EmptyScan {
     Peer { peer: usize, session: Session, generation: Generation },
 }
 
-/// A planned stop that waits until what the peers sent is stable here.
-#[derive(Debug)]
-pub(super) struct Stopping {
-    id: CommandId,
-    waits: Vec<(usize, Session, Sequence)>,
-    /// When the goodbye may follow what was said to be stable.
-    pub(super) at: Option<Nanos>,
-}
+const OPENING: &str = "the disk is being opened; try again in a moment";
 
 impl Replica {
     pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
         match command {
             Command::Promote { force } => self.promote(id, force),
-            Command::Demote => self.demote(id, false),
+            Command::Demote => self.demote(id),
             Command::Connect { discard_my_data } => self.connect(id, discard_my_data),
             Command::Disconnect => self.disconnect_all(id),
             Command::Invalidate => self.invalidate(id),
@@ -48,7 +41,7 @@ impl Replica {
             Command::DiskAttach => self.attach(id, false),
             Command::DiskReplace => self.attach(id, true),
             Command::NodeReplace => self.node_replace(id),
-            Command::Stop => self.demote_or_stop(id),
+            Command::Stop => self.stop(id),
         }
     }
 
@@ -128,7 +121,7 @@ impl Replica {
         for peer in &self.peers {
             let them = &peer.name;
             if primary && self.disk != DiskState::UpToDate {
-                let next = if self.has_metadata() { "wait --for insync" } else { "disk attach" };
+                let next = if self.has_open_disk() { "wait --for insync" } else { "disk attach" };
                 let text = format!(
                     "this primary works on the copy of {them}, and without it client I/O would \
                      wait. Run `twinblk {next} {resource}` first, or `twinblk demote {resource}`"
@@ -197,7 +190,7 @@ impl Replica {
             let text = "a primary cannot forget its data; run demote first";
             return self.refuse_command(id, "is-primary", text);
         }
-        if !self.has_metadata() || self.demoting.is_some() || self.promoting.is_some() {
+        if !self.has_open_disk() || self.demoting.is_some() || self.promoting.is_some() {
             return self.refuse_command(id, "busy", "the disk is not there, or its role changes");
         }
         let whole = self.superblock.data != DataState::Inconsistent;
@@ -293,7 +286,7 @@ impl Replica {
     }
 
     fn may_init(&mut self, id: CommandId) -> bool {
-        if !self.has_metadata() {
+        if !self.has_open_disk() {
             let text = "there is no local disk; see `twinblk status`";
             self.refuse_command(id, "no-disk", text);
             return false;
@@ -338,7 +331,7 @@ impl Replica {
 
     pub(super) fn on_empty_ask(&mut self, peer: usize, generation: Generation) {
         let fits = self.superblock.lineage.head().is_none() && self.scanning.is_none();
-        if !fits || self.peers[peer].phase != Phase::Idle || !self.has_metadata() {
+        if !fits || self.peers[peer].phase != Phase::Idle || !self.has_open_disk() {
             return self.send(peer, Frame::EmptyAnswer { empty: false });
         }
         let session = self.peers[peer].session_id();
@@ -410,7 +403,10 @@ impl Replica {
     }
 
     fn detach(&mut self, id: CommandId) {
-        if self.disk_phase != DiskPhase::Open {
+        if matches!(self.disk_phase, DiskPhase::Opening | DiskPhase::Recovering) {
+            return self.refuse_command(id, "busy", OPENING);
+        }
+        if !self.has_open_disk() {
             return self.answer(id, Ok("there is no local disk to let go of".to_owned()));
         }
         let served = |peer: &super::peer::Peer| {
@@ -425,19 +421,25 @@ impl Replica {
                 "the peer is primary and works on this copy; run `twinblk disk attach` there";
             return self.refuse_command(id, "last-copy", text);
         }
-        self.fail_disk("the operator detached it");
+        self.fail_disk(DiskLoss::Detached);
         self.answer(id, Ok("the disk is detached".to_owned()));
     }
 
     fn attach(&mut self, id: CommandId, fresh: bool) {
-        if self.disk_phase != DiskPhase::Absent {
-            let text = "there is a local disk; run `twinblk disk detach` first";
-            return self.refuse_command(id, "has-disk", text);
+        match self.disk_phase {
+            DiskPhase::Absent => self.open_disk(fresh, Some(id)),
+            DiskPhase::Opening | DiskPhase::Recovering => {
+                self.refuse_command(id, "busy", OPENING);
+            }
+            DiskPhase::Closing => {
+                let text = "the disk is being let go of; try again in a moment";
+                self.refuse_command(id, "busy", text);
+            }
+            DiskPhase::Open => {
+                let text = "there is a local disk; run `twinblk disk detach` first";
+                self.refuse_command(id, "has-disk", text);
+            }
         }
-        if self.opening_for.is_some() {
-            return self.refuse_command(id, "busy", "the disk is being opened already");
-        }
-        self.open_disk(fresh, Some(id));
     }
 
     fn node_replace(&mut self, id: CommandId) {
@@ -445,7 +447,7 @@ impl Replica {
             let text = "the peer is connected; node replace is for a machine that is gone";
             return self.refuse_command(id, "connected", text);
         }
-        if !self.has_metadata() {
+        if !self.has_open_disk() {
             return self.refuse_command(id, "no-disk", "there is no local disk");
         }
         for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
@@ -460,49 +462,6 @@ impl Replica {
         self.save(After::Answer { id, text: "the peer's new machine will get a full copy" });
     }
 
-    fn demote_or_stop(&mut self, id: CommandId) {
-        if self.role == Role::Primary {
-            return self.demote(id, true);
-        }
-        if self.stopping.is_some() {
-            return self.refuse_command(id, "busy", "it is stopping already");
-        }
-        let mut waits = Vec::new();
-        for peer in 0..self.peers.len() {
-            if let Some(session) = self.peers[peer].session
-                && let Some(sequence) = self.settle_incoming(peer)
-            {
-                waits.push((peer, session, sequence));
-            }
-        }
-        let at = waits.is_empty().then_some(self.now);
-        self.stopping = Some(Stopping { id, waits, at });
-        self.check_stopping();
-    }
-
-    /// Stops once the peers have been told that what they sent is stable, so that they need not
-    /// send it again.
-    pub(super) fn check_stopping(&mut self) {
-        let open = self.disk_phase == DiskPhase::Open;
-        let leftovers = self.has_unwritten_leftovers();
-        let Some(stopping) = &mut self.stopping else {
-            return;
-        };
-        let waits = stopping.waits.iter().any(|(peer, session, sequence)| {
-            let found = &self.peers[*peer];
-            found.session == Some(*session) && found.incoming.stable() < *sequence
-        });
-        if (waits || leftovers) && open {
-            return;
-        }
-        if *stopping.at.get_or_insert(self.now + GOODBYE_DELAY) > self.now {
-            return;
-        }
-        let id = stopping.id;
-        self.stopping = None;
-        self.stop_now(id);
-    }
-
     /// No contents, and none are known to exist anywhere: `init` says where they are.
     pub(super) fn is_just_created(&self) -> bool {
         self.has_no_data() && self.superblock.epoch == Epoch(0)
@@ -510,29 +469,6 @@ impl Replica {
 
     pub(super) fn has_no_data(&self) -> bool {
         self.has_metadata() && self.superblock.lineage.head().is_none()
-    }
-
-    /// Announces the stop, then saves what memory holds.
-    pub(super) fn stop_now(&mut self, id: CommandId) {
-        for peer in 0..self.peers.len() {
-            self.send(peer, Frame::Bye { reason: ByeReason::Stop });
-            self.disconnect(peer, "the daemon stops");
-            self.dial(peer, false);
-        }
-        let after = super::persist::AfterPages::Stop { id };
-        self.save_pages(super::persist::PagesJob::All(after));
-    }
-
-    pub(super) fn marks_saved_for_stop(&mut self, id: CommandId) {
-        self.save(After::Stopped { id });
-    }
-
-    pub(super) fn stopped(&mut self, id: CommandId) {
-        if self.disk_phase == DiskPhase::Open {
-            self.disk_phase = DiskPhase::Closing;
-            self.emit(Output::CloseDisk);
-        }
-        self.answer(id, Ok(format!("{} has stopped", self.options.resource)));
     }
 
     /// Protocol A, congested for too long: this node marks instead of sending.

@@ -3,6 +3,7 @@
 
 use super::Replica;
 use super::dirty_map::DirtyMap;
+use super::disk_loss::DiskLoss;
 use super::event::{CommandId, DiskImage, Output};
 use super::hot_extents::{HotExtents, blocks_of};
 use super::peer::Phase;
@@ -20,6 +21,9 @@ use crate::units::Session;
 pub(super) enum DiskPhase {
     Absent,
     Opening,
+    /// Its records are read, and are being brought up to what this life begins with. Nothing but
+    /// metadata is read or written.
+    Recovering,
     Open,
     /// Failed or let go; operations still end.
     Closing,
@@ -37,24 +41,13 @@ pub(super) struct Freeze {
     back: bool,
 }
 
-/// A disk that fails a flush may have dropped what it had acknowledged before.
-pub(super) const FLUSH_FAILED: &str = "a flush failed";
-
-/// Errors that say so of what they were about alone.
-const HARMLESS: [&str; 4] = [
-    "a read failed",
-    "a read for the peer failed",
-    "a read for verify failed",
-    "a read for a resync failed",
-];
-
 impl Replica {
     /// Metadata can be written, so what must be durable can be.
     pub(super) fn has_metadata(&self) -> bool {
-        self.disk_phase == DiskPhase::Open
+        matches!(self.disk_phase, DiskPhase::Recovering | DiskPhase::Open)
     }
 
-    /// Data can be written.
+    /// Data can be read and written: what the disk is worth is on record.
     pub(super) fn has_open_disk(&self) -> bool {
         self.disk_phase == DiskPhase::Open
     }
@@ -70,6 +63,12 @@ impl Replica {
             return;
         }
         match result {
+            Ok(_) if self.stopping.is_some() => {
+                self.disk_phase = DiskPhase::Closing;
+                self.emit(Output::CloseDisk);
+                self.disk_reason = "the daemon stops".to_owned();
+                self.start_failed();
+            }
             Ok(image) => self.recover(*image),
             Err(why) => {
                 self.disk_phase = DiskPhase::Absent;
@@ -118,7 +117,7 @@ impl Replica {
         self.local.start_at(self.sequence);
         self.mark_recovered(&image.log);
         self.mark_running_pieces();
-        self.disk_phase = DiskPhase::Open;
+        self.disk_phase = DiskPhase::Recovering;
         self.save_pages(PagesJob::All(AfterPages::Start));
     }
 
@@ -196,6 +195,7 @@ impl Replica {
     pub(super) fn started(&mut self) {
         // The copy here is durably whole or durably of mixed age: no peer's record is needed for
         // that any more.
+        self.disk_phase = DiskPhase::Open;
         let back = self.freezing.take().is_some_and(|freeze| freeze.back);
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
@@ -240,7 +240,7 @@ impl Replica {
 
     /// Finds out anew what the local copy is worth, from the records and the peers.
     pub(super) fn reconsider_disk(&mut self, cause: &str) {
-        let disk = if self.disk_phase != DiskPhase::Open {
+        let disk = if !self.has_open_disk() {
             DiskState::Diskless
         } else if self.superblock.lineage.head().is_none() {
             DiskState::Inconsistent
@@ -286,19 +286,19 @@ impl Replica {
     }
 
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
-    pub(super) fn fail_disk(&mut self, cause: &'static str) {
-        if !HARMLESS.contains(&cause) {
-            // Its memory may be gone, as after a power cut.
+    pub(super) fn fail_disk(&mut self, loss: DiskLoss) {
+        let cause = loss.words();
+        if loss.forgets() {
             self.let_go_unsafe = true;
             if let Some(freeze) = &mut self.freezing {
                 freeze.whole = false;
             }
         }
-        if self.disk_phase != DiskPhase::Open {
+        if !self.has_metadata() {
             return;
         }
-        // What completed and was not flushed is as safe as the disk's own memory.
-        let safe = HARMLESS.contains(&cause) || self.local.is_all_stable();
+        let served = self.has_open_disk();
+        let safe = !loss.forgets() || self.local.is_all_stable();
         self.disk_phase = DiskPhase::Closing;
         self.disk_reason = format!(
             "the local disk was let go: {cause}; mend or replace it, then run `twinblk disk \
@@ -316,7 +316,7 @@ impl Replica {
         }
         if let Some(freeze) = &mut self.freezing {
             freeze.back = false;
-        } else if self.role == Role::Primary {
+        } else if self.role == Role::Primary && served {
             // A disk that is no current copy knows less than what this node serves.
             let base = if current { None } else { self.served };
             let base = base.or(self.superblock.lineage.head());

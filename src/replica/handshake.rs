@@ -23,7 +23,7 @@ impl Replica {
         if found.phase != Phase::Settling || !found.incoming.is_idle() {
             return;
         }
-        let opening = matches!(self.disk_phase, DiskPhase::Opening | DiskPhase::Closing);
+        let opening = !matches!(self.disk_phase, DiskPhase::Absent | DiskPhase::Open);
         let role_changes = self.promoting.is_some() || self.demoting.is_some();
         if !self.saver.is_settled() || opening || role_changes {
             return;

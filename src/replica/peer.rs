@@ -109,7 +109,8 @@ pub(super) struct Peer {
     pub(super) fresh: bool,
     /// The boot of its host, when it was last met.
     pub(super) boot: Option<BootId>,
-    /// Its host has booted while this primary relied on its disk.
+    /// Its host has booted, or its disk failed, while this primary relied on that disk: it may
+    /// lack what it had acknowledged.
     pub(super) lost_power: bool,
     /// It was lost with writes that it had not made stable: no flush is answered without it before
     /// it is in an older generation.
@@ -170,9 +171,11 @@ impl Peer {
 
     /// Writes are sent to it.
     pub(super) fn mirrors(&self) -> bool {
+        // A disk that comes back without what it had acknowledged is met anew first.
+        let lends = self.disk == Some(DiskState::UpToDate) && !self.lost_power;
         let flows =
             matches!(self.phase, Phase::SyncSource | Phase::SyncTarget | Phase::Established)
-                || (self.phase == Phase::Idle && self.disk == Some(DiskState::UpToDate));
+                || (self.phase == Phase::Idle && lends);
         flows && self.disk.is_some_and(|disk| disk >= DiskState::Inconsistent)
     }
 

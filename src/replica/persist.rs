@@ -2,6 +2,7 @@
 //! Must never let two writes of one page be under way at once: the older could land last.
 
 use super::Replica;
+use super::disk_loss::DiskLoss;
 use super::event::{CommandId, DiskError, Output, PageId, Persist, PersistId};
 use crate::format::frame::Frame;
 use crate::format::lineage::Generation;
@@ -34,7 +35,7 @@ pub(super) enum After {
     Answer { id: CommandId, text: &'static str },
     Renegotiate { peer: usize, id: CommandId, text: &'static str },
     EmptyAnswered { peer: usize, session: Session },
-    Stopped { id: CommandId },
+    Stopped,
 }
 
 /// A write of bitmap pages, and what follows it.
@@ -54,7 +55,7 @@ pub(super) enum AfterPages {
     Nothing,
     Start,
     Demote,
-    Stop { id: CommandId },
+    Stop,
     AllMarked { peer: usize },
     Adopt { peer: usize, session: Session },
 }
@@ -190,7 +191,7 @@ impl Replica {
     pub(super) fn on_persisted(&mut self, id: PersistId, result: Result<(), DiskError>) {
         let key = usize::try_from(id.0).expect("ids are slab keys");
         if result.is_err() {
-            self.fail_disk("a metadata write failed");
+            self.fail_disk(DiskLoss::Metadata);
         }
         let write = self.saver.writes.remove(key);
         match &write {
@@ -240,7 +241,7 @@ impl Replica {
         for job in jobs {
             match job {
                 PagesJob::All(AfterPages::Demote) => self.marks_saved_for_demote(),
-                PagesJob::All(AfterPages::Stop { id }) => self.marks_saved_for_stop(id),
+                PagesJob::All(AfterPages::Stop) => self.marks_saved_for_stop(),
                 PagesJob::All(AfterPages::Start) => self.start_failed(),
                 _ => {}
             }
@@ -266,7 +267,7 @@ impl Replica {
             | After::Withdrawn { .. }
             | After::Answer { .. }
             | After::Renegotiate { .. }
-            | After::Stopped { .. } => self.after_superblock(after),
+            | After::Stopped => self.after_superblock(after),
             _ => {}
         }
     }
@@ -312,7 +313,7 @@ impl Replica {
                 self.answer(id, Ok(text.to_owned()));
             }
             After::EmptyAnswered { peer, session } => self.empty_answered(peer, session),
-            After::Stopped { id } => self.stopped(id),
+            After::Stopped => self.stopped(),
         }
     }
 
@@ -322,7 +323,7 @@ impl Replica {
             PagesJob::Cooled(_) => self.write_log(),
             PagesJob::All(AfterPages::Start) => self.marks_recovered(),
             PagesJob::All(AfterPages::Demote) => self.marks_saved_for_demote(),
-            PagesJob::All(AfterPages::Stop { id }) => self.marks_saved_for_stop(id),
+            PagesJob::All(AfterPages::Stop) => self.marks_saved_for_stop(),
             PagesJob::All(AfterPages::AllMarked { peer }) => self.all_marks_saved(peer),
             PagesJob::All(AfterPages::Adopt { peer, session }) => {
                 self.marks_saved_for_adopt(peer, session);

@@ -1,6 +1,7 @@
 //! Owns which copy serves a read: this node's unless the blocks are stale here.
 //! Must never show what a failover could take back: a read waits for writes it overlaps.
 
+use super::disk_loss::DiskLoss;
 use super::event::{DiskError, IoId, Output, Part, Want};
 use super::request::{Edge, Need};
 use super::{IoPurpose, Replica};
@@ -91,7 +92,7 @@ impl Replica {
         if result.is_ok() {
             return self.piece_ended(op);
         }
-        self.fail_disk("a read failed");
+        self.fail_disk(DiskLoss::Read);
         self.satisfy(need);
     }
 
@@ -199,7 +200,7 @@ impl Replica {
                 if live {
                     self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
                 }
-                self.fail_disk("a read for the peer failed");
+                self.fail_disk(DiskLoss::ReadForPeer);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Owns a client request from arrival to reply: lock, edges of unaligned ranges, pieces.
 //! Must never decide where a piece goes: `write` and `read` do.
 
+use super::disk_loss::DiskLoss;
 use super::event::{
     Fetched, IoId, Output, Part, Pieces, Reply, Request, RequestError, RequestId, Want,
 };
@@ -302,7 +303,7 @@ impl Replica {
         match result {
             Ok(fetched) => self.edge_loaded(op, edge, fetched.payload),
             Err(_) => {
-                self.fail_disk("a read failed");
+                self.fail_disk(DiskLoss::Read);
                 self.satisfy(Need::Edge { op, edge });
             }
         }

@@ -8,7 +8,6 @@
 //! ```
 
 use super::Replica;
-use super::disk::DiskPhase;
 use super::event::{CommandId, Output, Refusal, Reply, RequestError};
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
@@ -31,9 +30,8 @@ pub(super) struct Promoting {
 /// A demotion on its way.
 #[derive(Debug)]
 pub(super) struct Demoting {
-    id: CommandId,
-    /// The daemon stops afterwards.
-    stop: bool,
+    /// Whose wish it is; none if the daemon stops.
+    id: Option<CommandId>,
     flushing: bool,
     saving: bool,
     /// What must be stable on each peer.
@@ -45,7 +43,7 @@ impl Replica {
     pub(super) fn promote_refusal(&self) -> Option<Refusal> {
         let (resource, me) = (&self.options.resource, &self.options.name);
         let refuse = |reason, text: String| Some(Refusal { reason, text });
-        if self.disk_phase != DiskPhase::Open {
+        if !self.has_open_disk() {
             return refuse(
                 "no-disk",
                 format!(
@@ -148,6 +146,9 @@ impl Replica {
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
+        if self.stopping.is_some() {
+            return self.refuse_command(id, "busy", "it is stopping");
+        }
         let refusal = self.promote_refusal();
         let overridable = refusal.as_ref().is_none_or(|refusal| refusal.reason == "not-current");
         if let Some(refusal) = refusal
@@ -198,14 +199,14 @@ impl Replica {
     /// Becomes primary once every peer has agreed and nothing a former primary sent can land any
     /// more: what it was told is received must be in what this node serves.
     pub(super) fn take_office(&mut self) {
-        let leftovers = self.has_leftovers();
+        let (leftovers, open) = (self.has_leftovers(), self.has_open_disk());
         let Some(promoting) = &mut self.promoting else {
             return;
         };
         if promoting.saving || !promoting.waiting.is_empty() || leftovers {
             return;
         }
-        if self.disk_phase != DiskPhase::Open {
+        if !open {
             let text = format!("the local disk of {} failed meanwhile", self.options.name);
             return self.fail_promotion("disk-failed", text);
         }
@@ -274,6 +275,13 @@ impl Replica {
         }
     }
 
+    /// Ends a promotion, unless the role is on its way to the disk already.
+    pub(super) fn give_up_promotion(&mut self, reason: &'static str, text: &str) {
+        if self.promoting.as_ref().is_some_and(|promoting| !promoting.saving) {
+            self.fail_promotion(reason, text.to_owned());
+        }
+    }
+
     pub(super) fn fail_promotion(&mut self, reason: &'static str, text: String) {
         if let Some(promoting) = self.promoting.take() {
             // A peer that granted it must not wait for a primary that never comes.
@@ -307,16 +315,19 @@ impl Replica {
         self.reconsider_disk("the peer's role changed");
     }
 
-    pub(super) fn demote(&mut self, id: CommandId, stop: bool) {
-        if self.role == Role::Secondary && !stop {
+    pub(super) fn demote(&mut self, id: CommandId) {
+        if self.role == Role::Secondary {
             return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
         }
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", "a change of role is under way");
         }
+        self.begin_demotion(Some(id));
+    }
+
+    pub(super) fn begin_demotion(&mut self, id: Option<CommandId>) {
         self.emit(Output::Serve { open: false });
-        self.demoting =
-            Some(Demoting { id, stop, flushing: false, saving: false, upto: Vec::new() });
+        self.demoting = Some(Demoting { id, flushing: false, saving: false, upto: Vec::new() });
         self.drain_for_demote();
     }
 
@@ -398,17 +409,17 @@ impl Replica {
             return;
         };
         self.freezing = None;
-        self.set_role(Role::Secondary, if demoting.stop { "the daemon stops" } else { "demote" });
+        let wished = demoting.id.is_some();
+        self.set_role(Role::Secondary, if wished { "demote" } else { "the daemon stops" });
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
             self.send(peer, Frame::RoleChange { role: Role::Secondary, epoch });
         }
         self.reconsider_disk("demote");
-        if demoting.stop {
-            return self.stop_now(demoting.id);
+        if let Some(id) = demoting.id {
+            let text = format!("{} is secondary for {}", self.options.name, self.options.resource);
+            self.answer(id, Ok(text));
         }
-        let text = format!("{} is secondary for {}", self.options.name, self.options.resource);
-        self.answer(demoting.id, Ok(text));
     }
 
     fn set_role(&mut self, role: Role, cause: &str) {

@@ -4,6 +4,7 @@
 use super::Replica;
 use super::event::{Change, Input, Output, PeerStatus, Replication, Status};
 use super::peer::{Peer, Phase};
+use super::stop::Stopping;
 use crate::format::frame::{DiskState, Role};
 use crate::format::lineage::Generation;
 use crate::limits::RATE_SPAN;
@@ -302,7 +303,7 @@ impl Replica {
     /// The moment at which `Input::Timeout` is next of use.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
-        let stop = self.stopping.as_ref().and_then(|stopping| stopping.at);
+        let stop = self.stopping.as_ref().and_then(Stopping::due);
         let mut next = stop.unwrap_or(Nanos::NEVER);
         for peer in &self.peers {
             let times =

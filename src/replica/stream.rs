@@ -1,6 +1,7 @@
 //! Owns what was sent to a peer and what it said about it: received, written, stable.
 //! Must never take a peer's "written" for "stable": it remembers until a barrier is answered.
 
+use super::disk_loss::DiskLoss;
 use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
@@ -328,7 +329,7 @@ impl Replica {
         if ok {
             self.local.synced(covered);
         } else {
-            self.fail_disk(super::disk::FLUSH_FAILED);
+            self.fail_disk(DiskLoss::Flush);
         }
         self.rounds_done = round;
         if std::mem::take(&mut self.sync_again) {

@@ -1,6 +1,7 @@
 //! Owns bringing a peer up to date from here: which blocks, in what order, how many at once.
 //! Must never take a mark off before the peer's copy is stable, nor send a block while it changes.
 
+use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
@@ -117,7 +118,7 @@ impl Replica {
     /// What this node wrote before, perhaps in a former life of the process, survives a power cut.
     pub(super) fn source_synced(&mut self, peer: usize, session: crate::units::Session, ok: bool) {
         if !ok {
-            return self.fail_disk(super::disk::FLUSH_FAILED);
+            return self.fail_disk(DiskLoss::Flush);
         }
         if self.peers[peer].session == Some(session)
             && let Some(source) = &mut self.peers[peer].source
@@ -296,7 +297,7 @@ impl Replica {
         let blocks = source.items[item].blocks;
         let Ok(fetched) = result else {
             self.item_stable(peer, item);
-            return self.fail_disk("a read for a resync failed");
+            return self.fail_disk(DiskLoss::ReadForResync);
         };
         let sequence = self.next_sequence();
         let sent = Sent::of_item(sequence, blocks, item);

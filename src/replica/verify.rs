@@ -1,6 +1,7 @@
 //! Owns comparing all blocks with a peer: hashes under the range lock, differing blocks marked.
 //! Must never hold a range longer than one piece takes, nor mend anything itself.
 
+use super::disk_loss::DiskLoss;
 use super::event::{CommandId, DiskError, Output};
 use super::peer::Phase;
 use super::persist::{AfterPages, PagesJob};
@@ -111,7 +112,7 @@ impl Replica {
         let blocks = found.blocks;
         match result {
             Ok(digests) => self.send(peer, Frame::VerifyAsk { id, blocks, digests }),
-            Err(_) => self.fail_disk("a read for verify failed"),
+            Err(_) => self.fail_disk(DiskLoss::ReadForVerify),
         }
     }
 
@@ -264,7 +265,7 @@ impl Replica {
             Some(words) => {
                 self.mark_differing(peer, blocks, words);
             }
-            None => self.fail_disk("a read for verify failed"),
+            None => self.fail_disk(DiskLoss::ReadForVerify),
         }
         self.send(peer, Frame::VerifyAnswer { id, blocks, differing });
     }

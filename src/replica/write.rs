@@ -2,6 +2,7 @@
 //! Must never let a piece reach a disk or a peer before its extents are in the log, nor count it
 //! as done before everyone it waits for has it.
 
+use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Output, Part, RequestError};
 use super::hot_extents::extents_of;
 use super::options::{OnCongestion, PeerLoss};
@@ -66,7 +67,7 @@ impl Replica {
     /// Waits until the extents of the piece are hot, in the order of asking.
     fn enter_log(&mut self, key: usize) {
         let blocks = self.pieces[key].blocks;
-        if !self.has_metadata() {
+        if !self.has_open_disk() {
             return self.issue(key);
         }
         if self.log_waiting.is_empty() && self.log.enter(blocks) {
@@ -79,7 +80,7 @@ impl Replica {
 
     /// Begins a log transaction for those who wait, if none is under way.
     pub(super) fn plan_log(&mut self) {
-        if self.log.under_way() || self.log_waiting.is_empty() || !self.has_metadata() {
+        if self.log.under_way() || self.log_waiting.is_empty() || !self.has_open_disk() {
             return;
         }
         let coolable = self.coolable();
@@ -179,7 +180,7 @@ impl Replica {
             self.held.push_back(key);
             return self.drain_for_demote();
         }
-        if self.has_metadata() && !self.pieces[key].entered {
+        if self.has_open_disk() && !self.pieces[key].entered {
             // It was held while there was no disk.
             return self.enter_log(key);
         }
@@ -283,7 +284,7 @@ impl Replica {
         self.pieces[key].owed_here = false;
         match result {
             Ok(()) => self.freshen(self.pieces[key].blocks),
-            Err(_) => self.fail_disk("a write failed"),
+            Err(_) => self.fail_disk(DiskLoss::Write),
         }
         self.settle_piece(key);
     }

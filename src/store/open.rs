@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 pub use content::probe_content;
@@ -188,6 +188,7 @@ impl Attempt<'_> {
             return Err(self.in_use(claim));
         }
         let size_bytes = self.size(&file, is_device)?;
+        self.settle(&file)?;
         let on_tmpfs = !is_device
             && fstatfs(&file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
         let alignment = match set_direct(&file, is_device, on_tmpfs) {
@@ -312,6 +313,16 @@ impl Attempt<'_> {
             return Err(OpenError::Unaligned { path: self.path(), size_bytes });
         }
         Ok(size_bytes - size_bytes % BLOCK_BYTES)
+    }
+
+    /// Makes reads show what the medium has, and nothing that only the page cache has.
+    fn settle(&self, file: &File) -> Result<(), OpenError> {
+        let synced = file.sync_all();
+        // Also after a failure: it is then that the cache shows what the medium lacks. A second
+        // opening would find the sync to succeed, since the kernel reports an error once.
+        let dropped = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        synced.map_err(|error| self.failed("synced", error))?;
+        dropped.map_err(|number| self.failed("taken out of the page cache", number.into()))
     }
 
     fn path(&self) -> PathBuf {

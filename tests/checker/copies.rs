@@ -166,6 +166,12 @@ impl Copies {
         copy.lost_memory |= self.protocol != Protocol::C && !copy.serving;
     }
 
+    /// A node's disk was opened after a failed sync, and no longer shows some of what it had
+    /// completed and not made stable.
+    pub(crate) fn lost_cache(&mut self, node: usize) {
+        self.copies[node].lost_memory = true;
+    }
+
     /// A node's host lost power.
     pub(crate) fn lost_power(&mut self, node: usize) {
         self.stops(node);

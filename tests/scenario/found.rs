@@ -547,3 +547,56 @@ fn a_diskless_primary_does_not_serve_from_a_copy_that_lacks_what_was_acknowledge
         w.holds(BRAVO, 5, 1, 2);
     }
 }
+
+/// G5, G24: a disk that is taken back is worth nothing before its record says what it lacks.
+#[test]
+fn a_disk_that_is_being_attached_is_not_current_whenever_the_link_is_lost() {
+    for steps in 0.. {
+        let mut w = World::running(Setup::default());
+        w.wrote(ALPHA, 5, 1, 1);
+        w.must(ALPHA, Command::DiskDetach);
+        w.wrote(ALPHA, 5, 1, 2);
+        w.settle();
+        let attach = w.command(ALPHA, Command::DiskAttach);
+        w.steps(steps);
+        if w.status(ALPHA).peers[0].replication == Replication::SyncTarget {
+            assert!(steps > 5, "all of the attachment was tried");
+            return;
+        }
+        w.cut();
+        for _ in 0..40 {
+            assert_ne!(w.status(ALPHA).disk, DiskState::UpToDate, "cut after {steps}");
+            w.step();
+        }
+        assert!(w.answer(ALPHA, attach).is_some());
+        w.restore();
+        w.settle();
+        w.equal();
+        w.holds(ALPHA, 5, 1, 2);
+    }
+}
+
+/// G5: the peer's disk failed and came back without what it had acknowledged, in one session.
+#[test]
+fn a_diskless_primary_does_not_go_on_with_a_disk_that_failed_and_came_back() {
+    let mut w = World::running(Setup::default());
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 5, 1, 2);
+    w.run_for(1);
+    w.nodes[BRAVO].medium.broken = true;
+    let flush = w.flush(ALPHA);
+    w.until("let go", |w| w.status(BRAVO).disk == DiskState::Diskless);
+    w.nodes[BRAVO].medium.lose_unsynced();
+    w.nodes[BRAVO].medium.broken = false;
+    w.settle();
+    let read = w.read(ALPHA, 5 * 4096, 4096);
+    w.command(BRAVO, Command::DiskAttach);
+    for _ in 0..60 {
+        w.step();
+        assert_ne!(w.status(ALPHA).peers[0].replication, Replication::Established);
+    }
+    assert!(!w.done(ALPHA, read), "that copy lacks what was acknowledged");
+    assert!(!w.done(ALPHA, flush));
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+}

@@ -227,6 +227,72 @@ fn a_stop_waits_for_no_disk_that_fails_and_for_no_peer_that_went() {
 }
 
 #[test]
+fn a_stop_waits_for_the_disk_that_is_being_opened_and_then_ends() {
+    for stage in ["open", "superblock", "pages"] {
+        for node in [ALPHA, BRAVO] {
+            let mut w = World::running(Setup::default());
+            w.wrote(ALPHA, 5, 4, 1);
+            w.crash(node);
+            w.nodes[node].stalled.insert(stage);
+            w.start(node);
+            w.run_for(20);
+            let id = w.command(node, Command::Stop);
+            w.run_for(1_000);
+            let held = w.nodes[node].pending.iter().any(|pending| pending.work.name() == stage);
+            assert_eq!(w.answer(node, id).is_none(), held, "{stage}");
+            w.nodes[node].stalled.clear();
+            w.until("stopped", |w| w.answer(node, id).is_some_and(Result::is_ok));
+            w.settle();
+            w.crash(node);
+            w.restart(node);
+            w.settle();
+            w.equal();
+        }
+    }
+}
+
+#[test]
+fn a_stop_ends_a_promotion_and_follows_a_demotion() {
+    // Before the peer has answered; while the role is being recorded; while it is given up.
+    for stage in ["PromoteAnswer", "superblock", "demote"] {
+        let mut w = World::running(Setup::default());
+        w.settle();
+        w.must(ALPHA, Command::Demote);
+        w.settle();
+        let before = match stage {
+            "demote" => {
+                w.must(ALPHA, PROMOTE);
+                w.wrote(ALPHA, 5, 4, 1);
+                w.nodes[ALPHA].stalled.insert("superblock");
+                w.command(ALPHA, Command::Demote)
+            }
+            "superblock" => {
+                w.nodes[ALPHA].stalled.insert(stage);
+                w.command(ALPHA, PROMOTE)
+            }
+            _ => {
+                w.nodes[BRAVO].stalled.insert("superblock");
+                w.command(ALPHA, PROMOTE)
+            }
+        };
+        w.run_for(20);
+        assert!(w.answer(ALPHA, before).is_none(), "{stage}");
+        let id = w.command(ALPHA, Command::Stop);
+        w.run_for(20);
+        w.nodes[ALPHA].stalled.clear();
+        w.nodes[BRAVO].stalled.clear();
+        w.until("stopped", |w| w.answer(ALPHA, id).is_some());
+        assert!(w.answer(ALPHA, id).is_some_and(Result::is_ok), "{stage}");
+        assert!(w.answer(ALPHA, before).is_some(), "{stage}");
+        assert_eq!(w.role(ALPHA), Role::Secondary, "{stage}");
+        w.crash(ALPHA);
+        w.restart(ALPHA);
+        w.settle();
+        w.equal();
+    }
+}
+
+#[test]
 fn roles_are_told_to_the_peer() {
     let mut w = World::running(Setup::default());
     w.must(ALPHA, Command::Demote);

@@ -1083,6 +1083,8 @@ impl World {
                 if fresh {
                     found.medium.renew(found.boot, &mut self.dice);
                 }
+                // As the store does when it opens a disk.
+                found.medium.sync(found.medium.mark());
                 let image = found.medium.load(found.boot, RunId(self.runs));
                 let result = if found.medium.broken {
                     Err("the device cannot be read".to_owned())

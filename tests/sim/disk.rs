@@ -94,6 +94,8 @@ pub(crate) struct Disk {
     flying: BTreeMap<OpId, Flight>,
     holder: Option<LifeId>,
     holder_dead: bool,
+    /// It showed writes that are gone; whoever judges takes note.
+    pub(crate) forgot: bool,
     pub(crate) faults: Faults,
     pub(crate) lies: Lies,
     pub(crate) read_time: u64,
@@ -122,6 +124,7 @@ impl Disk {
             flying: BTreeMap::new(),
             holder: None,
             holder_dead: false,
+            forgot: false,
             faults: Faults::default(),
             lies: Lies::default(),
             read_time: 60_000,
@@ -140,16 +143,39 @@ impl Disk {
         &self.live
     }
 
-    /// Takes the lock for a life: it must be free, or the life's own.
-    pub(crate) fn open(&mut self, life: LifeId) -> Result<(), Errno> {
+    /// Takes the lock for a life: it must be free, or the life's own. Syncs, and lets go of what
+    /// was read or written before, as the product does when it opens a disk.
+    pub(crate) fn open(&mut self, clockwork: &mut Clockwork, life: LifeId) -> Result<(), Errno> {
         self.let_go_if_idle();
         let busy = self.holder.is_some_and(|holder| holder != life);
         if busy && !self.lies.lock {
             return Err(Errno(libc::EWOULDBLOCK));
         }
+        if self.holder != Some(life) {
+            let synced = self.finish_sync(clockwork, self.next_landed);
+            self.drop_cached(clockwork);
+            synced?;
+        }
         self.holder = Some(life);
         self.holder_dead = false;
         Ok(())
+    }
+
+    /// From now on reads show what the medium has: writes that a failed sync gave up are gone.
+    fn drop_cached(&mut self, clockwork: &mut Clockwork) {
+        if !self.landed.iter().any(|landed| landed.forsaken) {
+            return;
+        }
+        clockwork.note(format_args!("disk {} shows what a failed sync lost", self.number));
+        self.landed.retain(|landed| !landed.forsaken);
+        self.live = self.durable.clone();
+        for landed in &self.landed {
+            self.live.write(landed.offset, &landed.data, 0, landed.data.len());
+            if landed.stable {
+                self.durable.write(landed.offset, &landed.data, 0, landed.data.len());
+            }
+        }
+        self.forgot = true;
     }
 
     /// The life lets go; it must have no operation under way.

@@ -34,6 +34,10 @@ impl Arena {
         for change in changes {
             self.note(format_args!("node {node}: {change}"));
         }
+        let disk = self.nodes[node].disk;
+        if std::mem::take(&mut self.world.borrow_mut().disks[disk].forgot) {
+            self.copies.lost_cache(node);
+        }
         if let Some(status) = &status {
             let served = self.see(node, status, serving);
             self.keep(served);

@@ -287,7 +287,7 @@ impl World {
 
     /// Opens a disk for a life: EWOULDBLOCK while another life holds it.
     pub(crate) fn open_disk(&mut self, life: LifeId, disk: usize) -> Result<FileId, Errno> {
-        self.disks[disk].open(life)?;
+        self.disks[disk].open(&mut self.clockwork, life)?;
         let files = &mut self.processes[index(life)].files;
         let file = files.iter().position(Option::is_none).unwrap_or(files.len());
         if file == files.len() {

@@ -1,0 +1,46 @@
+//! Owns the reasons for which a node lets go of its disk, and what each means for what the disk had
+//! completed. Must never let go of it: that is the disk's life.
+
+/// Why the local disk is let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiskLoss {
+    Detached,
+    Read,
+    ReadForPeer,
+    ReadForResync,
+    ReadForVerify,
+    Write,
+    WriteForPeer,
+    Flush,
+    FlushForPeer,
+    Metadata,
+}
+
+impl DiskLoss {
+    /// Whether what it had completed and not flushed may be gone, as after a power cut. What a disk
+    /// did not refuse becomes stable when it is opened again.
+    pub(super) const fn forgets(self) -> bool {
+        match self {
+            Self::Write | Self::WriteForPeer => true,
+            Self::Flush | Self::FlushForPeer | Self::Metadata => true,
+            Self::Read | Self::ReadForPeer | Self::ReadForResync | Self::ReadForVerify => false,
+            Self::Detached => false,
+        }
+    }
+
+    /// For the log and for `status`.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Detached => "the operator detached it",
+            Self::Read => "a read failed",
+            Self::ReadForPeer => "a read for the peer failed",
+            Self::ReadForResync => "a read for a resync failed",
+            Self::ReadForVerify => "a read for verify failed",
+            Self::Write => "a write failed",
+            Self::WriteForPeer => "a write for the peer failed",
+            Self::Flush => "a flush failed",
+            Self::FlushForPeer => "a flush for the peer failed",
+            Self::Metadata => "a metadata write failed",
+        }
+    }
+}

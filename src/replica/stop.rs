@@ -1,0 +1,139 @@
+//! Owns the planned stop of a resource: what it waits for, the goodbye, the end of the disk.
+//! Must never end while this node is primary or its disk is half taken over, nor before peers have
+//! been told that what they sent is stable here, so that they need not send it again.
+
+use super::Replica;
+use super::disk::DiskPhase;
+use super::event::{CommandId, Output};
+use super::persist::{After, AfterPages, PagesJob};
+use crate::format::frame::{ByeReason, Frame, Role};
+use crate::limits::GOODBYE_DELAY;
+use crate::units::{Nanos, Sequence, Session};
+
+/// A stop on its way.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    id: CommandId,
+    stage: Stage,
+}
+
+/// How far a stop has come.
+#[derive(Debug)]
+enum Stage {
+    /// A role changes or the disk is being taken over: that ends first.
+    Waiting,
+    /// What peers sent is being made stable.
+    Settling {
+        waits: Vec<(usize, Session, Sequence)>,
+        /// When the goodbye may follow what was said to be stable.
+        at: Option<Nanos>,
+    },
+    /// The goodbye is said; what memory holds is being saved.
+    Ending,
+}
+
+impl Stopping {
+    /// When time alone brings it further.
+    pub(super) const fn due(&self) -> Option<Nanos> {
+        match &self.stage {
+            Stage::Settling { at, .. } => *at,
+            Stage::Waiting | Stage::Ending => None,
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn stop(&mut self, id: CommandId) {
+        if self.stopping.is_some() {
+            return self.refuse_command(id, "busy", "it is stopping already");
+        }
+        self.stopping = Some(Stopping { id, stage: Stage::Waiting });
+        self.check_stopping();
+    }
+
+    /// Goes on with a stop.
+    pub(super) fn check_stopping(&mut self) {
+        let Some(stopping) = &self.stopping else {
+            return;
+        };
+        match &stopping.stage {
+            Stage::Waiting => self.begin_to_settle(),
+            Stage::Settling { .. } => self.check_goodbye(),
+            Stage::Ending => {}
+        }
+    }
+
+    fn begin_to_settle(&mut self) {
+        if matches!(self.disk_phase, DiskPhase::Opening | DiskPhase::Recovering) {
+            return;
+        }
+        self.give_up_promotion("stopping", "the daemon stops");
+        if self.role == Role::Primary && self.demoting.is_none() {
+            self.begin_demotion(None);
+        }
+        if self.promoting.is_some() || self.demoting.is_some() {
+            return;
+        }
+        let mut waits = Vec::new();
+        for peer in 0..self.peers.len() {
+            if let Some(session) = self.peers[peer].session
+                && let Some(sequence) = self.settle_incoming(peer)
+            {
+                waits.push((peer, session, sequence));
+            }
+        }
+        let at = waits.is_empty().then_some(self.now);
+        self.set_stop_stage(Stage::Settling { waits, at });
+        self.check_goodbye();
+    }
+
+    fn set_stop_stage(&mut self, stage: Stage) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.stage = stage;
+        }
+    }
+
+    fn check_goodbye(&mut self) {
+        let open = self.has_open_disk();
+        let leftovers = self.has_unwritten_leftovers();
+        let Some(Stopping { stage: Stage::Settling { waits, at }, .. }) = &mut self.stopping else {
+            return;
+        };
+        let waiting = waits.iter().any(|(peer, session, sequence)| {
+            let found = &self.peers[*peer];
+            found.session == Some(*session) && found.incoming.stable() < *sequence
+        });
+        if (waiting || leftovers) && open {
+            return;
+        }
+        if *at.get_or_insert(self.now + GOODBYE_DELAY) <= self.now {
+            self.say_goodbye();
+        }
+    }
+
+    /// Announces the stop, then saves what memory holds.
+    fn say_goodbye(&mut self) {
+        self.set_stop_stage(Stage::Ending);
+        for peer in 0..self.peers.len() {
+            self.send(peer, Frame::Bye { reason: ByeReason::Stop });
+            self.disconnect(peer, "the daemon stops");
+            self.dial(peer, false);
+        }
+        self.save_pages(PagesJob::All(AfterPages::Stop));
+    }
+
+    pub(super) fn marks_saved_for_stop(&mut self) {
+        self.save(After::Stopped);
+    }
+
+    pub(super) fn stopped(&mut self) {
+        let Some(stopping) = self.stopping.take() else {
+            return;
+        };
+        if self.has_open_disk() {
+            self.disk_phase = DiskPhase::Closing;
+            self.emit(Output::CloseDisk);
+        }
+        self.answer(stopping.id, Ok(format!("{} has stopped", self.options.resource)));
+    }
+}
