@@ -76,9 +76,11 @@ pub const UNSTABLE_BYTES_MAX: u64 = 64 << 20;
 /// How long an unstable write waits at most before a barrier is asked for.
 pub const BARRIER_DELAY: Nanos = Nanos::from_millis(500);
 
-/// Frames of a peer that wait until this node has recorded the meeting: as many as a peer can send
-/// within the time of one metadata write; more is a peer that does not keep to the protocol.
-pub const EARLY_FRAMES_MAX: usize = 4096;
+/// Frames of a peer that wait until this node has recorded the meeting. Under A nothing but memory
+/// holds a peer back: its payloads are bounded by the link's, and what has none by this, some
+/// megabytes. It is more than a peer sends while a slow disk writes one record; beyond it the
+/// session is begun anew.
+pub const EARLY_FRAMES_MAX: usize = 65_536;
 
 /// How long two connected nodes may take to agree before the session is dropped; client writes
 /// that would need a new generation wait meanwhile.

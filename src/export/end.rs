@@ -15,6 +15,7 @@ pub(super) enum End {
     NotServed,
     Stalled,
     GaveWay,
+    HungUp,
 }
 
 impl fmt::Display for End {
@@ -27,6 +28,7 @@ impl fmt::Display for End {
             Self::Stalled => f.write_str(
                 "the client kept memory that others waited for, and neither read nor sent",
             ),
+            Self::HungUp => f.write_str("the client hung up while its requests were waiting"),
             Self::GaveWay => f.write_str("it was leaving, and its place was needed"),
         }
     }

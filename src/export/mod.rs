@@ -148,8 +148,10 @@ impl Export {
     /// places, waiting for answers that do not come, the oldest of them is hurried on while one
     /// place is left.
     fn vacancy<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool) -> Result<usize, TurnedAway> {
-        let open = |place: &&Place| place.phase() == Some(Phase::Open);
-        if self.places.iter().filter(open).count() >= CLIENTS_MAX {
+        if self.open_sessions() >= CLIENTS_MAX {
+            self.end_hung_up(ring, pool);
+        }
+        if self.open_sessions() >= CLIENTS_MAX {
             return Err(TurnedAway::Full);
         }
         if self.sessions() + 1 >= PLACES_MAX {
@@ -169,6 +171,22 @@ impl Export {
         }
         self.places.push(Place::default());
         Ok(self.places.len() - 1)
+    }
+
+    fn open_sessions(&self) -> usize {
+        self.places.iter().filter(|place| place.phase() == Some(Phase::Open)).count()
+    }
+
+    /// Ends the sessions of clients that are gone: of one whose requests fill its limits nothing is
+    /// received that would tell, and while I/O is suspended that may take long.
+    fn end_hung_up<R: Ring>(&mut self, ring: &mut R, pool: &mut Pool) {
+        for place in 0..self.places.len() {
+            let session = self.places[place].session.as_ref();
+            let deaf = session.filter(|it| it.phase == Phase::Open && !it.receiving);
+            if deaf.is_some_and(|session| ring.has_hung_up(session.socket)) {
+                self.end(ring, pool, self.id_at(place), End::HungUp);
+            }
+        }
     }
 
     /// Takes the end of an operation of this export's lane.

@@ -1,7 +1,7 @@
 //! Owns the account of what the peer owes in answers, and since when none has come.
 //! Must never know why an answer is late: it counts.
 
-use crate::format::frame::Frame;
+use crate::format::frame::{DiskState, Frame};
 use crate::units::{Nanos, Sequence};
 
 /// What the peer owes in one session.
@@ -54,9 +54,8 @@ impl Owed {
                 self.writes = self.writes.saturating_sub(run);
             }
             // With its disk gone, it owes nothing of what was asked of that disk.
-            Frame::WriteFailed { .. } | Frame::DiskChange { .. } => {
-                (self.writes, self.answers, self.barrier) = (0, 0, None);
-            }
+            Frame::WriteFailed { .. } => self.forgive(),
+            Frame::DiskChange { disk } if *disk < DiskState::Inconsistent => self.forgive(),
             Frame::HashAnswer { .. } | Frame::VerifyAnswer { .. } | Frame::ReadAnswer { .. } => {
                 self.answers = self.answers.saturating_sub(1);
             }
@@ -68,10 +67,14 @@ impl Owed {
                     self.writes = 0;
                 }
             }
-            Frame::Received { .. } => {}
+            // That it has memory says nothing of its disk.
             _ => return,
         }
         self.moved_at = now;
+    }
+
+    fn forgive(&mut self) {
+        (self.writes, self.answers, self.barrier) = (0, 0, None);
     }
 
     /// When the peer is to be given up, if nothing moves until then.
@@ -92,7 +95,6 @@ impl Owed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::frame::DiskState;
     use crate::units::Blocks;
 
     const LIMIT: Nanos = Nanos(42);

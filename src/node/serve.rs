@@ -11,6 +11,8 @@ use crate::control::{BindError, Door, Facts, Gateway, Order, Server};
 use crate::export::negotiate::{NegotiationLimits, Negotiations};
 use crate::ring::{RingChoice, RingError};
 use crate::units::{BootId, NodeId, RunId};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -89,9 +91,21 @@ pub enum ServeError {
 /// If it cannot start.
 pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
     let host = |what| move |source| ServeError::Host { what, source };
+    // What this process makes is its owner's alone, from the first moment on.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(host("cannot start the control plane"))?;
     runtime.block_on(run(options))
+}
+
+/// Clients, links and disks take descriptors; the soft limit is for programs that use select.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Limit::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Limit::RLIMIT_NOFILE, hard, hard));
+    if let Err(number) = raised {
+        tracing::warn!("the limit of open files stays low: {}", number.desc());
+    }
 }
 
 /// The shards and the ways to them.

@@ -117,7 +117,8 @@ impl Replica {
 
     /// A flush waits, as a write does, while nobody can say that its data is safe.
     fn flush_hold(&self) -> bool {
-        let suspended = !self.goes_on_alone() && self.peers.iter().any(|peer| !peer.mirrors());
+        let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
+        let suspended = !self.goes_on_alone() && alone;
         self.freezing.is_some() || !self.has_current_data() || suspended
     }
 

@@ -405,6 +405,9 @@ impl Replica {
 
     /// The target has all and says so durably.
     pub(super) fn on_sync_adopted(&mut self, peer: usize) {
+        if self.peers[peer].phase == Phase::Idle {
+            return; // Its disk failed right after; that word came first.
+        }
         let ending = self.peers[peer].source.as_ref().is_some_and(|source| source.done_sent);
         if self.peers[peer].phase != Phase::SyncSource || !ending {
             return self.violation(peer, "the end of a resync that is not under way");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::Token;
+use super::{Token, system_calls};
 
 /// A silent peer is asked whether it lives after this long, so that no dead client holds a
 /// session for ever. Links have heartbeats of their own.
@@ -61,6 +61,11 @@ impl Endpoint {
     /// Whether no operation is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.iter().all(VecDeque::is_empty)
+    }
+
+    /// Whether the other end has gone or will send no more.
+    pub(super) fn has_hung_up(&self) -> bool {
+        system_calls::has_hung_up(self.fd.as_fd())
     }
 
     /// Makes pending operations end. Fails only on what was never or is no longer connected, where

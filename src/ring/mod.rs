@@ -257,6 +257,10 @@ pub trait Ring {
     /// Makes the operations of a socket end soon, with an error or 0.
     fn shutdown(&mut self, socket: SocketId);
 
+    /// Whether the other end of a socket has gone or will send no more. For sockets on which no
+    /// receive is under way, which would tell; a system call.
+    fn has_hung_up(&self, socket: SocketId) -> bool;
+
     /// Waits until something completes, someone wakes the ring, or `until` passes; appends all
     /// completions there are.
     fn turn(&mut self, pool: &mut Pool, until: Nanos, completions: &mut Vec<Completion>);

@@ -8,7 +8,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use socket2::SockRef;
 
 use super::dial::Dial;
-use super::endpoints::Stream;
+use super::endpoints::{Endpoint, Stream};
 use super::files::Errand;
 use super::flights::Flights;
 use super::holdings::{Engine, Holdings, Place};
@@ -285,6 +285,10 @@ impl Ring for PortableRing {
                 _ => self.network(pool, token, op),
             },
         }
+    }
+
+    fn has_hung_up(&self, socket: SocketId) -> bool {
+        self.held.endpoints.get(socket.0).is_some_and(Endpoint::has_hung_up)
     }
 
     fn shutdown(&mut self, socket: SocketId) {

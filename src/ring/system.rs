@@ -147,6 +147,10 @@ impl Ring for SystemRing {
         self.engine.submit(pool, token, op);
     }
 
+    fn has_hung_up(&self, socket: SocketId) -> bool {
+        self.engine.has_hung_up(socket)
+    }
+
     fn shutdown(&mut self, socket: SocketId) {
         self.engine.shutdown(socket);
     }

@@ -95,6 +95,15 @@ pub(super) fn random_bytes(into: &mut [u8]) {
     }
 }
 
+/// Whether the other end of a stream socket has gone or will send no more: `poll`, without waiting.
+pub(super) fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
+    // nix has no name for this event, and takes none that it does not know.
+    let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, alive until the call returns.
+    let found = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    found > 0 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
 /// `pread`.
 pub(super) fn read_at(file: BorrowedFd<'_>, into: Memory, offset: u64) -> Result<u32, Errno> {
     let offset = signed(offset)?;

@@ -15,7 +15,7 @@ use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use socket2::SockRef;
 
 use super::dial::Dial;
-use super::endpoints::Stream;
+use super::endpoints::{Endpoint, Stream};
 use super::entries::{self, Dialing, Work, outcome, timespec};
 use super::files::Errand;
 use super::flights::Flights;
@@ -335,6 +335,10 @@ impl Ring for UringRing {
                 _ => self.network(pool, token, op),
             },
         }
+    }
+
+    fn has_hung_up(&self, socket: SocketId) -> bool {
+        self.held.endpoints.get(socket.0).is_some_and(Endpoint::has_hung_up)
     }
 
     fn shutdown(&mut self, socket: SocketId) {

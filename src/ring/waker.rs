@@ -53,7 +53,8 @@ impl Waker {
     /// After the count was taken: from here on, ringing matters again. Queues are looked at after
     /// this, so nothing left in one before a silent ring is overlooked.
     pub(super) fn heard(&self) {
-        self.0.rung.store(false, Ordering::SeqCst);
+        // Not a plain store: what was left before a silent ring must be visible after this.
+        self.0.rung.swap(false, Ordering::AcqRel);
     }
 }
 

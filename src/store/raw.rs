@@ -183,6 +183,10 @@ impl Ring for ReadRing<'_> {
         self.pending.push((token, op));
     }
 
+    fn has_hung_up(&self, _: SocketId) -> bool {
+        false
+    }
+
     fn shutdown(&mut self, _socket: SocketId) {}
 
     fn turn(&mut self, pool: &mut Pool, _until: Nanos, completions: &mut Vec<Completion>) {

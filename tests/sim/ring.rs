@@ -69,6 +69,10 @@ impl Ring for SimRing {
         world.deliver();
     }
 
+    fn has_hung_up(&self, _: SocketId) -> bool {
+        false // Clients of a simulated node have no sockets.
+    }
+
     fn shutdown(&mut self, socket: SocketId) {
         let world = &mut *self.world.borrow_mut();
         world.net.shutdown(&mut world.clockwork, self.life, socket);

@@ -1,7 +1,7 @@
 //! Every way a session ends: nothing is left behind, and no later session hears of it.
 
 use super::*;
-use crate::limits::CLIENTS_MAX;
+use crate::limits::{CLIENT_REQUESTS_MAX, CLIENTS_MAX};
 use crate::replica::event::RequestId;
 
 #[test]
@@ -173,6 +173,36 @@ fn late_answers_reach_no_later_session_in_the_same_place() {
     assert_eq!(world.visitors[second].answers, [(read, Ok(()))]);
     assert_eq!(world.data(second, read), &world.device.bytes[4096..8192]);
     assert_eq!(world.pool.used_bytes(Purpose::Client), 0);
+}
+
+/// While I/O is suspended, a client whose requests fill its limits and that connects anew over and
+/// over must not lock itself out.
+#[test]
+fn clients_that_hung_up_unheard_give_way() {
+    let mut world = World::new(MIB, 64 * MIB);
+    world.device.pace = 0;
+    let join = |world: &mut World| {
+        let it = world.join(true);
+        for _ in 0..2 * CLIENT_REQUESTS_MAX {
+            world.read(it, 0, 512);
+        }
+        world.rest();
+        it
+    };
+    let living = join(&mut world);
+    for _ in 1..CLIENTS_MAX {
+        let it = join(&mut world);
+        world.wire(it).hung_up = true;
+        world.rest();
+    }
+    assert_eq!(world.export.sessions(), CLIENTS_MAX, "nobody is heard");
+    let newcomer = world.try_join(true, Vec::new());
+    assert!(newcomer.is_ok(), "{newcomer:?}");
+    world.rest();
+    assert!(!world.wire(living).closed);
+    assert_eq!(world.export.sessions(), 2);
+    world.device.pace = 1;
+    world.rest();
 }
 
 #[test]

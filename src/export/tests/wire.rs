@@ -134,6 +134,11 @@ impl Ring for TestRing {
         }
     }
 
+    fn has_hung_up(&self, socket: SocketId) -> bool {
+        let wire = &self.wires[&socket.0];
+        wire.hung_up || wire.gone
+    }
+
     fn shutdown(&mut self, socket: SocketId) {
         self.wire(socket).shut = true;
     }

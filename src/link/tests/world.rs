@@ -483,6 +483,10 @@ impl Ring for FakeRing {
         self.fresh = true;
     }
 
+    fn has_hung_up(&self, _: SocketId) -> bool {
+        unimplemented!("links always receive")
+    }
+
     fn shutdown(&mut self, socket: SocketId) {
         let end = self.end(socket);
         let mut net = self.net.borrow_mut();

@@ -115,6 +115,27 @@ on_both! {
         assert_eq!((done.result, done.gather.is_some()), (Ok(0), true));
     }
 
+    fn hanging_up_is_seen_without_a_receive(world) {
+        use std::io::Write as _;
+        let (one, mut other) = UnixStream::pair().expect("descriptors");
+        let unix = world.ring.adopt_socket(one.into());
+        let port = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = port.local_addr().expect("bound");
+        let mut client = std::net::TcpStream::connect(address).expect("connected");
+        let (accepted, _) = port.accept().expect("accepted");
+        let tcp = world.ring.adopt_socket(accepted.into());
+        // What was sent and not received must not hide it.
+        other.write_all(b"request").expect("sent");
+        client.write_all(b"request").expect("sent");
+        assert!(!world.ring.has_hung_up(unix) && !world.ring.has_hung_up(tcp));
+        drop((other, client));
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !(world.ring.has_hung_up(unix) && world.ring.has_hung_up(tcp)) {
+            assert!(std::time::Instant::now() < end, "not seen");
+            std::thread::yield_now();
+        }
+    }
+
     fn shutdown_ends_what_is_pending_and_close_comes_last(world) {
         let (socket, _other) = tight_pair(&mut world);
         let (payload, span) = world.pattern(1 << 20, 5);

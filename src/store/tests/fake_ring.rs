@@ -169,6 +169,10 @@ impl Ring for FakeRing {
         self.in_flight_max = self.in_flight_max.max(self.pending.len());
     }
 
+    fn has_hung_up(&self, _socket: SocketId) -> bool {
+        false
+    }
+
     fn shutdown(&mut self, _socket: SocketId) {}
 
     fn turn(&mut self, pool: &mut Pool, _until: Nanos, completions: &mut Vec<Completion>) {
