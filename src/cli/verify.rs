@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Arguments {
     #[command(flatten)]
     order: order::Arguments,
-    /// Then overwrite the peer's differing blocks with this node's.
+    /// Then overwrite the peer's differing blocks with this node's, which must be primary.
     #[arg(long)]
     repair: bool,
     /// Wait for the end; exit with 7 if blocks differ that are not repaired.

@@ -266,6 +266,15 @@ impl Replica {
             );
             return self.refuse_command(id, "peer-is-primary", &text);
         }
+        if repair && self.role == Role::Secondary {
+            let text = format!(
+                "a repair overwrites what differs from the primary's copy, and neither node is \
+                 primary; run `twinblk promote {0}` on the node whose copy counts, and `twinblk \
+                 verify {0} --repair` there",
+                self.options.resource
+            );
+            return self.refuse_command(id, "no-primary", &text);
+        }
         self.begin_verify(id, peer, repair);
     }
 

@@ -475,7 +475,8 @@ pub enum Command {
     ResumeSync,
     /// A primary that suspended on losing its peer goes on alone.
     Resume,
-    /// Compare all blocks with the peer. `repair`: then overwrite the peer's differing ones.
+    /// Compare all blocks with the peer. `repair`, on a primary: then overwrite the peer's
+    /// differing ones.
     Verify {
         /// Mend.
         repair: bool,

@@ -52,7 +52,9 @@ impl Hold {
             }
             Self::NoCopy => {
                 "no up-to-date copy is in reach. Bring the peer back (`twinblk connect RES`), or \
-                 the local disk (`twinblk disk attach RES`)"
+                 the local disk (`twinblk disk attach RES`). If the newest copy is lost for good: \
+                 `twinblk demote RES`, and `twinblk promote RES --force` where an older one is, \
+                 which gives up what only the lost one had"
             }
             Self::PeerAway => {
                 "the peer is away and on_peer_loss is \"suspend\". Bring the peer back, or let \

@@ -848,6 +848,12 @@ fn verify_finds_exactly_the_planted_blocks_and_mends_them() {
         w.settle();
         w.equal();
         assert_eq!(w.refused(BRAVO, Command::Verify { repair: false }), "peer-is-primary");
+        w.must(ALPHA, Command::Demote);
+        w.settle();
+        assert_eq!(w.refused(ALPHA, Command::Verify { repair: true }), "no-primary");
+        w.must(BRAVO, Command::Verify { repair: false });
+        w.settle();
+        w.equal();
     }
 }
 
