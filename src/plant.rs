@@ -45,6 +45,8 @@ pub enum Plant {
     InconsistentUnrecorded,
     /// A node that cannot know whether it is current becomes primary without force.
     StalePromote,
+    /// Of two copies that went on apart, one overwrites the other without a word.
+    MergeSplitBrain,
     /// Under A and B the peer starts a write before what was flushed ahead of it is stable there.
     UngatedPeer,
     /// The checksum of a payload is not looked at.

@@ -416,13 +416,12 @@ impl Replica {
     fn note_lost_memory(&mut self, peer: usize) {
         let out = &self.peers[peer].out;
         let unstable = out.sent.iter().any(|sent| sent.acked && sent.item.is_none());
-        if self.disk == DiskState::UpToDate {
-            if unstable && self.role == Role::Primary && self.goes_on_alone() {
-                self.need_generation(peer);
-            }
-        } else if out.stable < out.last() {
-            self.peers[peer].lost_power = true;
+        let current = self.disk == DiskState::UpToDate;
+        let lacks = if current { unstable } else { out.stable < out.last() };
+        if current && unstable && self.role == Role::Primary && self.goes_on_alone() {
+            self.need_generation(peer);
         }
+        self.peers[peer].lost_power |= lacks && self.role == Role::Primary;
     }
 
     pub(super) fn on_disk_change(&mut self, peer: usize, disk: DiskState) {

@@ -14,6 +14,7 @@ use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Protocol, Role};
 use crate::format::superblock::{Bond, DataState};
 use crate::limits::EARLY_FRAMES_MAX;
+use crate::plant::Plant;
 use crate::units::{Epoch, Nanos, Session};
 
 impl Replica {
@@ -77,23 +78,33 @@ impl Replica {
         if let Some(difference) = self.incompatible(peer, mine, theirs) {
             return self.refuse(peer, ByeReason::Incompatible, difference);
         }
-        let (label, verdict) = reconcile(mine, theirs);
+        let (label, verdict) = match reconcile(mine, theirs) {
+            (label, Verdict::Refuse(Reason::SplitBrain))
+                if self.planted(Plant::MergeSplitBrain) && mine.role != theirs.role =>
+            {
+                let source = mine.role == Role::Primary;
+                (label, if source { Verdict::Source } else { Verdict::Target }(Extent::Full))
+            }
+            found => found,
+        };
         let (role, disk) = (theirs.role, theirs.disk);
         let epoch = mine.epoch.max(theirs.epoch);
         let their_bond = theirs.bond();
-        let boot = theirs.boot;
+        let (boot, says_so) = (theirs.boot, theirs.rebooted);
         let found = &mut self.peers[peer];
         let rebooted = found.boot.replace(boot).is_some_and(|before| before != boot);
+        let rebooted = rebooted | (says_so && !std::mem::replace(&mut found.rebooted, says_so));
         found.verdict = Some(verdict);
         (found.role, found.disk) = (Some(role), Some(disk));
         found.session_epoch = epoch;
         let name = found.name.clone();
         self.note("verdict", "none", &verdict.to_string(), &format!("peer {name}: {label}"));
         self.note_peer(peer, "the nodes have met");
+        // Kept until the peer has all again: the disk here may be lost before that.
+        self.peers[peer].lost_power |= rebooted && self.role == Role::Primary;
         if self.role == Role::Primary
             && matches!(verdict, Verdict::MineDiskless | Verdict::Target(_))
         {
-            self.peers[peer].lost_power |= rebooted;
             let rebooted = self.peers[peer].lost_power;
             if let Some(words) = self.unfit_to_serve(peer, rebooted) {
                 return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
@@ -386,7 +397,7 @@ impl Replica {
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::UpToDate);
         found.marks_heard = false;
-        (found.lost_power, found.unflushed) = (false, false);
+        (found.lost_power, found.rebooted, found.unflushed) = (false, false, false);
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {
             // The word to go on alone was for this once.

@@ -109,8 +109,10 @@ pub(super) struct Peer {
     pub(super) fresh: bool,
     /// The boot of its host, when it was last met.
     pub(super) boot: Option<BootId>,
-    /// Its host has booted, or its disk failed, while this primary relied on that disk: it may
-    /// lack what it had acknowledged.
+    /// It said so of its host, or of its disk, when it was last met.
+    pub(super) rebooted: bool,
+    /// Its host has booted, or its disk failed, since it had all: it may lack what it had
+    /// acknowledged.
     pub(super) lost_power: bool,
     /// It was lost with writes that it had not made stable: no flush is answered without it before
     /// it is in an older generation.
@@ -157,6 +159,7 @@ impl Peer {
             needs_marks_here: false,
             fresh: false,
             boot: None,
+            rebooted: false,
             lost_power: false,
             unflushed: false,
             redial: None,

@@ -47,6 +47,8 @@ struct Copy {
     firsthand: bool,
     mixed: bool,
     serving: bool,
+    /// An operator said that what only it holds may be given up.
+    given_up: bool,
 }
 
 /// All histories and copies of one device.
@@ -55,6 +57,8 @@ pub(crate) struct Copies {
     protocol: Protocol,
     histories: BTreeMap<u32, Checker>,
     next_history: u32,
+    /// From which history each one forked, and when.
+    births: BTreeMap<u32, (u32, Mark)>,
     copies: Vec<Copy>,
 }
 
@@ -73,9 +77,11 @@ impl Copies {
             firsthand: false,
             mixed: false,
             serving: false,
+            given_up: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
-        Self { protocol, histories, next_history: 1, copies: vec![copy; nodes] }
+        let births = BTreeMap::new();
+        Self { protocol, histories, next_history: 1, births, copies: vec![copy; nodes] }
     }
 
     /// The judge of what clients of this node see.
@@ -101,13 +107,21 @@ impl Copies {
     /// A serving node says how all copies are. To be told after each of its turns and after what
     /// that turn acknowledged: to go on without a peer takes a record on disk, hence more than one
     /// turn, so these acknowledgements have reached all that followed until now.
-    pub(crate) fn sample(&mut self, server: usize, followers: &[Follower]) {
+    pub(crate) fn sample(
+        &mut self,
+        server: usize,
+        followers: &[Follower],
+    ) -> Result<(), Violation> {
         assert!(self.copies[server].serving, "only a server can say");
         let history = self.copies[server].history;
         let mark = self.checker(server).mark();
         let protocol = self.protocol;
+        let mut merged = Ok(());
         for follower in followers {
             let own = follower.node == server;
+            if follower.follows && !own && !self.copies[follower.node].serving {
+                merged = merged.and(self.merges(follower.node, history));
+            }
             let copy = &mut self.copies[follower.node];
             if copy.serving && !own {
                 continue;
@@ -124,7 +138,7 @@ impl Copies {
                     };
                 }
                 (copy.history, copy.current, copy.complete_at) = (history, true, mark);
-                copy.until = NEVER;
+                (copy.until, copy.given_up) = (NEVER, false);
                 copy.firsthand = own;
                 if follower.stable {
                     copy.stable_at = mark;
@@ -133,16 +147,61 @@ impl Copies {
                 (copy.current, copy.complete_at, copy.until) = (false, mark, mark);
             }
         }
-        let used: Vec<u32> = self.copies.iter().map(|copy| copy.history).collect();
-        self.histories.retain(|number, _| used.contains(number));
+        let uses = |number: &u32| {
+            let mixes = |copy: &Copy| copy.mixed && copy.mixed_history == *number;
+            self.copies.iter().any(|copy| copy.history == *number || mixes(copy))
+        };
+        self.histories.retain(|number, _| uses(number));
+        merged
+    }
+
+    /// An operator said that what only this copy holds may be given up.
+    pub(crate) fn gives_up(&mut self, node: usize) {
+        self.copies[node].given_up = true;
+    }
+
+    /// A copy is about to become one of another history: what was acknowledged in its own alone
+    /// must not go without an operator's word (G18). Under A a server that did not yet see that its
+    /// peer was lost acknowledges what nobody will miss.
+    fn merges(&self, node: usize, into: u32) -> Result<(), Violation> {
+        let copy = &self.copies[node];
+        if copy.given_up || copy.history == into || self.protocol == Protocol::A {
+            return Ok(());
+        }
+        let (mine, theirs) = (self.ancestry(copy.history), self.ancestry(into));
+        let parted = mine.iter().find_map(|(history, left)| {
+            let other = theirs.iter().find(|(theirs, _)| theirs == history);
+            other.map(|(_, other)| *left.min(other))
+        });
+        let parted = parted.expect("all histories begin as one");
+        let newest = self.histories[&copy.history].newest_acknowledged();
+        if newest <= parted {
+            return Ok(());
+        }
+        let text = format!(
+            "node {node} takes over another history without an operator's word, although a write \
+             begun at {newest} was acknowledged in its own, and they parted at {parted}"
+        );
+        Err(Violation { promise: "G18", text })
+    }
+
+    /// A history and those before it, each with the moment at which the next one left it.
+    fn ancestry(&self, history: u32) -> Vec<(u32, Mark)> {
+        let mut chain = vec![(history, NEVER)];
+        while let Some((parent, left)) = self.births.get(&chain[chain.len() - 1].0) {
+            chain.push((*parent, *left));
+        }
+        chain
     }
 
     /// Lets go of what no copy can fall back to.
     pub(crate) fn forget(&mut self) {
         for (number, checker) in &mut self.histories {
             let of = self.copies.iter().filter(|copy| copy.history == *number);
-            let floor = of.map(|copy| copy.complete_at.min(copy.stable_at)).min();
-            checker.forget_before(floor.unwrap_or(0));
+            let whole = of.map(|copy| copy.complete_at.min(copy.stable_at));
+            let mixes = |copy: &&Copy| copy.mixed && copy.mixed_history == *number;
+            let mixed = self.copies.iter().filter(mixes).map(|copy| copy.mixed_at);
+            checker.forget_before(whole.chain(mixed).min().unwrap_or(0));
         }
     }
 
@@ -225,7 +284,7 @@ impl Copies {
         let copy = &mut self.copies[node];
         (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
         (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
-        copy.until = NEVER;
+        (copy.until, copy.given_up) = (NEVER, false);
         Ok(())
     }
 
@@ -235,47 +294,56 @@ impl Copies {
             return;
         }
         let copy = self.copies[from].clone();
-        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, ..copy };
+        let given_up = false;
+        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, given_up, ..copy };
     }
 
     /// A copy calls itself Inconsistent: its blocks are of mixed age, on their way to those of
     /// another one.
-    pub(crate) fn mixes(&mut self, node: usize, from: usize) {
+    pub(crate) fn mixes(&mut self, node: usize, from: usize) -> Result<(), Violation> {
         let mark = self.checker(from).mark();
         let history = self.copies[from].history;
-        let copy = &mut self.copies[node];
+        let copy = &self.copies[node];
         let known = copy.mixed && copy.mixed_history == history;
-        if !copy.serving && !known {
-            (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
+        if copy.serving || known {
+            return Ok(());
         }
+        let merged = self.merges(node, history);
+        let copy = &mut self.copies[node];
+        (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
+        merged
     }
 
     /// A copy that was mixed calls itself whole, after a resync from another one, which may not
     /// know yet.
     pub(crate) fn arrived(&mut self, from: Option<usize>, node: usize) {
-        if !std::mem::take(&mut self.copies[node].mixed) {
+        let copy = &mut self.copies[node];
+        if !std::mem::take(&mut copy.mixed) || from.is_none() {
             return;
         }
-        let Some(from) = from else { return };
-        let history = self.copies[from].history;
-        let copy = &mut self.copies[node];
         // It has what was there when the resync began, and some of what came since: how much will
-        // be known when both say that they are equal. Until then the other may have gone on.
-        let begun = if copy.mixed_history == history { copy.mixed_at } else { 0 };
-        (copy.history, copy.current) = (history, false);
+        // be known when both say that they are equal. Until then the other may have gone on, or
+        // begun another history.
+        let (history, begun) = (copy.mixed_history, copy.mixed_at);
+        (copy.history, copy.current, copy.given_up) = (history, false, false);
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
         copy.lost_memory = false;
     }
 
     /// Two copies met and found each other equal, without a resync: the better record holds.
-    pub(crate) fn equal(&mut self, one: usize, other: usize) {
+    pub(crate) fn equal(&mut self, one: usize, other: usize) -> Result<(), Violation> {
         let rank = |copy: &Copy| (copy.current, !copy.lost_memory, copy.complete_at);
         let (first, second) = (&self.copies[one], &self.copies[other]);
-        if first.history != second.history || first.serving || second.serving {
-            return;
+        if first.serving || second.serving {
+            return Ok(());
+        }
+        if first.history != second.history {
+            let merged = self.merges(one, second.history);
+            return merged.and(self.merges(other, first.history));
         }
         let (from, to) = if rank(first) >= rank(second) { (one, other) } else { (other, one) };
         self.copied(from, to);
+        Ok(())
     }
 
     /// Whether a copy calls itself Inconsistent.
@@ -307,6 +375,8 @@ impl Copies {
     }
 
     fn fork(&mut self, node: usize) {
+        let (history, mark) = (self.copies[node].history, self.checker(node).mark());
+        self.births.insert(self.next_history, (history, mark));
         let forked = self.checker(node).fork();
         self.histories.insert(self.next_history, forked);
         self.copies[node].history = self.next_history;

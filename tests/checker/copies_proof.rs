@@ -25,7 +25,7 @@ impl Pair {
         let own = Follower { node: server, follows: true, stable: true };
         let stable = follows;
         let other = Follower { node: 1 - server, follows, stable };
-        self.copies.sample(server, &[own, other]);
+        self.copies.sample(server, &[own, other]).expect("nothing merges");
     }
 
     fn write(&mut self, node: usize, stamp: u64) {
@@ -89,6 +89,13 @@ fn one_server_at_a_time() {
     assert!(pair.read(0, 1).is_ok());
     assert!(pair.read(1, 2).is_ok());
     pair.copies.stops(1);
+    let own = Follower { node: 0, follows: true, stable: true };
+    let other = Follower { node: 1, follows: true, stable: true };
+    let merged = pair.copies.clone().sample(0, &[own, other]).expect_err("nobody said so");
+    assert_eq!(merged.promise, "G18");
+    let merged = pair.copies.clone().mixes(1, 0).expect_err("nobody said so");
+    assert_eq!(merged.promise, "G18");
+    pair.copies.gives_up(1);
     pair.sample(0, true);
     assert_eq!(pair.copies.histories(), 1, "node 1 gave its history up");
     pair.copies.stops(0);
@@ -138,8 +145,8 @@ fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
     pair.write(0, 1);
     let own = Follower { node: 0, follows: true, stable: true };
     let other = Follower { node: 1, follows: false, stable: false };
-    pair.copies.sample(0, &[own, other]);
-    pair.copies.mixes(1, 0);
+    pair.copies.sample(0, &[own, other]).expect("nothing merges");
+    pair.copies.mixes(1, 0).expect("nothing merges");
     pair.copies.stops(0);
     let refused = pair.copies.clone().serves(1, true).expect_err("mixed");
     assert_eq!(refused.promise, "G14");

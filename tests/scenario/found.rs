@@ -600,3 +600,35 @@ fn a_diskless_primary_does_not_go_on_with_a_disk_that_failed_and_came_back() {
     w.must(ALPHA, Command::DiskAttach);
     w.settle();
 }
+
+/// G5: the peer lost power while this primary still had a disk, and then that failed too.
+#[test]
+fn a_primary_that_loses_its_disk_remembers_what_the_peer_lost_before() {
+    for steps in 0..40 {
+        let mut w = World::running(Setup::default());
+        w.settle();
+        w.wrote(ALPHA, 5, 1, 2);
+        lose_power(&mut w, BRAVO);
+        w.nodes[BRAVO].stalled.insert("superblock");
+        w.restart(BRAVO);
+        w.settle();
+        w.nodes[BRAVO].stalled.clear();
+        w.until("met", |w| w.status(ALPHA).peers[0].replication == Replication::Negotiating);
+        w.steps(steps);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.settle();
+        let read = w.read(ALPHA, 5 * 4096, 4096);
+        w.settle();
+        if w.done(ALPHA, read) {
+            assert_eq!(stamp_read(&w, ALPHA, read, 5), Some(2), "disk lost after {steps}");
+        } else {
+            // As the words say.
+            w.must(ALPHA, Command::Demote);
+        }
+        w.must(ALPHA, Command::DiskAttach);
+        w.must(ALPHA, CONNECT);
+        w.must(BRAVO, CONNECT);
+        w.settle();
+        w.equal();
+    }
+}

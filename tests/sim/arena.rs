@@ -284,6 +284,11 @@ impl Arena {
     fn order(&mut self, node: usize, command: Command) {
         self.next_id += 1;
         let id = self.next_id;
+        let gives_up =
+            [Command::Invalidate, Command::Connect { discard_my_data: true }].contains(&command);
+        if gives_up {
+            self.copies.gives_up(node);
+        }
         if command == Command::Invalidate && !self.copies.has_another(node) {
             self.conceded = true;
         }

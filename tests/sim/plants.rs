@@ -77,7 +77,7 @@ const fn wide(planted: Planted) -> Planted {
     Planted { wide: true, ..planted }
 }
 
-pub(crate) static BUGS: [Planted; 23] = [
+pub(crate) static BUGS: [Planted; 24] = [
     planted("ack-before-peer", Bug::AckBeforePeer, "G1", &[Kind::Power]),
     wide(planted("write-before-log", Bug::WriteBeforeLog, "G8", &[Kind::PowerBoth])),
     wide(planted("no-log-pages", Bug::NoLogPages, "G8", &[Kind::Power])),
@@ -100,6 +100,15 @@ pub(crate) static BUGS: [Planted; 23] = [
     planted("read-inconsistent", Bug::ReadInconsistent, "G5", &[Kind::DiskErrors]),
     planted("inconsistent-unrecorded", Bug::InconsistentUnrecorded, "G3", &[Kind::Kill]),
     of_roles(planted("stale-promote", Bug::StalePromote, "G14", &[Kind::Cut])),
+    Planted {
+        seen_as: &["G18"],
+        ..planted(
+            "merge-split-brain",
+            Bug::MergeSplitBrain,
+            "G18",
+            &[Kind::Cut, Kind::Kill, Kind::Operator],
+        )
+    },
     planted("ungated-peer", Bug::UngatedPeer, "G2", &[Kind::PowerBoth]),
     planted("payload-unchecked", Bug::PayloadUnchecked, "G11", &[Kind::Corrupt]),
     planted("zero-only-here", Bug::ZeroOnlyHere, "G10", &[Kind::None]),

@@ -114,7 +114,8 @@ impl Arena {
         }
         if status.disk == DiskState::Inconsistent {
             self.nodes[node].half = true;
-            self.copies.mixes(node, other);
+            let mixed = self.copies.mixes(node, other);
+            self.keep(mixed);
         } else if status.disk > DiskState::Inconsistent && self.nodes[node].half {
             self.nodes[node].half = false;
             self.copies.arrived(self.nodes[node].copied_from, node);
@@ -126,7 +127,8 @@ impl Arena {
             let own = Follower { node, follows: whole, stable: true };
             let stable = peer.unstable_writes == 0;
             let theirs = Follower { node: other, follows: follows(peer), stable };
-            self.copies.sample(node, &[own, theirs]);
+            let sampled = self.copies.sample(node, &[own, theirs]);
+            self.keep(sampled);
             if theirs.follows {
                 self.nodes[other].copied_from = None;
             }
@@ -158,7 +160,8 @@ impl Arena {
         } else if copied(node, other) {
             self.copies.copied(other, node);
         } else {
-            self.copies.equal(node, other);
+            let met = self.copies.equal(node, other);
+            self.keep(met);
         }
         self.nodes[node].copied_from = None;
         self.nodes[other].copied_from = None;
