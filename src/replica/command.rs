@@ -8,18 +8,8 @@ use super::event::{Command, CommandId, Connection, Output, Refusal};
 use super::peer::Phase;
 use super::persist::After;
 use crate::format::frame::{ByeReason, DiskState, Frame, Role};
-use crate::format::lineage::{Generation, Lineage};
+use crate::format::lineage::Lineage;
 use crate::format::superblock::{Bond, DataState};
-use crate::units::{Epoch, Session};
-
-/// Whether all is zero, asked on behalf of whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EmptyScan {
-    /// This node's operator.
-    Command(CommandId),
-    /// The peer, which offers this generation.
-    Peer { peer: usize, session: Session, generation: Generation },
-}
 
 const OPENING: &str = "the disk is being opened; try again in a moment";
 
@@ -278,139 +268,6 @@ impl Replica {
         self.begin_verify(id, peer, repair);
     }
 
-    fn init_from(&mut self, id: CommandId) {
-        if !self.may_init(id) {
-            return;
-        }
-        self.begin_first_generation();
-        for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
-            slot.all_marked = true;
-            // The peer holds nothing: it cannot serve, whatever happens to this node.
-            slot.withdrawn = true;
-        }
-        self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
-        let text = "this node's disk, as it is, is the first copy";
-        self.reconsider_disk("init");
-        self.save(After::Renegotiate { peer: 0, id, text });
-    }
-
-    fn may_init(&mut self, id: CommandId) -> bool {
-        if !self.has_open_disk() {
-            let text = "there is no local disk; see `twinblk status`";
-            self.refuse_command(id, "no-disk", text);
-            return false;
-        }
-        if self.superblock.lineage.head().is_some() {
-            let text = "it holds data already; `invalidate` is the way to give it up";
-            self.refuse_command(id, "has-data", text);
-            return false;
-        }
-        let theirs = self.peers.iter().filter_map(|peer| peer.their_state.as_ref());
-        if theirs.into_iter().any(|state| state.lineage.head().is_some()) {
-            let text = "the peer holds data already, which is on its way here";
-            self.refuse_command(id, "peer-has-data", text);
-            return false;
-        }
-        true
-    }
-
-    fn begin_first_generation(&mut self) {
-        let epoch = self.superblock.epoch.next();
-        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
-        self.superblock.epoch = epoch;
-        self.superblock.lineage = Lineage::new(vec![generation]);
-        self.superblock.data = DataState::Consistent;
-        self.superblock.sync_target = None;
-    }
-
-    fn init_empty(&mut self, id: CommandId) {
-        if !self.may_init(id) {
-            return;
-        }
-        if !self.peers.iter().any(|peer| peer.phase == Phase::Idle) {
-            let text = "both nodes must be connected for --both-empty; see `twinblk status`";
-            return self.refuse_command(id, "not-connected", text);
-        }
-        if self.scanning.is_some() {
-            return self.refuse_command(id, "busy", "a device is being scanned already");
-        }
-        self.scanning = Some(EmptyScan::Command(id));
-        self.emit(Output::ScanEmpty);
-    }
-
-    pub(super) fn on_empty_ask(&mut self, peer: usize, generation: Generation) {
-        let fits = self.superblock.lineage.head().is_none() && self.scanning.is_none();
-        if !fits || self.peers[peer].phase != Phase::Idle || !self.has_open_disk() {
-            return self.send(peer, Frame::EmptyAnswer { empty: false });
-        }
-        let session = self.peers[peer].session_id();
-        self.scanning = Some(EmptyScan::Peer { peer, session, generation });
-        self.emit(Output::ScanEmpty);
-    }
-
-    pub(super) fn on_scanned(&mut self, empty: Option<bool>) {
-        let Some(scan) = self.scanning.take() else {
-            return;
-        };
-        match scan {
-            EmptyScan::Command(id) if empty == Some(true) => self.offer_empty(id),
-            EmptyScan::Command(id) => {
-                let text = "the device does not hold only zeroes; use `init --from NODE`";
-                self.refuse_command(id, "not-empty", text);
-            }
-            EmptyScan::Peer { peer, session, .. } if empty != Some(true) => {
-                if self.peers[peer].session == Some(session) {
-                    self.send(peer, Frame::EmptyAnswer { empty: false });
-                }
-            }
-            EmptyScan::Peer { peer, session, generation } => {
-                if self.superblock.lineage.head().is_some() {
-                    return;
-                }
-                self.superblock.lineage = Lineage::new(vec![generation]);
-                self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
-                self.superblock.data = DataState::Consistent;
-                self.save(After::EmptyAnswered { peer, session });
-            }
-        }
-    }
-
-    fn offer_empty(&mut self, id: CommandId) {
-        let Some(peer) = self.peers.iter().position(|peer| peer.phase == Phase::Idle) else {
-            let text = "the link was lost while the device was scanned; try again";
-            return self.refuse_command(id, "not-connected", text);
-        };
-        let epoch = self.superblock.epoch.next();
-        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
-        self.offered = Some((id, generation));
-        self.send(peer, Frame::EmptyAsk { generation });
-    }
-
-    pub(super) fn empty_answered(&mut self, peer: usize, session: Session) {
-        if self.peers[peer].session == Some(session) {
-            self.send(peer, Frame::EmptyAnswer { empty: true });
-        }
-        self.reconsider_disk("init --both-empty");
-    }
-
-    pub(super) fn on_empty_answer(&mut self, peer: usize, empty: bool) {
-        let Some((id, generation)) = self.offered.take() else {
-            return;
-        };
-        if !empty {
-            let them = self.peers[peer].name.clone();
-            let text = format!(
-                "the device of {them} does not hold only zeroes, or has data; use `init --from NODE`"
-            );
-            return self.refuse_command(id, "not-empty", &text);
-        }
-        self.superblock.lineage = Lineage::new(vec![generation]);
-        self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
-        self.superblock.data = DataState::Consistent;
-        let text = "both nodes hold only zeroes, and begin with that";
-        self.save(After::Renegotiate { peer, id, text });
-    }
-
     fn detach(&mut self, id: CommandId) {
         if matches!(self.disk_phase, DiskPhase::Opening | DiskPhase::Recovering) {
             return self.refuse_command(id, "busy", OPENING);
@@ -469,44 +326,5 @@ impl Replica {
         self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
         self.reconsider_disk("node replace");
         self.save(After::Answer { id, text: "the peer's new machine will get a full copy" });
-    }
-
-    /// No contents, and none are known to exist anywhere: `init` says where they are.
-    pub(super) fn is_just_created(&self) -> bool {
-        self.has_no_data() && self.superblock.epoch == Epoch(0)
-    }
-
-    pub(super) fn has_no_data(&self) -> bool {
-        self.has_metadata() && self.superblock.lineage.head().is_none()
-    }
-
-    /// Protocol A, congested for too long: this node marks instead of sending.
-    pub(super) fn congestion_began(&mut self, peer: usize) {
-        let bitmap = self.options.on_congestion == super::options::OnCongestion::Bitmap;
-        if bitmap && self.peers[peer].phase == Phase::Established {
-            self.peers[peer].phase = Phase::Ahead;
-            self.drop_verify(peer, "the link is congested");
-            // On record, so that the log need not wait for a peer that may take long.
-            for place in 0..self.peers[peer].out.sent.len() {
-                let blocks = self.peers[peer].out.sent[place].blocks;
-                self.mark(peer, blocks);
-            }
-            self.send(peer, Frame::Behind);
-            self.note_peer(peer, "the link is congested");
-        }
-    }
-
-    pub(super) fn on_behind(&mut self, peer: usize) {
-        if self.peers[peer].phase == Phase::Idle {
-            return; // The disk here failed meanwhile: the peer marks anyhow.
-        }
-        if self.peers[peer].phase != Phase::Established || self.role == Role::Primary {
-            return self.violation(peer, "congestion out of turn");
-        }
-        self.peers[peer].phase = Phase::Behind;
-        self.note_peer(peer, "the link is congested");
-        self.superblock.data = DataState::Outdated;
-        self.save(After::Nothing);
-        self.reconsider_disk("the link is congested");
     }
 }

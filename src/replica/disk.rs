@@ -8,13 +8,11 @@ use super::event::{CommandId, DiskImage, Output};
 use super::hot_extents::{HotExtents, blocks_of};
 use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
-use super::status::generation_words;
 use crate::format::extent_log::{LogImage, window_for};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::lineage::Generation;
 use crate::format::superblock::DataState;
 use crate::plant::Plant;
-use crate::units::Session;
 
 /// The local disk as a resource of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub(super) struct Freeze {
     /// taken note, nothing was written without it.
     whole: bool,
     /// It has come back so: whether a peer took note is of no account any more.
-    back: bool,
+    pub(super) back: bool,
 }
 
 impl Replica {
@@ -351,64 +349,6 @@ impl Replica {
                 super::LogWaiter::Apply { peer, sequence } => self.run_apply(peer, sequence),
             }
         }
-        self.check_flushes();
-    }
-
-    /// Asks the peer to begin the generation this node now misses, if one is owed.
-    pub(super) fn ask_generation(&mut self, peer: usize) {
-        if let Some(freeze) = &self.freezing
-            && self.role == Role::Primary
-            && self.peers[peer].disk == Some(DiskState::UpToDate)
-        {
-            let generation = freeze.generation;
-            self.send(peer, Frame::GenerationBegin { generation });
-        }
-    }
-
-    /// The peer, primary, has no disk any more: what is written from here on, it lacks.
-    pub(super) fn on_generation_begin(&mut self, peer: usize, generation: Generation) {
-        if self.disk != DiskState::UpToDate || self.role == Role::Primary {
-            // Both disks may have failed at once: the peer hears of this one's, and waits.
-            return;
-        }
-        let session = self.peers[peer].session_id();
-        self.peers[peer].needs_marks_here = true;
-        let superblock = &mut self.superblock;
-        let head = superblock.lineage.head();
-        if head != Some(generation) {
-            superblock.lineage.begin(generation);
-            superblock.epoch = superblock.epoch.max(generation.epoch);
-            let slot = &mut superblock.slots[peer];
-            slot.base = slot.base.or(head);
-        }
-        superblock.log_live = true;
-        self.save(After::GenerationHeld { peer, session, generation });
-    }
-
-    pub(super) fn generation_held(
-        &mut self,
-        peer: usize,
-        session: Session,
-        generation: Generation,
-    ) {
-        if self.peers[peer].session == Some(session) {
-            self.send(peer, Frame::GenerationHeld { generation });
-        }
-    }
-
-    pub(super) fn on_generation_held(&mut self, generation: Generation) {
-        let awaited = |freeze: &Freeze| freeze.generation == generation && !freeze.back;
-        if !self.freezing.as_ref().is_some_and(awaited) {
-            return;
-        }
-        self.freezing = None;
-        self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
-        let old = generation_words(self.superblock.lineage.head());
-        self.served = Some(generation);
-        self.superblock.lineage.begin(generation);
-        let new = generation.to_string();
-        self.note("generation", &old, &new, "the local disk was let go; the peer keeps the marks");
-        self.retry_frozen();
         self.check_flushes();
     }
 

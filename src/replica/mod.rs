@@ -3,18 +3,23 @@
 //!
 //! Feed [`Replica::handle`] with everything that happened, then drain [`Replica::poll_output`]
 //! once per turn and carry out what comes, in order; call it again with [`Input::Timeout`] when
-//! [`Replica::deadline`] has passed. What becomes of a write is in `write`, `stream` and `apply`,
-//! in this order; who has the good data is one table in [`reconcile`].
+//! [`Replica::deadline`] has passed. What becomes of a write is in `request`, `activity_log`,
+//! `write`, `stream` and `apply`, in this order; who has the good data is one table in [`reconcile`].
 
+mod activity_log;
 mod apply;
 mod command;
+mod congestion;
 mod dirty_map;
 mod disk;
 mod disk_loss;
 pub mod event;
 mod flush;
+mod generation;
 mod handshake;
+mod hold;
 mod hot_extents;
+mod init;
 mod leftover;
 pub mod options;
 mod pace;
@@ -41,12 +46,12 @@ use crate::format::superblock::Superblock;
 use crate::limits::PROGRESS_SAVE;
 use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
-use command::EmptyScan;
 use dirty_map::DirtyMap;
 use disk::{DiskPhase, Freeze};
 use event::{CommandId, DiskError, Fetched, Input, IoId, Output, PageId, PeerIndex};
 use flush::Flush;
 use hot_extents::HotExtents;
+use init::EmptyScan;
 use options::Options;
 use pace::Pacer;
 use peer::{Peer, Phase};

@@ -23,52 +23,6 @@ impl Told {
     pub(super) const NOTHING: Self = Self { replication: Replication::Off, role: None, disk: None };
 }
 
-/// Why a client's writes wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
-    Negotiating,
-    MarksUnknown,
-    NotNoted,
-    NoCopy,
-    PeerAway,
-    Congested,
-}
-
-impl Hold {
-    /// What it means, and what to do.
-    fn words(self, resource: &str) -> String {
-        let words = match self {
-            Self::Negotiating => {
-                "the nodes are agreeing whose data is newer. That ends by itself; `twinblk wait \
-                 RES --for insync` waits for it"
-            }
-            Self::MarksUnknown => {
-                "the peer is telling which blocks are stale here. That ends by itself; `twinblk \
-                 wait RES --for insync` waits for it"
-            }
-            Self::NotNoted => {
-                "the local disk is gone and the peer has not yet taken note of it. If that lasts, \
-                 bring the peer back, or run `twinblk disk attach RES`"
-            }
-            Self::NoCopy => {
-                "no up-to-date copy is in reach. Bring the peer back (`twinblk connect RES`), or \
-                 the local disk (`twinblk disk attach RES`). If the newest copy is lost for good: \
-                 `twinblk demote RES`, and `twinblk promote RES --force` where an older one is, \
-                 which gives up what only the lost one had"
-            }
-            Self::PeerAway => {
-                "the peer is away and on_peer_loss is \"suspend\". Bring the peer back, or let \
-                 this node go on alone: `twinblk resume RES`"
-            }
-            Self::Congested => {
-                "the link is congested and on_congestion is \"wait\". It goes on when the peer has \
-                 caught up; if that lasts, the link is too slow for the load"
-            }
-        };
-        words.replace("RES", resource)
-    }
-}
-
 /// Why a state changed, where nothing better is known than what came in.
 pub(super) const fn cause_of(input: &Input) -> &'static str {
     match input {
@@ -276,11 +230,6 @@ impl Replica {
         if let Some(disk) = disk.filter(|disk| old_disk != Some(*disk)) {
             self.note("peer-disk", &word(old_disk), &word(Some(disk)), &cause);
         }
-    }
-
-    /// Client I/O waits for somebody, not just for a link that is slower than its clients.
-    fn stands_still(&self) -> bool {
-        self.write_hold().is_some_and(|hold| hold != Hold::Congested)
     }
 
     /// Tells every change of state that nobody has told with a cause of its own.

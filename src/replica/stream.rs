@@ -6,7 +6,7 @@ use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
 use crate::format::frame::{DiskState, Frame, Protocol};
-use crate::limits::{BARRIER_DELAY, CONGESTION_REST, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
+use crate::limits::{BARRIER_DELAY, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use std::collections::VecDeque;
@@ -346,25 +346,6 @@ impl Replica {
             if due.is_some_and(|due| due <= self.now) {
                 self.ask_barrier(peer);
             }
-        }
-    }
-
-    /// Under A: whether the peer lags too far behind, or has caught up.
-    pub(super) fn check_congestion(&mut self, peer: usize) {
-        if self.options.protocol != Protocol::A {
-            return;
-        }
-        let queued = self.peers[peer].out.unacked_bytes;
-        let limit = self.options.congestion_bytes;
-        if queued > limit && !self.peers[peer].congested {
-            self.peers[peer].congested = true;
-            self.congestion_began(peer);
-        } else if queued <= limit / 2 {
-            self.peers[peer].congested = false;
-        }
-        let found = &mut self.peers[peer];
-        if found.phase == Phase::Ahead && queued == 0 && found.ahead_until.is_none() {
-            found.ahead_until = Some(self.now + CONGESTION_REST);
         }
     }
 }

@@ -4,17 +4,10 @@
 
 use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Output, Part, RequestError};
-use super::hot_extents::extents_of;
-use super::options::{OnCongestion, PeerLoss};
-use super::peer::Phase;
-use super::persist::{After, PagesJob};
 use super::request::Kind;
-use super::status::{Hold, generation_words};
 use super::stream::Sent;
 use super::{IoPurpose, Replica};
-use crate::format::extent_log::window_for;
-use crate::format::frame::{DiskState, Frame, Protocol};
-use crate::format::lineage::Generation;
+use crate::format::frame::{Frame, Protocol};
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence};
 
@@ -22,12 +15,12 @@ use crate::units::{Blocks, Sequence};
 #[derive(Debug)]
 pub(super) struct Piece {
     op: usize,
-    blocks: Blocks,
+    pub(super) blocks: Blocks,
     part: Option<Part>,
     fua: bool,
     discard: bool,
     /// In the activity log's count of users.
-    entered: bool,
+    pub(super) entered: bool,
     issued: bool,
     owed_here: bool,
     /// Bit per peer whose word is awaited.
@@ -62,116 +55,6 @@ impl Replica {
         };
         let key = self.pieces.insert(piece);
         self.enter_log(key);
-    }
-
-    /// Waits until the extents of the piece are hot, in the order of asking.
-    fn enter_log(&mut self, key: usize) {
-        let blocks = self.pieces[key].blocks;
-        if !self.has_open_disk() {
-            return self.issue(key);
-        }
-        if self.log_waiting.is_empty() && self.log.enter(blocks) {
-            self.pieces[key].entered = true;
-            return self.issue(key);
-        }
-        self.log_waiting.push_back(super::LogWaiter::Piece(key));
-        self.plan_log();
-    }
-
-    /// Begins a log transaction for those who wait, if none is under way.
-    pub(super) fn plan_log(&mut self) {
-        if self.log.under_way() || self.log_waiting.is_empty() || !self.has_open_disk() {
-            return;
-        }
-        let coolable = self.coolable();
-        let wanted: Vec<u32> = self
-            .log_waiting
-            .iter()
-            .take(crate::limits::LOG_UPDATES_MAX)
-            .flat_map(|waiter| extents_of(self.blocks_of_waiter(*waiter)))
-            .collect();
-        let first = self.log_waiting.front().map(|waiter| self.blocks_of_waiter(*waiter));
-        let first = first.into_iter().flat_map(extents_of);
-        let geometry = self.superblock.geometry;
-        let window = |number| window_for(number, geometry.log_extents);
-        match self.log.plan(wanted.into_iter(), first, coolable, window) {
-            Some(_) if self.planted(Plant::NoLogPages) => self.write_log(),
-            Some(plan) => self.save_pages(PagesJob::Cooled(plan.cooled)),
-            None => self.relieve_log(),
-        }
-    }
-
-    fn blocks_of_waiter(&self, waiter: super::LogWaiter) -> Blocks {
-        match waiter {
-            super::LogWaiter::Piece(key) => self.pieces[key].blocks,
-            super::LogWaiter::Apply { peer, sequence } => self.apply_blocks(peer, sequence),
-        }
-    }
-
-    /// Every slot is busy with writes that are not yet safe everywhere: ask for that at once.
-    fn relieve_log(&mut self) {
-        self.sync_here();
-        for peer in 0..self.peers.len() {
-            self.ask_barrier(peer);
-        }
-    }
-
-    pub(super) fn log_saved(&mut self) {
-        self.log.commit();
-        self.wake_log_waiters();
-    }
-
-    fn wake_log_waiters(&mut self) {
-        while let Some(waiter) = self.log_waiting.front().copied() {
-            if !self.log.enter(self.blocks_of_waiter(waiter)) {
-                break;
-            }
-            self.log_waiting.pop_front();
-            match waiter {
-                super::LogWaiter::Piece(key) => {
-                    self.pieces[key].entered = true;
-                    self.issue(key);
-                }
-                super::LogWaiter::Apply { peer, sequence } => self.apply_entered(peer, sequence),
-            }
-        }
-        self.plan_log();
-    }
-
-    /// Why client writes wait; none if they do not.
-    pub(super) fn write_hold(&self) -> Option<Hold> {
-        if self.peers.iter().any(super::peer::Peer::negotiates) {
-            return Some(Hold::Negotiating);
-        }
-        let unknown =
-            |peer: &super::peer::Peer| peer.phase == Phase::SyncTarget && !peer.marks_heard;
-        if self.peers.iter().any(unknown) {
-            return Some(Hold::MarksUnknown);
-        }
-        if self.freezing.is_some() {
-            return Some(Hold::NotNoted);
-        }
-        if !self.has_current_data() {
-            return Some(Hold::NoCopy);
-        }
-        let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
-        if alone && self.options.on_peer_loss == PeerLoss::Suspend && !self.resumed {
-            return Some(Hold::PeerAway);
-        }
-        let waits = self.options.on_congestion == OnCongestion::Wait;
-        if waits && self.peers.iter().any(|peer| peer.congested) {
-            return Some(Hold::Congested);
-        }
-        None
-    }
-
-    /// Whether an up-to-date copy can be reached.
-    pub(super) fn has_current_data(&self) -> bool {
-        self.disk == DiskState::UpToDate
-            || self
-                .peers
-                .iter()
-                .any(|peer| peer.mirrors() && peer.disk == Some(DiskState::UpToDate))
     }
 
     /// The moment a piece becomes a write: from here on it happens everywhere or is on record.
@@ -231,47 +114,6 @@ impl Replica {
         let version = self.need_generation(peer);
         let piece = &mut self.pieces[key];
         piece.owed_version = piece.owed_version.max(version);
-    }
-
-    /// Begins a generation unless the peer already lacks one; returns the superblock version that
-    /// must be stable before a write it misses is acknowledged.
-    pub(super) fn need_generation(&mut self, peer: usize) -> u64 {
-        // A peer that was told the end of a resync may have adopted the present generation.
-        let base = self.superblock.slots[peer].base;
-        if self.planted(Plant::NoGeneration) {
-            return 0;
-        }
-        let head = self.superblock.lineage.head();
-        let own = head.is_some_and(|head| head.node == self.options.node);
-        if base.is_none() || base == head || !own {
-            self.begin_generation("a write that a peer misses");
-        }
-        self.generation_version
-    }
-
-    /// Begins a generation: whoever is not mirrored to is behind from here on.
-    pub(super) fn begin_generation(&mut self, cause: &'static str) {
-        let epoch = self.superblock.epoch.next();
-        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
-        self.superblock.epoch = epoch;
-        let base = self.superblock.lineage.head();
-        self.superblock.lineage.begin(generation);
-        for (peer, slot) in self.peers.iter().zip(&mut self.superblock.slots) {
-            if slot.in_use && slot.base.is_none() && !peer.mirrors() {
-                slot.base = base;
-            }
-        }
-        self.note("generation", &generation_words(base), &generation.to_string(), cause);
-        self.save(After::Generation);
-        self.generation_version = self.saver.version();
-    }
-
-    pub(super) fn generation_saved(&mut self) {
-        for key in std::mem::take(&mut self.version_waiting) {
-            if self.pieces.contains(key) {
-                self.settle_piece(key);
-            }
-        }
     }
 
     pub(super) fn piece_stored(
@@ -386,12 +228,6 @@ impl Replica {
         }
     }
 
-    /// The log went with its disk: nobody is in it.
-    pub(super) fn leave_log_of_lost_disk(&mut self) {
-        self.pieces.iter_mut().for_each(|(_, piece)| piece.entered = false);
-        self.peers.iter_mut().for_each(|peer| peer.incoming.forget_log());
-    }
-
     /// A disk comes back under a primary: what is under way was not written to it.
     pub(super) fn mark_running_pieces(&mut self) {
         let running = self.pieces.iter().filter(|(_, piece)| piece.issued);
@@ -472,17 +308,5 @@ impl Replica {
             }
             self.mirror(peer, key, sequence);
         }
-    }
-
-    /// The log has room for those who wait once writes became stable.
-    pub(super) fn coolable(&self) -> Sequence {
-        if self.planted(Plant::CoolUnstable) {
-            return self.sequence;
-        }
-        let here = self.local.stable();
-        // While this node is ahead, what the peer was sent before is marked already.
-        let peers = self.peers.iter().filter(|peer| !peer.is_ahead());
-        let peers = peers.map(super::peer::Peer::coolable);
-        peers.fold(here, Sequence::min)
     }
 }

@@ -1,0 +1,104 @@
+//! Owns the way into the activity log: who waits for an extent to become hot, which ones cool for it,
+//! in which order that is recorded. Must never let a write go on before the record that names its
+//! extents is stable, nor cool an extent whose writes are neither stable nor marked.
+
+use super::Replica;
+use super::hot_extents::extents_of;
+use super::persist::PagesJob;
+use crate::format::extent_log::window_for;
+use crate::plant::Plant;
+use crate::units::{Blocks, Sequence};
+
+impl Replica {
+    /// Waits until the extents of the piece are hot, in the order of asking.
+    pub(super) fn enter_log(&mut self, key: usize) {
+        let blocks = self.pieces[key].blocks;
+        if !self.has_open_disk() {
+            return self.issue(key);
+        }
+        if self.log_waiting.is_empty() && self.log.enter(blocks) {
+            self.pieces[key].entered = true;
+            return self.issue(key);
+        }
+        self.log_waiting.push_back(super::LogWaiter::Piece(key));
+        self.plan_log();
+    }
+
+    /// Begins a log transaction for those who wait, if none is under way.
+    pub(super) fn plan_log(&mut self) {
+        if self.log.under_way() || self.log_waiting.is_empty() || !self.has_open_disk() {
+            return;
+        }
+        let coolable = self.coolable();
+        let wanted: Vec<u32> = self
+            .log_waiting
+            .iter()
+            .take(crate::limits::LOG_UPDATES_MAX)
+            .flat_map(|waiter| extents_of(self.blocks_of_waiter(*waiter)))
+            .collect();
+        let first = self.log_waiting.front().map(|waiter| self.blocks_of_waiter(*waiter));
+        let first = first.into_iter().flat_map(extents_of);
+        let geometry = self.superblock.geometry;
+        let window = |number| window_for(number, geometry.log_extents);
+        match self.log.plan(wanted.into_iter(), first, coolable, window) {
+            Some(_) if self.planted(Plant::NoLogPages) => self.write_log(),
+            Some(plan) => self.save_pages(PagesJob::Cooled(plan.cooled)),
+            None => self.relieve_log(),
+        }
+    }
+
+    fn blocks_of_waiter(&self, waiter: super::LogWaiter) -> Blocks {
+        match waiter {
+            super::LogWaiter::Piece(key) => self.pieces[key].blocks,
+            super::LogWaiter::Apply { peer, sequence } => self.apply_blocks(peer, sequence),
+        }
+    }
+
+    /// Every slot is busy with writes that are not yet safe everywhere: ask for that at once.
+    fn relieve_log(&mut self) {
+        self.sync_here();
+        for peer in 0..self.peers.len() {
+            self.ask_barrier(peer);
+        }
+    }
+
+    pub(super) fn log_saved(&mut self) {
+        self.log.commit();
+        self.wake_log_waiters();
+    }
+
+    fn wake_log_waiters(&mut self) {
+        while let Some(waiter) = self.log_waiting.front().copied() {
+            if !self.log.enter(self.blocks_of_waiter(waiter)) {
+                break;
+            }
+            self.log_waiting.pop_front();
+            match waiter {
+                super::LogWaiter::Piece(key) => {
+                    self.pieces[key].entered = true;
+                    self.issue(key);
+                }
+                super::LogWaiter::Apply { peer, sequence } => self.apply_entered(peer, sequence),
+            }
+        }
+        self.plan_log();
+    }
+
+    /// The log went with its disk: nobody is in it.
+    pub(super) fn leave_log_of_lost_disk(&mut self) {
+        self.pieces.iter_mut().for_each(|(_, piece)| piece.entered = false);
+        self.peers.iter_mut().for_each(|peer| peer.incoming.forget_log());
+    }
+
+    /// The log has room for those who wait once writes became stable.
+    pub(super) fn coolable(&self) -> Sequence {
+        if self.planted(Plant::CoolUnstable) {
+            return self.sequence;
+        }
+        let here = self.local.stable();
+        // While this node is ahead, what the peer was sent before is marked already.
+        let peers = self.peers.iter().filter(|peer| !peer.is_ahead());
+        let peers = peers.map(super::peer::Peer::coolable);
+        peers.fold(here, Sequence::min)
+    }
+}
