@@ -59,12 +59,12 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         on_record_bytes: found.on_record_blocks * BLOCK_BYTES,
         runs: found.runs.iter().map(bytes).collect(),
     };
-    context.answer(&text(&found), &difference)?;
-    Ok(match found.differing_blocks {
+    let exit = match found.differing_blocks {
         0 => Exit::Done,
         all if all == found.on_record_blocks => Exit::Degraded,
         _ => Exit::Failed,
-    })
+    };
+    context.answer(&text(&found), &difference, exit)
 }
 
 fn text(found: &Comparison) -> String {

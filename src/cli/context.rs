@@ -78,9 +78,20 @@ impl Context {
         runtime.block_on(work)
     }
 
-    /// Prints an answer: `text` for people, `body` for programs.
-    pub(super) fn answer(&self, text: &str, body: &impl Serialize) -> Result<(), Failure> {
-        if self.json() { print_json(body) } else { Terminal::print(&format!("{text}\n")) }
+    /// Prints an answer: `text` for people, `body` for programs. Gives back `exit`, also if whoever
+    /// read has closed the output: the code says what was found, not who looked.
+    pub(super) fn answer(
+        &self,
+        text: &str,
+        body: &impl Serialize,
+        exit: Exit,
+    ) -> Result<Exit, Failure> {
+        let printed =
+            if self.json() { print_json(body) } else { Terminal::print(&format!("{text}\n")) };
+        match printed {
+            Err(failure) if failure.exit != Exit::Done => Err(failure),
+            _ => Ok(exit),
+        }
     }
 
     /// Says on stderr why a command failed.

@@ -61,6 +61,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         area: AreaId(u64::from_le_bytes(random()?).max(1)),
         peer_slots: here.resource.peer_slots,
         log_extents: here.resource.log_extents,
+        device_blocks: None,
     };
     let made = create(&mut disk, layout, arguments.force).map_err(|error| {
         if let Some(path) = here.metadata().filter(|_| new_file) {
@@ -80,8 +81,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         device_bytes: made.geometry.device_blocks * BLOCK_BYTES,
         metadata_bytes: made.geometry.metadata_bytes(),
     };
-    context.answer(&text(&created, content.as_deref()), &created)?;
-    Ok(Exit::Done)
+    context.answer(&text(&created, content.as_deref()), &created, Exit::Done)
 }
 
 fn text(created: &Created, content: Option<&str>) -> String {

@@ -25,6 +25,5 @@ pub(super) fn run(_: &Arguments, context: &Context) -> Result<Exit, Failure> {
     };
     let rows = status.resources.iter().map(row).collect();
     let head = ["RESOURCE", "ROLE", "SIZE", "PROTOCOL", "DISK", "NBD-SOCKET"];
-    context.answer(&view::table(&head, rows), &status)?;
-    Ok(Exit::Done)
+    context.answer(&view::table(&head, rows), &status, Exit::Done)
 }

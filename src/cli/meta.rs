@@ -82,8 +82,8 @@ fn check(name: &Name, context: &Context) -> Result<Exit, Failure> {
         false => format!("{name}: {}", findings.join(&format!("\n{name}: "))),
     };
     let (schema_version, resource) = (SCHEMA_VERSION, name.to_string());
-    context.answer(&text, &Findings { schema_version, resource, sound, findings })?;
-    Ok(if sound { Exit::Done } else { Exit::Failed })
+    let exit = if sound { Exit::Done } else { Exit::Failed };
+    context.answer(&text, &Findings { schema_version, resource, sound, findings }, exit)
 }
 
 fn restore(arguments: &Restore, context: &Context) -> Result<Exit, Failure> {
@@ -106,8 +106,8 @@ fn restore(arguments: &Restore, context: &Context) -> Result<Exit, Failure> {
     let findings = Vec::new();
     let text = format!("{resource}: the metadata is as in {}", file.display());
     let (schema_version, resource) = (SCHEMA_VERSION, resource.to_string());
-    context.answer(&text, &Findings { schema_version, resource, sound: true, findings })?;
-    Ok(Exit::Done)
+    let findings = Findings { schema_version, resource, sound: true, findings };
+    context.answer(&text, &findings, Exit::Done)
 }
 
 fn read(path: &Path) -> Result<serde_json::Value, Failure> {

@@ -46,6 +46,5 @@ pub(super) fn send(
     let daemon = context.daemon();
     let name = arguments.resource.as_str();
     let done = context.wait_for(daemon.command(name, command, parameters, arguments.timeout))?;
-    context.answer(&format!("{name}: {}", done.result), &done)?;
-    Ok(Exit::Done)
+    context.answer(&format!("{name}: {}", done.result), &done, Exit::Done)
 }

@@ -20,12 +20,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Failure> {
-    let force = arguments.force;
+    let mut force = arguments.force;
     if force {
         let daemon = context.daemon();
         let resource = context.wait_for(daemon.resource(arguments.order.resource.as_str()))?;
-        // Where plain promotion would do, force costs nothing and nobody need be asked.
-        if !resource.may_promote {
+        // Where plain promotion would do, nobody need be asked; then nothing is forced either.
+        force = !resource.may_promote;
+        if force {
             arguments.consent.confirm(&cost(&resource), context)?;
         }
     }

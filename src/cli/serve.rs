@@ -11,7 +11,7 @@ use crate::node::{self, ServeOptions};
 pub(super) struct Arguments {}
 
 pub(super) fn run(_: &Arguments, context: &Context) -> Result<Exit, Failure> {
-    log::start(context.terminal)?;
+    let _written = log::start(context.terminal)?;
     let config = context.config()?;
     for warning in &config.warnings.problems {
         tracing::warn!(

@@ -45,9 +45,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
     }
     let status = context.wait_for(daemon.status(resource))?;
     let text = view::status(&status, context.terminal, |_, _| None);
-    context.answer(&text, &status)?;
     let degraded = status.resources.iter().any(|resource| resource.degraded);
-    Ok(if arguments.exit_status && degraded { Exit::Degraded } else { Exit::Done })
+    let exit = if arguments.exit_status && degraded { Exit::Degraded } else { Exit::Done };
+    context.answer(&text, &status, exit)
 }
 
 async fn watch(

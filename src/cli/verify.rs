@@ -10,7 +10,7 @@ use super::daemon::Daemon;
 use super::exit::{Exit, Failure};
 use super::order;
 use crate::config::quantity::show_bytes;
-use crate::control::body::{Parameters, ResourceBody};
+use crate::control::body::{Parameters, PeerBody, ResourceBody};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,14 +34,21 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
         return Ok(started);
     }
     let daemon = context.daemon();
-    let resource = context.wait_for(wait(&daemon, arguments.order.resource.as_str()))?;
+    let name = arguments.order.resource.as_str();
+    let resource = context.wait_for(wait(&daemon, name))?;
     let differing: u64 = resource.peers.iter().map(|peer| peer.verify_differing_bytes).sum();
-    let text = match differing {
-        0 => format!("{}: the copies are equal", resource.name),
-        some => format!("{}: {} differed", resource.name, show_bytes(some)),
-    };
-    context.answer(&text, &resource)?;
-    Ok(if differing > 0 && !repair { Exit::Degraded } else { Exit::Done })
+    if differing > 0 && repair {
+        let repaired = context.wait_for(repaired(&daemon, name))?;
+        let text = format!("{name}: {} differed, and were repaired", show_bytes(differing));
+        return context.answer(&text, &repaired, Exit::Done);
+    }
+    match differing {
+        0 => context.answer(&format!("{name}: the copies are equal"), &resource, Exit::Done),
+        some => {
+            let text = format!("{name}: {} differ", show_bytes(some));
+            context.answer(&text, &resource, Exit::Degraded)
+        }
+    }
 }
 
 /// Looks until nothing is compared any more.
@@ -55,7 +62,42 @@ async fn wait(daemon: &Daemon, name: &str) -> Result<ResourceBody, Failure> {
             let text = format!("{name}: the verify ended early, as {} went away", peer.node);
             return Err(Failure::new(Exit::Failed, text));
         }
-        if !resource.peers.iter().any(|peer| peer.replication.starts_with("Verify")) {
+        if resource.peers.iter().any(|peer| peer.replication.starts_with("Verify")) {
+            continue;
+        }
+        if let Some(peer) = resource.peers.iter().find(|peer| !is_verified(&resource, peer)) {
+            let text = format!(
+                "{name}: the verify ended early, after {} of {}: {} says why (`twinblk status \
+                 {name}` and the daemon's log). Start it again",
+                show_bytes(peer.verify_done_bytes),
+                show_bytes(resource.device_bytes),
+                peer.node
+            );
+            return Err(Failure::new(Exit::Failed, text));
+        }
+        return Ok(resource);
+    }
+}
+
+/// Whether all has been compared.
+fn is_verified(resource: &ResourceBody, peer: &PeerBody) -> bool {
+    peer.verify_done_bytes >= resource.device_bytes
+}
+
+/// Looks until what differed has been copied.
+async fn repaired(daemon: &Daemon, name: &str) -> Result<ResourceBody, Failure> {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let resource = daemon.resource(name).await?;
+        if let Some(peer) = resource.peers.iter().find(|peer| peer.connection == "StandAlone") {
+            let text = format!("{name}: not repaired: {}", peer.connection_reason);
+            return Err(Failure::new(Exit::Failed, text));
+        }
+        let equal =
+            |peer: &PeerBody| peer.replication == "Established" && peer.out_of_sync_bytes == 0;
+        if resource.peers.iter().all(equal) {
             return Ok(resource);
         }
     }

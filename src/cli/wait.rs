@@ -59,8 +59,7 @@ impl Goal {
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Failure> {
     let daemon = context.daemon();
     let reached = context.wait_for(wait(arguments, &daemon))?;
-    context.answer(&format!("{}: reached", arguments.resource), &reached)?;
-    Ok(Exit::Done)
+    context.answer(&format!("{}: reached", arguments.resource), &reached, Exit::Done)
 }
 
 /// Looks until the goal is reached. A daemon that does not answer may be starting: only the time

@@ -7,7 +7,7 @@ use crate::limits::PEER_SLOTS_MAX;
 use crate::units::{AreaId, BootId, Epoch, NodeId, ResourceId, RunId};
 
 pub use super::geometry::SUPERBLOCK_COPIES;
-pub use super::superblock_codec::{ChooseError, SuperblockError, choose, decode, encode};
+pub use super::superblock_codec::{ChooseError, SuperblockError, check, choose, decode, encode};
 
 /// Where things lie in the metadata area, fixed at `create`. All areas start on 4 KiB boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,6 +133,12 @@ impl std::error::Error for ChooseError {}
 /// The bytes of one copy; both copies are equal.
 #[must_use]
 pub fn encode(superblock: &Superblock) -> [u8; RECORD_BYTES] {
+    let bytes = bytes_of(superblock);
+    debug_assert_eq!(decode(&bytes).as_ref(), Ok(superblock), "a value breaks a rule");
+    bytes
+}
+
+fn bytes_of(superblock: &Superblock) -> [u8; RECORD_BYTES] {
     let (lineage, lineage_count) = LineageRecord::new(&superblock.lineage);
     let geometry = superblock.geometry;
     let record = SuperblockRecord {
@@ -164,8 +170,16 @@ pub fn encode(superblock: &Superblock) -> [u8; RECORD_BYTES] {
     let mut bytes: [u8; RECORD_BYTES] = zerocopy::transmute!(record);
     let sum = checksum::around(&bytes, offset_of!(SuperblockRecord, checksum));
     bytes[offset_of!(SuperblockRecord, checksum)..][..4].copy_from_slice(&sum.to_le_bytes());
-    debug_assert_eq!(decode(&bytes).as_ref(), Ok(superblock), "a value breaks a rule");
     bytes
+}
+
+/// Whether a superblock from elsewhere can be stored and read back.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn check(superblock: &Superblock) -> Result<(), SuperblockError> {
+    let read = decode(&bytes_of(superblock))?;
+    if read == *superblock { Ok(()) } else { Err(SuperblockError::Invalid { field: "contents" }) }
 }
 
 const PRIMARY: u8 = 1;

@@ -365,7 +365,10 @@ impl Resource {
                     None => around.site.reply(around.pool, self.index, id, reply),
                 },
                 Output::Serve { open } => self.serve(around, open),
-                Output::OpenDisk { fresh } => around.site.open_disk(self.index, fresh),
+                Output::OpenDisk { fresh, device_blocks } => {
+                    let fresh = fresh.then_some(device_blocks);
+                    around.site.open_disk(self.index, fresh);
+                }
                 Output::CloseDisk => self.close_disk(),
                 Output::ScanEmpty => {
                     let blocks = self.replica.status().device_blocks;

@@ -9,6 +9,7 @@ use crate::store::create::{Layout, create};
 use crate::store::open::{OpenOptions, OpenedFile, open};
 use crate::store::{RawFile, StoppedDisk};
 use crate::units::{AreaId, BLOCK_BYTES};
+use nix::sys::stat::fstat;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -57,7 +58,8 @@ pub fn stopped(disk: &OpenedDisk) -> Result<StoppedDisk, String> {
     Ok(StoppedDisk { data: raw(&disk.data)?, metadata })
 }
 
-/// Lays out new metadata on a disk that was taken.
+/// Lays out new metadata on a disk that was taken, over whatever is there, for a device of so many
+/// blocks, or of as many as the disk holds.
 ///
 /// # Errors
 /// One sentence.
@@ -65,7 +67,7 @@ pub fn lay_out(
     disk: &OpenedDisk,
     resource: &Resource,
     replica: &Replica,
-    force: bool,
+    device_blocks: Option<u64>,
 ) -> Result<Superblock, String> {
     let random = random_bytes().map_err(|error| format!("no random numbers: {error}"))?;
     let (first, second) = random.split_at(16);
@@ -77,8 +79,9 @@ pub fn lay_out(
         area: AreaId(area),
         peer_slots: resource.peer_slots,
         log_extents: resource.log_extents,
+        device_blocks,
     };
-    create(&mut stopped(disk)?, layout, force).map_err(|error| error.to_string())
+    create(&mut stopped(disk)?, layout, true).map_err(|error| error.to_string())
 }
 
 fn random_bytes() -> std::io::Result<[u8; 24]> {
@@ -87,15 +90,21 @@ fn random_bytes() -> std::io::Result<[u8; 24]> {
     Ok(bytes)
 }
 
-/// Opens a disk for a shard, with new metadata if `fresh`.
+/// Opens a disk for a shard; with `fresh`, new metadata is laid out for a device of so many blocks,
+/// or of as many as the disk holds if it is 0.
 pub(super) fn open_for_shard(
     resource: &Resource,
     replica: &Replica,
-    fresh: bool,
+    fresh: Option<u64>,
 ) -> Result<OpenedDisk, String> {
-    let disk = open_disk(replica, PREDECESSOR_WAIT)?;
-    if fresh {
-        lay_out(&disk, resource, replica, true)?;
+    let mut disk = open_disk(replica, PREDECESSOR_WAIT)?;
+    if let Some(blocks) = fresh {
+        lay_out(&disk, resource, replica, (blocks > 0).then_some(blocks))?;
+        if let Some(metadata) = disk.metadata.as_mut().filter(|metadata| !metadata.is_device) {
+            // It may have been lengthened.
+            let length = fstat(&metadata.fd).map_err(|number| number.to_string())?.st_size;
+            metadata.size_bytes = u64::try_from(length).unwrap_or(0);
+        }
     }
     Ok(disk)
 }

@@ -92,7 +92,7 @@ struct Local {
 }
 
 impl Site<SystemRing> for Local {
-    fn open_disk(&mut self, resource: ResourceIndex, fresh: bool) {
+    fn open_disk(&mut self, resource: ResourceIndex, fresh: Option<u64>) {
         let known = &self.known[usize::from(resource.0)];
         let (config, replica) = (known.resource.clone(), known.replica.clone());
         let mail = self.mail.clone();
@@ -215,6 +215,11 @@ impl Local {
             }
             let Some(index) = shard.find(&order.resource) else { continue };
             match order.kind {
+                OrderKind::Command { reply, .. } if self.stopped.is_some() => {
+                    // What has ended must not begin again.
+                    let text = format!("{}: the daemon stops", order.resource);
+                    let _ = reply.send(Err(Refusal { reason: "stopping", text }));
+                }
                 OrderKind::Status { reply } => {
                     let _ = reply.send(Box::new(shard.status(index)));
                 }

@@ -14,9 +14,10 @@ pub struct ResourceIndex(pub u16);
 
 /// What surrounds a shard. Nothing here may wait.
 pub trait Site<R: Ring> {
-    /// Opens a resource's disk, laying out new metadata first if `fresh`; ends in
+    /// Opens a resource's disk; with `fresh`, new metadata is laid out first, for a device of so
+    /// many blocks, or for as many as the disk holds if it is 0. Ends in
     /// [`Shard::disk_opened`](super::shard::Shard::disk_opened).
-    fn open_disk(&mut self, resource: ResourceIndex, fresh: bool);
+    fn open_disk(&mut self, resource: ResourceIndex, fresh: Option<u64>);
 
     /// Nothing touches these files any more.
     fn close_disk(&mut self, ring: &mut R, resource: ResourceIndex, files: Files);

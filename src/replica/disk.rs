@@ -53,7 +53,7 @@ impl Replica {
     pub(super) fn open_disk(&mut self, fresh: bool, command: Option<CommandId>) {
         self.disk_phase = DiskPhase::Opening;
         self.opening_for = command;
-        self.emit(Output::OpenDisk { fresh });
+        self.emit(Output::OpenDisk { fresh, device_blocks: self.device_blocks });
     }
 
     pub(super) fn on_disk_opened(&mut self, result: Result<Box<DiskImage>, String>) {

@@ -417,6 +417,8 @@ pub enum Output {
     OpenDisk {
         /// Lay out new metadata.
         fresh: bool,
+        /// Blocks of the device, for new metadata; 0 if that is not known.
+        device_blocks: u64,
     },
     /// Close the disk after its operations have ended.
     CloseDisk,

@@ -87,6 +87,10 @@ impl Replica {
         };
         match scan {
             EmptyScan::Command(id) if empty == Some(true) => self.offer_empty(id),
+            EmptyScan::Command(id) if empty.is_none() => {
+                let text = "the device could not be looked through; the daemon's log says why";
+                self.refuse_command(id, "not-scanned", text);
+            }
             EmptyScan::Command(id) => {
                 let text = "the device does not hold only zeroes; use `init --from NODE`";
                 self.refuse_command(id, "not-empty", text);

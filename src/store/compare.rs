@@ -54,7 +54,17 @@ pub fn compare(
             second.resource.0
         ));
     }
-    let blocks = first.geometry.device_blocks.min(second.geometry.device_blocks);
+    let blocks = first.geometry.device_blocks;
+    if blocks != second.geometry.device_blocks {
+        return Err(format!(
+            "{} and {} hold devices of different size ({} and {} bytes), so they cannot be copies \
+             of one another",
+            a.data.path().display(),
+            b.data.path().display(),
+            blocks * BLOCK_BYTES,
+            second.geometry.device_blocks * BLOCK_BYTES
+        ));
+    }
     let mut comparison = Comparison { compared_blocks: blocks, ..Comparison::default() };
     differing(&a.data, &b.data, &mut comparison, progress).map_err(|error| error.to_string())?;
     let mut record = vec![0; usize::try_from(blocks.div_ceil(64)).unwrap_or(0)];

@@ -4,8 +4,8 @@
 use super::raw::RawError;
 use super::stopped::{Area, Found, StoppedDisk};
 use crate::format::extent_log::{self, LogIdentity};
-use crate::format::superblock::{DataState, Superblock};
-use crate::units::{AreaId, NodeId, ResourceId};
+use crate::format::superblock::{DataState, Geometry, Superblock};
+use crate::units::{AreaId, BLOCK_BYTES, NodeId, ResourceId};
 
 /// Number of the first transaction in a new log.
 pub(super) const FIRST_TRANSACTION: u64 = 1;
@@ -23,6 +23,28 @@ pub struct Layout {
     pub peer_slots: u8,
     /// Hot extents of the activity log.
     pub log_extents: u32,
+    /// Blocks of the device; as many as the disk holds if none.
+    pub device_blocks: Option<u64>,
+}
+
+impl Layout {
+    /// Where all will lie, before anything is changed.
+    fn geometry(&self, disk: &StoppedDisk) -> Result<Geometry, CreateError> {
+        let Self { peer_slots, log_extents, .. } = *self;
+        let (path, bytes) = (disk.data.path().display().to_string(), disk.data.length());
+        let Some(device_blocks) = self.device_blocks else {
+            let geometry = disk.geometry(peer_slots, log_extents);
+            return geometry.ok_or(CreateError::DoesNotFit {
+                path,
+                bytes,
+                peer_slots,
+                log_extents,
+            });
+        };
+        let geometry = Geometry { device_blocks, peer_slots, log_extents };
+        let wanted = device_blocks * BLOCK_BYTES;
+        disk.geometry_for(geometry).ok_or(CreateError::TooSmall { path, bytes, wanted })
+    }
 }
 
 /// Why nothing was laid out.
@@ -54,6 +76,19 @@ pub enum CreateError {
         /// Hot extents asked for.
         log_extents: u32,
     },
+    /// The device cannot hold the data that the resource has.
+    #[error(
+        "{path}: {bytes} bytes are too few for the {wanted} bytes of the resource and their \
+         metadata; nothing was changed. Take a larger one"
+    )]
+    TooSmall {
+        /// The device.
+        path: String,
+        /// Its length.
+        bytes: u64,
+        /// Size of the resource.
+        wanted: u64,
+    },
     /// The system refused.
     #[error(transparent)]
     Raw(#[from] RawError),
@@ -76,16 +111,15 @@ pub fn create(
         Found::Superblock(superblock) if !force => {
             return Err(CreateError::Exists { path, found: describe(superblock) });
         }
-        Found::Damaged(why) if !force => {
+        Found::Damaged(why) | Found::Newer(why) if !force => {
             return Err(CreateError::Exists { path, found: why.clone() });
         }
-        Found::Superblock(_) | Found::Damaged(_) => disk.wipe(&found)?,
+        Found::Superblock(_) | Found::Damaged(_) | Found::Newer(_) => {}
     }
-    let Layout { peer_slots, log_extents, .. } = layout;
-    let geometry = disk.geometry(peer_slots, log_extents).ok_or_else(|| {
-        let (path, bytes) = (disk.data.path().display().to_string(), disk.data.length());
-        CreateError::DoesNotFit { path, bytes, peer_slots, log_extents }
-    })?;
+    let geometry = layout.geometry(disk)?;
+    if !matches!(found, Found::Nothing) {
+        disk.wipe(&found)?;
+    }
     let superblock = Superblock {
         serial: 1,
         resource: layout.resource,

@@ -11,7 +11,9 @@ use super::raw::RawError;
 use super::stopped::{Area, Found, StoppedDisk};
 use crate::format::extent_log::{self, LogIdentity, LogImage, LogTransaction};
 use crate::format::lineage::{Generation, Lineage};
-use crate::format::superblock::{Bond, DataState, Geometry, PeerSlot, Superblock, SyncTarget};
+use crate::format::superblock::{
+    self, Bond, DataState, Geometry, PeerSlot, Superblock, SyncTarget,
+};
 use crate::format::{DISK_VERSION, RECORD_BYTES};
 use crate::limits::{LINEAGE_ENTRIES, PEER_SLOTS_MAX};
 use crate::replica::event::DiskImage;
@@ -56,6 +58,9 @@ pub enum RestoreError {
     #[error(transparent)]
     Raw(#[from] RawError),
 }
+
+/// No disk comes near: a change of the superblock each microsecond for a hundred thousand years.
+const SERIAL_MAX: u64 = 1 << 62;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -172,6 +177,7 @@ pub fn restore(disk: &mut StoppedDisk, value: &serde_json::Value) -> Result<(), 
     let not_a_dump = |why: String| RestoreError::NotADump { why };
     let dump = Dump::deserialize(value).map_err(|error| not_a_dump(error.to_string()))?;
     let superblock = dump.superblock().map_err(|why| not_a_dump(why.to_owned()))?;
+    superblock::check(&superblock).map_err(|why| not_a_dump(why.to_string()))?;
     let geometry = superblock.geometry;
     let found = disk.found();
     fits(disk, &found, &superblock)?;
@@ -188,7 +194,11 @@ fn fits(disk: &StoppedDisk, found: &Found, dumped: &Superblock) -> Result<(), Re
     let Geometry { device_blocks, peer_slots, log_extents } = dumped.geometry;
     let expected = match found {
         Found::Superblock(there) => Some(there.geometry),
-        Found::Nothing | Found::Damaged(_) => disk.geometry(peer_slots, log_extents),
+        Found::Nothing | Found::Damaged(_) => disk.geometry_for(dumped.geometry),
+        Found::Newer(found) => {
+            let path = disk.metadata_file().path().display().to_string();
+            return Err(RestoreError::Foreign { path, found: found.clone() });
+        }
     };
     if expected != Some(dumped.geometry) {
         return Err(RestoreError::Geometry {
@@ -249,6 +259,9 @@ impl Dump {
         if geometry.fault().is_some() || self.slots.len() != usize::from(peer_slots) {
             return Err("its geometry is none");
         }
+        if self.serial > SERIAL_MAX {
+            return Err("its serial is none");
+        }
         if self.lineage.len() > LINEAGE_ENTRIES {
             return Err("it has too many generations");
         }
@@ -299,6 +312,9 @@ impl Dump {
         }
         let slots = self.log.slots(log.geometry)?;
         let first = self.log.next_transaction.max(FIRST_TRANSACTION);
+        if first > SERIAL_MAX {
+            return Err("its next_transaction is none");
+        }
         first.checked_add(ring).ok_or("its next_transaction is none")?;
         let mut blocks = extent_log::fresh_ring(log, first);
         for number in first..first + ring {

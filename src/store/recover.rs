@@ -119,6 +119,8 @@ pub struct Refused {
     pub why: String,
     /// There is no trace of metadata of ours.
     pub absent: bool,
+    /// A newer version has written it.
+    pub newer: bool,
 }
 
 /// What is being read.
@@ -156,6 +158,8 @@ pub struct Opening {
     other: Result<Superblock, SuperblockError>,
     /// Two other copies were found, of different areas.
     rivals: bool,
+    /// A copy was found where that of this device cannot lie.
+    misplaced: bool,
     notes: Vec<String>,
 }
 
@@ -223,6 +227,7 @@ impl Opening {
             anchor: Err(SuperblockError::Unreadable),
             other: Err(SuperblockError::Unreadable),
             rivals: false,
+            misplaced: false,
             notes: Vec::new(),
         };
         opening.read(ring, pool);
@@ -316,11 +321,21 @@ impl Opening {
             Stage::Contents(contents) => contents.on_block(offset, bytes),
             Stage::Search => {
                 let found = copy();
-                if let Ok(superblock) = &found
-                    && self.files.other_offset(&superblock.geometry) == Some(offset)
-                {
-                    self.rivals |= self.other.as_ref().is_ok_and(|it| it.area != superblock.area);
-                    self.other = found;
+                match &found {
+                    Ok(superblock) => {
+                        let place = self.files.other_offset(&superblock.geometry);
+                        if place != Some(offset) {
+                            self.misplaced = true;
+                            return;
+                        }
+                        let rival = |it: &Superblock| it.area != superblock.area;
+                        self.rivals |= self.other.as_ref().is_ok_and(rival);
+                        self.other = found;
+                    }
+                    Err(SuperblockError::NotOurs) => {}
+                    // Not usable, and yet a trace.
+                    Err(_) if self.other == Err(SuperblockError::NotOurs) => self.other = found,
+                    Err(_) => {}
                 }
             }
         }
@@ -365,6 +380,13 @@ impl Opening {
                  for copy 1; rebuild this disk with `twinblk disk replace`",
             ));
         }
+        if self.misplaced && copies.iter().all(|copy| *copy == Err(SuperblockError::NotOurs)) {
+            return Err(self.refused(
+                "a superblock lies where that of a device of another size would lie; if the size of \
+                 this one was changed, change it back, or rebuild this disk with `twinblk disk \
+                 replace`",
+            ));
+        }
         for (copy, found) in copies.iter().enumerate() {
             if let Err(why) = found {
                 self.notes.push(self.sentence(&format!(
@@ -387,6 +409,7 @@ impl Opening {
         let superblock = superblock::choose(copy0, copy1).map_err(|why| Refused {
             why: self.sentence(&why.to_string()),
             absent: self.files.metadata_bytes < RECORD || why == NOTHING,
+            newer: matches!(why, ChooseError::NewerVersion { .. }),
         })?;
         self.check(&superblock)?;
         let start = self.files.metadata_offset(&superblock.geometry);
@@ -446,7 +469,7 @@ impl Opening {
     }
 
     fn refused(&self, text: &str) -> Refused {
-        Refused { why: self.sentence(text), absent: false }
+        Refused { why: self.sentence(text), absent: false, newer: false }
     }
 
     fn sentence(&self, text: &str) -> String {

@@ -31,6 +31,8 @@ pub(super) enum Found {
     Superblock(Box<Superblock>),
     /// Ours, and not usable: why.
     Damaged(String),
+    /// That of a newer version.
+    Newer(String),
 }
 
 /// A metadata area to be written as a whole.
@@ -56,6 +58,16 @@ impl StoppedDisk {
             metadata: if self.metadata.is_some() { METADATA } else { DATA },
             metadata_bytes: self.metadata_file().length(),
         }
+    }
+
+    /// The layout for a device of so many blocks on this disk; none if it is too small.
+    pub(super) fn geometry_for(&self, geometry: Geometry) -> Option<Geometry> {
+        let data_fits = self.data.length() / BLOCK_BYTES >= geometry.device_blocks;
+        let fits = match self.metadata {
+            None => geometry.internal_offset(self.data.length()).is_some(),
+            Some(_) => data_fits,
+        };
+        (fits && geometry.fault().is_none()).then_some(geometry)
     }
 
     /// The layout for this device; none if it is too small, or the numbers are out of bounds.
@@ -87,6 +99,7 @@ impl StoppedDisk {
         match (found, ended) {
             (Some(superblock), _) => Found::Superblock(superblock),
             (None, Some(Err(refused))) if refused.absent => Found::Nothing,
+            (None, Some(Err(refused))) if refused.newer => Found::Newer(refused.why),
             (None, Some(Err(refused))) => Found::Damaged(refused.why),
             (None, _) => Found::Nothing,
         }
@@ -128,7 +141,7 @@ impl StoppedDisk {
         let (files, zeroes) = (self.files(), Aligned::new());
         let other = match found {
             Found::Superblock(superblock) => files.other_offset(&superblock.geometry),
-            Found::Nothing | Found::Damaged(_) => None,
+            Found::Nothing | Found::Damaged(_) | Found::Newer(_) => None,
         };
         for offset in other.into_iter().chain([files.anchor_offset()]) {
             file.write(offset, zeroes.bytes(RECORD_BYTES))?;

@@ -5,10 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::config::Wish;
-use crate::load::{Load, Mix, Random};
+use crate::config::{RESOURCE, Wish};
+use crate::load::{Load, Mix, Random, Session};
 use crate::stage::{Cluster, eventually};
-use crate::stamp::BLOCK;
+use crate::stamp::{BLOCK, content};
 
 /// Lines of rubbish per door.
 const LINES: u64 = 10_000;
@@ -114,5 +114,53 @@ fn rubbish_at_every_door_changes_nothing() {
     assert_eq!(cluster.peer(0).replication, "Established");
     load.pause();
     load.judge(&cluster.site.socket(0));
+    cluster.assert_identical();
+}
+
+/// What a daemon's log goes to may be full, or its reader may have stopped reading: that costs
+/// lines, never the daemon, nor a client its answer.
+#[test]
+fn a_log_that_cannot_be_written_costs_lines_alone() {
+    let mut cluster = Cluster::in_sync(Wish::new(16));
+    let log = cluster.site.log(0);
+    let restart = |cluster: &mut Cluster| {
+        cluster.start(0);
+        // It has it open; nobody else should.
+        std::fs::remove_file(&log).expect("just made");
+        cluster.wait_in_sync(0);
+        cluster.done(0, &["promote", RESOURCE]);
+    };
+    let talk = |cluster: &Cluster, stamp: u64| {
+        for _ in 0..1500 {
+            // Each is a line of the log.
+            Session::open(&cluster.site.socket(0)).expect("open").break_off();
+        }
+        let mut session = Session::open(&cluster.site.socket(0)).expect("open");
+        session.write(7, &content(7, 2, stamp)).expect("written");
+        session.flush().expect("flushed");
+        assert_eq!(session.read(7, 2).expect("read"), content(7, 2, stamp));
+    };
+    cluster.stop(0);
+    std::fs::remove_file(&log).expect("it wrote one");
+    std::os::unix::fs::symlink("/dev/full", &log).expect("a link");
+    restart(&mut cluster);
+    talk(&cluster, 1);
+    cluster.stop(0);
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
+        .expect("a pipe");
+    let reader = std::fs::OpenOptions::new().read(true).write(true).open(&log);
+    let mut reader = reader.expect("an end that does not wait for the other");
+    restart(&mut cluster);
+    talk(&cluster, 2);
+    let drain = std::thread::spawn(move || {
+        let mut sink = [0; 65_536];
+        let mut lines = 0;
+        while lines < 1500 {
+            let count = reader.read(&mut sink).expect("read");
+            lines += sink[..count].iter().filter(|byte| **byte == b'\n').count();
+        }
+    });
+    talk(&cluster, 3);
+    drain.join().expect("what was kept is written once it is read");
     cluster.assert_identical();
 }

@@ -56,6 +56,11 @@ impl Session {
         Ok(Self { stream, client: Client::new(terms), input, reads: BTreeMap::new() })
     }
 
+    /// Hangs up in the middle of a request.
+    pub(crate) fn break_off(mut self) {
+        let _ = self.stream.write_all(&[0x25, 0x60, 0x95]);
+    }
+
     /// Size of the device.
     pub(crate) fn blocks(&self) -> u64 {
         self.client.terms().size_bytes / BLOCK as u64

@@ -885,7 +885,7 @@ impl World {
                 self.submit(node, Work::Sync { io, mark });
             }
             Output::Persist { id, what } => self.persist(node, id, what),
-            Output::OpenDisk { fresh } => self.submit(node, Work::Open { fresh }),
+            Output::OpenDisk { fresh, .. } => self.submit(node, Work::Open { fresh }),
             Output::CloseDisk => self.submit(node, Work::Close),
             Output::ScanEmpty => self.submit(node, Work::Scan),
             Output::Send { peer, session, frame, part } => {

@@ -126,7 +126,7 @@ struct Around {
 }
 
 impl Site<SimRing> for Around {
-    fn open_disk(&mut self, _: ResourceIndex, _fresh: bool) {
+    fn open_disk(&mut self, _: ResourceIndex, _fresh: Option<u64>) {
         self.opening = true;
     }
 

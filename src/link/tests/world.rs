@@ -484,7 +484,7 @@ impl Ring for FakeRing {
     }
 
     fn has_hung_up(&self, _: SocketId) -> bool {
-        unimplemented!("links always receive")
+        false // Links always receive, which tells.
     }
 
     fn shutdown(&mut self, socket: SocketId) {

@@ -116,6 +116,37 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(refused, CreateError::DoesNotFit { .. }), "{refused}");
 }
 
+/// A replacement may be larger than the disk it replaces; a smaller one is refused before anything
+/// is changed.
+#[test]
+fn a_disk_is_laid_out_for_the_size_that_the_resource_has() {
+    for internal in [false, true] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut disk, superblock) = created(folder.path(), "r0", internal);
+        let layout = |device_blocks| Layout { device_blocks, ..LAYOUT };
+        let refused = create(&mut disk, layout(Some(DEVICE_BLOCKS + 1)), true);
+        let refused = refused.expect_err("too small");
+        assert!(matches!(refused, CreateError::TooSmall { .. }), "{refused}");
+        assert_eq!(disk.open().expect("as it was").image.superblock, superblock);
+        let smaller = create(&mut disk, layout(Some(1000)), true).expect("there is room");
+        assert_eq!(smaller.geometry.device_blocks, 1000);
+        assert_eq!(disk.open().expect("whole").image.superblock, smaller);
+    }
+}
+
+/// Metadata at the end of a device that has grown since is not overlooked.
+#[test]
+fn metadata_of_another_size_is_a_trace() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (disk, _) = created(folder.path(), "r0", true);
+    let length = disk.data.length() + 4096 * 4;
+    drop(disk);
+    let data = file(folder.path(), "r0", length);
+    let mut grown = StoppedDisk { data, metadata: None };
+    let text = create(&mut grown, LAYOUT, false).expect_err("a trace").to_string();
+    assert!(text.contains("another size"), "{text}");
+}
+
 #[test]
 fn a_layout_that_was_not_finished_is_none() {
     let folder = tempfile::tempdir().expect("a folder");

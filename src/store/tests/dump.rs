@@ -9,7 +9,7 @@ use crate::format::extent_log::{self, LogIdentity, LogImage, LogTransaction};
 use crate::format::lineage::{Generation, Lineage};
 use crate::format::superblock::{self, Bond, DataState, PeerSlot, Superblock, SyncTarget};
 use crate::store::StoppedDisk;
-use crate::store::create::{Layout, create};
+use crate::store::create::{CreateError, Layout, create};
 use crate::store::dump::{RestoreError, check, dump, restore};
 use crate::units::{BootId, Epoch, NodeId, ResourceId, RunId};
 
@@ -138,7 +138,7 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
     let (mut disk, superblock) = lived_in(folder.path());
     let good = dump(&disk).expect("whole");
     type Spoil = fn(&mut serde_json::Value);
-    let spoils: [(&str, Spoil); 12] = [
+    let spoils: [(&str, Spoil); 16] = [
         ("resource", |dump| dump["resource"] = "zz".into()),
         ("resource", |dump| dump["resource"] = "0".into()),
         ("version", |dump| dump["version"] = 2.into()),
@@ -153,6 +153,11 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
         ("generation", |dump| dump["lineage"][0]["id"] = "0".into()),
         ("bitmaps", |dump| dump["bitmaps"] = serde_json::json!([])),
         ("geometry", |dump| dump["geometry"]["peer_slots"] = 5.into()),
+        // What the disk format has no room for.
+        ("epoch", |dump| dump["epoch"] = u64::MAX.into()),
+        ("lineage", |dump| dump["lineage"][0]["epoch"] = u64::MAX.into()),
+        ("serial", |dump| dump["serial"] = u64::MAX.into()),
+        ("next_transaction", |dump| dump["log"]["next_transaction"] = (u64::MAX - 9).into()),
     ];
     for (text, spoil) in spoils {
         let mut value = good.clone();
@@ -162,6 +167,30 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
         assert!(refused.to_string().contains(text), "{text}: {refused}");
         assert_eq!(disk.open().expect("untouched").image.superblock, superblock);
     }
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_not_overwritten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut disk, superblock) = lived_in(folder.path());
+    let value = dump(&disk).expect("whole");
+    for copy in 0..2 {
+        let offset = superblock.geometry.superblock_offset(copy);
+        patch(&disk, offset, &newer(&superblock));
+    }
+    let refused = restore(&mut disk, &value).expect_err("a newer version");
+    assert!(matches!(refused, RestoreError::Foreign { .. }), "{refused}");
+    let refused = create(&mut disk, LAYOUT, false).expect_err("a newer version");
+    assert!(matches!(refused, CreateError::Exists { .. }), "{refused}");
+}
+
+/// The record as a later version would write it.
+fn newer(superblock: &Superblock) -> [u8; 4096] {
+    let mut bytes = superblock::encode(superblock);
+    bytes[8..12].copy_from_slice(&99u32.to_le_bytes());
+    let sum = crate::format::checksum::around(&bytes, 12);
+    bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+    bytes
 }
 
 #[test]

@@ -24,6 +24,7 @@ const LAYOUT: Layout = Layout {
     area: AreaId(0x1234),
     peer_slots: 2,
     log_extents: 1237,
+    device_blocks: None,
 };
 
 /// A sparse file of this length, opened for reading and writing.
