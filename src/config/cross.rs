@@ -9,7 +9,7 @@ use std::path::Path;
 use super::problem::{Complaint, Problems};
 use super::resource::{self, Metadata, OnCongestion, ReplicaDraft};
 use super::section::nearest;
-use super::{Host, Tuning, node};
+use super::{Tuning, node};
 use crate::format::frame::Protocol;
 
 /// Longest path of a unix socket: `sun_path` without its closing zero.
@@ -179,7 +179,7 @@ impl NodePair<'_> {
             self.clash("address", Complaint::new(what, remedy), problems);
         }
         self.check_one_machine(problems);
-        if !matches!(address, Host::Address(ip) if ip.is_loopback()) {
+        if !address.is_loopback() {
             let what = format!("nodes `{a}` and `{b}` are both at {address}");
             let remedy = "one machine holds both copies: its loss is the loss of the data";
             problems.warning(second.places.of("address"), Complaint::new(what, remedy));

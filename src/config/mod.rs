@@ -17,7 +17,6 @@ mod value;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -65,24 +64,6 @@ pub struct Config {
     pub resources: Vec<Resource>,
     /// What is allowed but should be looked at.
     pub warnings: Report,
-}
-
-/// Where a node can be reached.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// An address.
-    Address(IpAddr),
-    /// A name, to be looked up at each attempt to connect.
-    Name(String),
-}
-
-impl std::fmt::Display for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Address(ip) => write!(f, "{ip}"),
-            Self::Name(name) => write!(f, "{name}"),
-        }
-    }
 }
 
 /// Why there is no [`Config`].

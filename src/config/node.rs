@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::Name;
 use super::problem::Problems;
 use super::section::{Places, Section};
 use super::value::{self, host, integer, one_or_more, socket_address};
-use super::{Host, Name};
 use crate::units::NodeId;
 
 /// Default TCP port of the replication link: one per node, for all resources.
@@ -27,7 +27,7 @@ pub struct Node {
     /// Its number, recorded in metadata: a name may change, a number may not.
     pub id: NodeId,
     /// Paths to the node, used in turn. Not empty.
-    pub addresses: Vec<Host>,
+    pub addresses: Vec<IpAddr>,
     /// TCP port of the replication link.
     pub link_port: u16,
     /// Where NBD clients are served besides the unix socket of each resource. Default
@@ -57,7 +57,7 @@ pub(super) struct Draft {
     pub(super) name: Name,
     pub(super) places: Places,
     pub(super) id: Option<NodeId>,
-    pub(super) addresses: Vec<Host>,
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) link_port: u16,
     pub(super) nbd_listen: Vec<SocketAddr>,
     pub(super) run_directory: PathBuf,
@@ -106,7 +106,7 @@ fn read(
     }
 }
 
-fn addresses(section: &mut Section<'_>, problems: &mut Problems) -> Vec<Host> {
+fn addresses(section: &mut Section<'_>, problems: &mut Problems) -> Vec<IpAddr> {
     let wanted = "an address such as \"10.0.0.1\", or a list of them";
     let example = "\"10.0.0.1\"";
     let read = one_or_more(wanted, host);

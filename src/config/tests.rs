@@ -16,7 +16,7 @@ address = "10.0.0.1"
 
 [node.beta]
 id = 1
-address = ["10.0.0.2", "2001:db8::2", "beta.example"]
+address = ["10.0.0.2", "2001:db8::2", "192.0.2.7"]
 
 [resource.r0]
 protocol = "C"
@@ -207,8 +207,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "\"10.0.0.1\"",
         "\"10.0.0.256\"",
-        "5: `address` of node `alpha`: \"10.0.0.256\" is neither an \
-      IP address nor a host name; write for example \"10.0.0.1\" or \"alpha.example\"",
+        "5: `address` of node `alpha`: \"10.0.0.256\" is no IP address; write one, for example \"10.0.0.1\" or \"2001:db8::1\"; names \
+      are not taken, since whoever looks them up may be down when a node must find the other",
     ),
     (
         "\"10.0.0.1\"",

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use super::Host;
 use super::problem::Complaint;
 use super::quantity::{self, within};
 use crate::units::Nanos;
@@ -146,30 +145,22 @@ pub(super) fn socket_address(typed: &str) -> Result<SocketAddr, Complaint> {
     })
 }
 
-/// A host another node can reach: its IP address or name, without a port.
-pub(super) fn host(typed: &str) -> Result<Host, Complaint> {
+/// Where another node can reach this one: an IP address, without a port.
+pub(super) fn host(typed: &str) -> Result<IpAddr, Complaint> {
     let bare = typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
     if let Ok(ip) = bare.parse::<IpAddr>() {
         if ip.is_unspecified() || ip.is_multicast() {
             let what = format!("{typed} is not the address of one machine");
             return Err(Complaint::new(what, "write the address the other node reaches it at"));
         }
-        return Ok(Host::Address(ip));
+        return Ok(ip);
     }
     if typed.parse::<SocketAddr>().is_ok() || typed.rsplit_once(':').is_some() {
         let what = format!("{typed:?} has a port in it");
         return Err(Complaint::new(what, "write only the address; the port goes to `link_port`"));
     }
-    let label = |label: &str| {
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        (1..=63).contains(&label.len()) && label.chars().all(fits) && !label.starts_with('-')
-    };
-    // A last label of digits only is a mistyped IPv4 address, never a host name.
-    let last_is_number =
-        typed.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    if typed.len() > 253 || !typed.split('.').all(label) || last_is_number {
-        let what = format!("{typed:?} is neither an IP address nor a host name");
-        return Err(Complaint::new(what, "write for example \"10.0.0.1\" or \"alpha.example\""));
-    }
-    Ok(Host::Name(typed.to_owned()))
+    let what = format!("{typed:?} is no IP address");
+    let remedy = "write one, for example \"10.0.0.1\" or \"2001:db8::1\"; names are not taken, since \
+                  whoever looks them up may be down when a node must find the other";
+    Err(Complaint::new(what, remedy))
 }

@@ -50,14 +50,6 @@ pub enum ServeError {
         "a resource of the configuration has no replica on this node; run `twinblk config check`"
     )]
     NotHere,
-    /// A name cannot be resolved.
-    #[error("the address {name:?} cannot be resolved: {source}; correct it or write an IP address")]
-    Name {
-        /// The name.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
     /// An address cannot be listened on.
     #[error(
         "cannot listen on {address}: {source}; is it an address of this host, and is no other \
@@ -249,7 +241,7 @@ async fn listen(node: &Node) -> Result<Vec<TcpListener>, ServeError> {
     let deadline = Instant::now() + PREDECESSOR_WAIT;
     let mut ticks = interval(LISTEN_EVERY);
     let mut listeners = Vec::new();
-    for address in setup::listening(node)? {
+    for address in setup::listening(node) {
         let listener = loop {
             ticks.tick().await;
             let bound = TcpListener::bind(address);

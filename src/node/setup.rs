@@ -4,14 +4,14 @@
 use super::carry::{Front, Setup};
 use super::serve::{ServeError, ServeOptions};
 use crate::buffer::Budgets;
-use crate::config::{self, Config, Host, Node, Resource};
+use crate::config::{self, Config, Node, Resource};
 use crate::format::hello::Versions;
 use crate::link::{LinkOptions, Names, Path, Timing};
 use crate::plant::Plants;
 use crate::replica::event::PeerIndex;
 use crate::replica::options::{OnCongestion, Options, PeerLoss, PeerOptions, ResyncOptions};
 use crate::units::{BootId, RunId};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 
 /// What is the same for all resources of one start of the daemon.
 pub(super) struct Life {
@@ -121,7 +121,7 @@ fn link(options: &ServeOptions, resource: &Resource) -> Result<LinkOptions, Serv
             secret_path: config.secret_file.display().to_string(),
         },
         secret: crate::link::Secret::new(options.secret.bytes()),
-        paths: paths(here, there)?,
+        paths: paths(here, there),
         timing: Timing {
             heartbeat: config.link.heartbeat,
             peer_timeout: config.link.peer_timeout,
@@ -135,41 +135,25 @@ fn link(options: &ServeOptions, resource: &Resource) -> Result<LinkOptions, Serv
 
 /// The ways to a peer. With as many addresses on both sides, they are ways by pairs, and each is
 /// dialled from its own end.
-fn paths(here: &Node, there: &Node) -> Result<Vec<Path>, ServeError> {
+fn paths(here: &Node, there: &Node) -> Vec<Path> {
     let paired = here.addresses.len() == there.addresses.len();
     let mut paths = Vec::new();
-    for (index, host) in there.addresses.iter().enumerate() {
-        let local = here.addresses.get(index).filter(|_| paired);
-        let local = local.map(|host| addresses(host, 0)).transpose()?;
-        for peer in addresses(host, there.link_port)? {
-            let same_family = |address: &SocketAddr| address.is_ipv4() == peer.is_ipv4();
-            let local: Option<IpAddr> =
-                local.iter().flatten().find(|address| same_family(address)).map(SocketAddr::ip);
-            paths.push(Path { local, peer });
-        }
+    for (index, address) in there.addresses.iter().enumerate() {
+        let same_family = |local: &&IpAddr| paired && local.is_ipv4() == address.is_ipv4();
+        let local = here.addresses.get(index).filter(same_family).copied();
+        paths.push(Path { local, peer: SocketAddr::new(*address, there.link_port) });
     }
-    Ok(paths)
+    paths
 }
 
 /// Where this node listens for its peers.
-pub(super) fn listening(node: &Node) -> Result<Vec<SocketAddr>, ServeError> {
-    let mut found = Vec::new();
-    for host in &node.addresses {
-        for address in addresses(host, node.link_port)? {
-            if !found.contains(&address) {
-                found.push(address);
-            }
+pub(super) fn listening(node: &Node) -> Vec<SocketAddr> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in &node.addresses {
+        let address = SocketAddr::new(*address, node.link_port);
+        if !found.contains(&address) {
+            found.push(address);
         }
     }
-    Ok(found)
-}
-
-fn addresses(host: &Host, port: u16) -> Result<Vec<SocketAddr>, ServeError> {
-    match host {
-        Host::Address(ip) => Ok(vec![SocketAddr::new(*ip, port)]),
-        Host::Name(name) => (name.as_str(), port)
-            .to_socket_addrs()
-            .map(Iterator::collect)
-            .map_err(|source| ServeError::Name { name: name.clone(), source }),
-    }
+    found
 }
