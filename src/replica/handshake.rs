@@ -243,7 +243,9 @@ impl Replica {
                 ByeReason::Unrelated,
                 format!(
                     "neither {me} nor {them} has a whole copy of {resource}. Restore a backup on \
-                     one, or run `twinblk promote {resource} --force` on the better one"
+                     one, or run `twinblk promote {resource} --force` on the better one (after \
+                     `twinblk demote {resource}` on the one that is primary, if one is); then \
+                     `twinblk connect {resource}` on both"
                 ),
             ),
             Reason::WholeCopyIsOlder => (

@@ -25,6 +25,8 @@ pub(crate) struct Follower {
     pub(crate) follows: bool,
     /// All that is acknowledged is stable there.
     pub(crate) stable: bool,
+    /// It says so itself: a server that slept may speak of one that is gone its own way since.
+    pub(crate) agrees: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +121,9 @@ impl Copies {
         let mut merged = Ok(());
         for follower in followers {
             let own = follower.node == server;
+            if !own && !follower.agrees && self.copies[follower.node].history != history {
+                continue;
+            }
             if follower.follows && !own && !self.copies[follower.node].serving {
                 merged = merged.and(self.merges(follower.node, history));
             }

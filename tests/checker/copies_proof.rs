@@ -22,9 +22,9 @@ impl Pair {
     }
 
     fn sample(&mut self, server: usize, follows: bool) {
-        let own = Follower { node: server, follows: true, stable: true };
+        let own = Follower { node: server, follows: true, stable: true, agrees: true };
         let stable = follows;
-        let other = Follower { node: 1 - server, follows, stable };
+        let other = Follower { node: 1 - server, follows, stable, agrees: true };
         self.copies.sample(server, &[own, other]).expect("nothing merges");
     }
 
@@ -89,8 +89,10 @@ fn one_server_at_a_time() {
     assert!(pair.read(0, 1).is_ok());
     assert!(pair.read(1, 2).is_ok());
     pair.copies.stops(1);
-    let own = Follower { node: 0, follows: true, stable: true };
-    let other = Follower { node: 1, follows: true, stable: true };
+    let own = Follower { node: 0, follows: true, stable: true, agrees: true };
+    let other = Follower { node: 1, follows: true, stable: true, agrees: true };
+    let slept = Follower { agrees: false, ..other };
+    pair.copies.clone().sample(0, &[own, slept]).expect("it speaks of what was");
     let merged = pair.copies.clone().sample(0, &[own, other]).expect_err("nobody said so");
     assert_eq!(merged.promise, "G18");
     let merged = pair.copies.clone().mixes(1, 0).expect_err("nobody said so");
@@ -143,8 +145,8 @@ fn under_a_the_tail_may_go_and_under_b_memory_may() {
 fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
     let mut pair = Pair::new(Protocol::C);
     pair.write(0, 1);
-    let own = Follower { node: 0, follows: true, stable: true };
-    let other = Follower { node: 1, follows: false, stable: false };
+    let own = Follower { node: 0, follows: true, stable: true, agrees: true };
+    let other = Follower { node: 1, follows: false, stable: false, agrees: true };
     pair.copies.sample(0, &[own, other]).expect("nothing merges");
     pair.copies.mixes(1, 0).expect("nothing merges");
     pair.copies.stops(0);

@@ -19,3 +19,4 @@ mod refusals;
 mod split;
 mod stage;
 mod stamp;
+mod ways;

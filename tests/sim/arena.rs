@@ -14,7 +14,7 @@ use crate::clockwork::{Event, LifeId, Trace};
 use crate::disk::Lies;
 use crate::faults::{Kind, Plan, mend_links, skew};
 use crate::node::{Ask, Life, Maker};
-use crate::operator::{Operator, is_whole, mend};
+use crate::operator::{Operator, is_lost, is_whole, mend};
 use crate::random::Random;
 use crate::world::{Happening, Shared, World};
 
@@ -72,6 +72,8 @@ pub(crate) struct Node {
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
     pub(crate) half: bool,
+    /// Its disk has failed, or was let go of, since clients wrote.
+    pub(crate) lost_disk: bool,
 }
 
 pub(crate) struct Arena {
@@ -93,6 +95,8 @@ pub(crate) struct Arena {
     pub(crate) faults: u64,
     tries: u32,
     whole_since: Option<Nanos>,
+    /// A disk failed while the other copy was being written anew: nothing is left to be mended.
+    given_up: bool,
     /// The operator has given up what only one node had: whoever serves next may lack it.
     pub(crate) conceded: bool,
     pub(crate) violation: Option<Violation>,
@@ -101,6 +105,8 @@ pub(crate) struct Arena {
 const LOOK: u64 = 500_000_000;
 /// Looks of the mending operator before a world counts as stuck (10 minutes).
 const TRIES_MAX: u32 = 1200;
+/// Looks after which he believes that no copy is whole.
+const TRIES_BEFORE_BACKUP: u32 = 20;
 
 /// Plays one world from its seed.
 pub(crate) fn run(options: &Options, maker: Rc<dyn Maker>) -> Report {
@@ -135,9 +141,16 @@ impl Arena {
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
             let (forcing, copied_from) = (Vec::new(), None);
-            let node =
-                Node { disk, life: None, status: None, client, forcing, copied_from, half: false };
-            nodes.push(node);
+            nodes.push(Node {
+                disk,
+                life: None,
+                status: None,
+                client,
+                forcing,
+                copied_from,
+                half: false,
+                lost_disk: false,
+            });
         }
         let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
         world.clockwork.note(format_args!("protocol {:?}", maker.protocol()));
@@ -159,6 +172,7 @@ impl Arena {
             faults: 0,
             tries: 0,
             whole_since: None,
+            given_up: false,
             conceded: false,
             violation: None,
             random,
@@ -194,7 +208,7 @@ impl Arena {
                     self.step(step);
                 }
             }
-            if self.violation.is_some() || self.is_over() {
+            if self.violation.is_some() || self.given_up || self.is_over() {
                 return;
             }
         }
@@ -327,8 +341,14 @@ impl Arena {
             self.nodes.iter().map(|node| node.status.as_ref()).collect();
         let whole = is_whole(&seen);
         let orders = if whole { Vec::new() } else { mend(&seen, self.tries) };
+        let lost = is_lost(&seen) && self.nodes.iter().any(|node| node.lost_disk);
         let now = self.world.borrow().now();
         self.whole_since = if whole { self.whole_since.or(Some(now)) } else { None };
+        if lost && self.tries > TRIES_BEFORE_BACKUP {
+            self.note(format_args!("no whole copy is left: the operator restores a backup"));
+            self.given_up = true;
+            return;
+        }
         if self.tries > TRIES_MAX {
             let text = format!("the cluster does not mend: {:#?}", self.seen());
             return self.fail("G20", text);

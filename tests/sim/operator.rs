@@ -135,6 +135,17 @@ fn is_split(status: &Status) -> bool {
     status.peers.iter().any(split)
 }
 
+/// Whether both nodes say that neither has a whole copy, and what to do about it.
+pub(crate) fn is_lost(seen: &Seen<'_>) -> bool {
+    let says = |status: &Status| {
+        let backup = |peer: &twinblk::replica::event::PeerStatus| {
+            peer.connection_reason.contains("Restore a backup")
+        };
+        status.disk == DiskState::Inconsistent && status.peers.iter().any(backup)
+    };
+    seen.iter().all(|status| status.is_some_and(says))
+}
+
 /// Whether nothing is left to mend.
 pub(crate) fn is_whole(seen: &Seen<'_>) -> bool {
     let whole = |status: &Status| {

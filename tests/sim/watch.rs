@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use twinblk::format::frame::{DiskState, Role};
 use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Phase};
 use crate::checker::copies::{Copies, Follower, Protocol};
 use crate::checker::oracle::{Range, Violation};
 use crate::node::{Ask, Told};
@@ -109,8 +109,10 @@ impl Arena {
         let other = 1 - node;
         let whole = status.disk == DiskState::UpToDate;
         let peer = &status.peers[0];
-        if status.disk < DiskState::Inconsistent {
+        // Not while it is only being opened.
+        if status.disk < DiskState::Inconsistent && !status.disk_reason.is_empty() {
             self.copies.lost_disk(node);
+            self.nodes[node].lost_disk |= self.phase != Phase::Setup;
         }
         if status.disk == DiskState::Inconsistent {
             self.nodes[node].half = true;
@@ -124,9 +126,11 @@ impl Arena {
             self.nodes[node].copied_from = Some(other);
         }
         if serving && self.copies.is_serving(node) {
-            let own = Follower { node, follows: whole, stable: true };
+            let own = Follower { node, follows: whole, stable: true, agrees: true };
             let stable = peer.unstable_writes == 0;
-            let theirs = Follower { node: other, follows: follows(peer), stable };
+            let told = self.nodes[other].status.as_ref();
+            let agrees = told.is_some_and(|status| follows(&status.peers[0]));
+            let theirs = Follower { node: other, follows: follows(peer), stable, agrees };
             let sampled = self.copies.sample(node, &[own, theirs]);
             self.keep(sampled);
             if theirs.follows {
