@@ -82,6 +82,14 @@ pub const BARRIER_DELAY: Nanos = Nanos::from_millis(500);
 /// session is begun anew.
 pub const EARLY_FRAMES_MAX: usize = 65_536;
 
+/// Writes of a peer that are on their way to the disk here. Payloads are bounded by the link's
+/// memory; this bounds what has none: far more than a primary sends without waiting for a barrier.
+pub const INCOMING_WRITES_MAX: usize = 65_536;
+
+/// Barriers, and reads, that a peer asks for at a time: as many as all clients of an export may
+/// have requests.
+pub const INCOMING_ASKS_MAX: usize = EXPORT_REQUESTS_MAX;
+
 /// How long two connected nodes may take to agree before the session is dropped; client writes
 /// that would need a new generation wait meanwhile.
 pub const HANDSHAKE_TIME: Nanos = Nanos::from_millis(5_000);

@@ -10,6 +10,7 @@ use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{Frame, Protocol};
 use crate::format::lineage::Lineage;
+use crate::limits::{INCOMING_ASKS_MAX, INCOMING_WRITES_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence, Session};
 use std::collections::VecDeque;
@@ -184,14 +185,18 @@ impl Replica {
     fn add_apply(&mut self, peer: usize, apply: Apply) {
         let incoming = &mut self.peers[peer].incoming;
         let sequence = apply.sequence;
-        let fits = apply.blocks.end() <= self.device_blocks && sequence > incoming.last;
+        let fits = apply.blocks.end() <= self.device_blocks
+            && sequence > incoming.last
+            && apply.after < sequence
+            && incoming.applies.len() < INCOMING_WRITES_MAX;
         if !fits || !self.peers[peer].phase.takes_writes() {
             let payload = match apply.what {
                 Some(What::Data(payload)) => Some(payload),
                 _ => None,
             };
             self.release(payload);
-            return self.violation(peer, "a write that is out of order or out of range");
+            return self
+                .violation(peer, "a write that is out of order, out of range, or one too many");
         }
         self.peers[peer].incoming.last = sequence;
         self.peers[peer].incoming.applies.push_back(apply);
@@ -405,6 +410,9 @@ impl Replica {
     }
 
     pub(super) fn on_barrier(&mut self, peer: usize, sequence: Sequence) {
+        if self.peers[peer].incoming.points.len() >= INCOMING_ASKS_MAX {
+            return self.violation(peer, "more barriers than anybody needs");
+        }
         self.peers[peer].incoming.points.push_back(Point::Barrier(sequence));
         self.pass_point(peer);
     }

@@ -193,6 +193,8 @@ impl Replica {
         self.superblock.data = DataState::Inconsistent;
         self.superblock.sync_target = None;
         self.superblock.former_primary = false;
+        // A resync that just ended here must not bring back what is forgotten now.
+        self.peers.iter_mut().for_each(|peer| peer.adopting = None);
         self.reconsider_disk("invalidate");
         let text = "this copy is forgotten; all of it comes from the peer once they are connected";
         self.save(After::Renegotiate { peer: 0, id, text });

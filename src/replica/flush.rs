@@ -37,9 +37,9 @@ impl Replica {
     }
 
     /// Asks the peers to make stable what they were sent, and says what of it a flush waits for:
-    /// all under C; under A and B too if this node has no disk, as theirs is the only copy.
+    /// all under C; under A and B too if the copy here is not current, as theirs is the only one.
     fn owed_by_peers(&mut self) -> Vec<(usize, Sequence)> {
-        let waits = self.options.protocol == Protocol::C || !self.has_open_disk();
+        let waits = self.options.protocol == Protocol::C || self.disk != DiskState::UpToDate;
         let waits = waits && !self.planted(Plant::FlushHereOnly);
         let mut owed = Vec::new();
         for peer in 0..self.peers.len() {

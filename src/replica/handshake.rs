@@ -127,10 +127,12 @@ impl Replica {
         let session = self.peers[peer].session_id();
         self.peers[peer].phase = Phase::Bonding;
         let slot = &mut self.superblock.slots[peer];
-        if slot.bond.tentative != 0 && slot.bond.tentative == their_bond.confirmed {
-            slot.bond.confirmed = slot.bond.tentative;
+        if verdict.is_between_disks() {
+            if slot.bond.tentative != 0 && slot.bond.tentative == their_bond.confirmed {
+                slot.bond.confirmed = slot.bond.tentative;
+            }
+            slot.bond.tentative = session.0;
         }
-        slot.bond.tentative = session.0;
         self.superblock.epoch = epoch;
         self.save(After::TentativeBond { peer, session });
     }
@@ -329,7 +331,9 @@ impl Replica {
             return;
         }
         let session = found.session_id();
-        self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
+        if found.verdict.is_some_and(Verdict::is_between_disks) {
+            self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
+        }
         self.save(After::ConfirmedBond { peer, session });
     }
 
@@ -399,6 +403,8 @@ impl Replica {
         found.deadline = Nanos::NEVER;
         found.disk = Some(DiskState::UpToDate);
         found.marks_heard = false;
+        // The operator's word was for this meeting.
+        found.discard_my_data = false;
         (found.lost_power, found.rebooted, found.unflushed) = (false, false, false);
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {

@@ -101,7 +101,9 @@ impl Replica {
                 }
             }
             EmptyScan::Peer { peer, session, generation } => {
-                if self.superblock.lineage.head().is_some() {
+                let found = &self.peers[peer];
+                let agrees = found.session == Some(session) && found.phase == Phase::Idle;
+                if !agrees || self.superblock.lineage.head().is_some() {
                     return;
                 }
                 self.superblock.lineage = Lineage::new(vec![generation]);
@@ -119,8 +121,18 @@ impl Replica {
         };
         let epoch = self.superblock.epoch.next();
         let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
-        self.offered = Some((id, generation));
+        self.offered = Some((id, generation, peer));
         self.send(peer, Frame::EmptyAsk { generation });
+    }
+
+    /// The peer is gone without an answer. If it has begun all the same, it is the source when it
+    /// is met again.
+    pub(super) fn offer_lost_peer(&mut self, peer: usize) {
+        if let Some((id, ..)) = self.offered.take_if(|(_, _, asked)| *asked == peer) {
+            let text = "the link was lost before the peer had answered; see `twinblk status`, and \
+                        try again";
+            self.refuse_command(id, "link-lost", text);
+        }
     }
 
     pub(super) fn empty_answered(&mut self, peer: usize, session: Session) {
@@ -131,7 +143,7 @@ impl Replica {
     }
 
     pub(super) fn on_empty_answer(&mut self, peer: usize, empty: bool) {
-        let Some((id, generation)) = self.offered.take() else {
+        let Some((id, generation, _)) = self.offered.take_if(|(_, _, asked)| *asked == peer) else {
             return;
         };
         if !empty {

@@ -158,7 +158,8 @@ pub struct Replica {
     promoting: Option<Promoting>,
     demoting: Option<Demoting>,
     scanning: Option<EmptyScan>,
-    offered: Option<(CommandId, crate::format::lineage::Generation)>,
+    /// The generation that a peer, whose place stands beside it, was asked to begin.
+    offered: Option<(CommandId, crate::format::lineage::Generation, usize)>,
     verify: Option<Verify>,
     last_verify: (u64, u64),
     verifies: u64,

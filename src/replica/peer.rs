@@ -258,6 +258,7 @@ impl Replica {
         self.forget_remote_reads(peer);
         self.drop_verify(peer, "the link was lost");
         self.role_lost_peer(peer);
+        self.offer_lost_peer(peer);
         self.reconsider_disk("the link was lost");
         self.check_flushes();
         self.plan_log();

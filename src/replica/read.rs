@@ -7,7 +7,7 @@ use super::request::{Edge, Need};
 use super::{IoPurpose, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame};
-use crate::limits::PIECE_BLOCKS;
+use crate::limits::{INCOMING_ASKS_MAX, PIECE_BLOCKS};
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence};
 
@@ -152,6 +152,9 @@ impl Replica {
     /// The peer wants to read from here.
     pub(super) fn on_read_ask(&mut self, peer: usize, id: u64, blocks: Blocks) {
         let fits = blocks.count <= PIECE_BLOCKS && blocks.end() <= self.device_blocks;
+        if self.peers[peer].asked.len() >= INCOMING_ASKS_MAX {
+            return self.violation(peer, "more reads than a primary has clients for");
+        }
         if !fits {
             return self.send(peer, Frame::ReadAnswer { id, ok: false, blocks });
         }

@@ -40,6 +40,15 @@ pub enum Verdict {
     Refuse(Reason),
 }
 
+impl Verdict {
+    /// Both have a disk that can remember the meeting. One that has none now would not know of it
+    /// when it comes back, and would look like one that was restored.
+    #[must_use]
+    pub const fn is_between_disks(self) -> bool {
+        !matches!(self, Self::MineDiskless | Self::TheirsDiskless | Self::NoDisk)
+    }
+}
+
 /// Why two nodes do not work together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {

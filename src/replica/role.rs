@@ -23,6 +23,8 @@ pub(super) struct Promoting {
     epoch: Epoch,
     /// Peers that have not answered.
     waiting: Vec<usize>,
+    /// By the operator's word alone.
+    forced: bool,
     /// The role is on its way to the disk.
     saving: bool,
 }
@@ -160,10 +162,8 @@ impl Replica {
         let epoch = self.superblock.epoch.next();
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
-        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone(), saving: false });
-        if forced {
-            self.force_current();
-        }
+        let saving = false;
+        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone(), forced, saving });
         for peer in &waiting {
             self.send(*peer, Frame::PromoteAsk { epoch });
         }
@@ -211,8 +211,13 @@ impl Replica {
             return self.fail_promotion("disk-failed", text);
         }
         promoting.saving = true;
+        let (epoch, forced) = (promoting.epoch, promoting.forced);
+        if forced {
+            // Not before all agreed: a promotion that fails changes nothing.
+            self.force_current();
+        }
         let superblock = &mut self.superblock;
-        superblock.epoch = superblock.epoch.max(promoting.epoch);
+        superblock.epoch = superblock.epoch.max(epoch);
         superblock.primary = true;
         superblock.log_live = true;
         self.save(After::Promoted);
@@ -224,6 +229,7 @@ impl Replica {
         };
         self.set_role(Role::Primary, "promote");
         self.resumed = false;
+        self.peers.iter_mut().for_each(|peer| peer.discard_my_data = false);
         self.reconsider_disk("promote");
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
@@ -341,6 +347,10 @@ impl Replica {
         }
         let stuck = self.write_hold().is_some() && !self.peers.iter().any(Peer::negotiates);
         if stuck || !self.parked.is_empty() {
+            self.abandon_requests();
+        }
+        // What one of them kept waiting comes now, and waits for the same.
+        while stuck && !(self.held.is_empty() && self.parked.is_empty()) {
             self.abandon_requests();
         }
         self.check_quiet();

@@ -123,6 +123,8 @@ impl Replica {
     }
 
     pub(super) fn marks_saved_for_stop(&mut self) {
+        // All is marked or stable, so nothing of the log counts.
+        self.superblock.log_live = false;
         self.save(After::Stopped);
     }
 

@@ -208,7 +208,7 @@ impl Replica {
     }
 
     pub(super) fn on_received(&mut self, peer: usize, first: Sequence, last: Sequence) {
-        if self.options.protocol == Protocol::B && self.has_open_disk() {
+        if self.options.protocol == Protocol::B && self.disk == DiskState::UpToDate {
             self.strike(peer, first, last, false);
         }
     }
@@ -286,7 +286,7 @@ impl Replica {
         let stable = if self.disk == DiskState::UpToDate { last } else { stable };
         self.peers[peer].out = Outgoing { last, stable, barrier: stable, ..Outgoing::default() };
         let told = |sent: &Sent| sent.item.is_none() && sent.piece.is_none() && !sent.acked;
-        if !self.has_open_disk() && sent.iter().any(told) {
+        if self.disk != DiskState::UpToDate && sent.iter().any(told) {
             self.short_peers |= 1 << peer;
         }
         for sent in &sent {

@@ -9,7 +9,7 @@ use super::status::Pace;
 use super::stream::Sent;
 use super::{IoPurpose, Owner, Replica};
 use crate::buffer::Payload;
-use crate::format::frame::{DiskState, Frame};
+use crate::format::frame::{DiskState, Frame, Role};
 use crate::limits::RESYNC_PIECE_BLOCKS;
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
@@ -418,6 +418,10 @@ impl Replica {
         slot.all_marked = false;
         self.superblock.former_primary = false;
         self.superblock.rebooted = false;
+        if self.role == Role::Secondary && !self.peers.iter().any(|peer| peer.needs_marks_here) {
+            // What was written here for a peer without a disk is there now, and stable here.
+            self.superblock.log_live = false;
+        }
         self.save(super::persist::After::Nothing);
         let found = &mut self.peers[peer];
         found.last_sync_blocks = found.sync_done;

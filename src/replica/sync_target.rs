@@ -53,6 +53,9 @@ impl Replica {
 
     /// Everything before the end of the resync is stable here: the copy is the source's.
     pub(super) fn adopt(&mut self, peer: usize, lineage: Lineage) {
+        if self.superblock.sync_target.is_none() {
+            return; // The operator gave this copy up meanwhile.
+        }
         let session = self.peers[peer].session_id();
         self.peers[peer].adopting = Some(lineage);
         self.maps[peer].clear_all();

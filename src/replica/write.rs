@@ -7,7 +7,7 @@ use super::event::{DiskError, Output, Part, RequestError};
 use super::request::Kind;
 use super::stream::Sent;
 use super::{IoPurpose, Replica};
-use crate::format::frame::{Frame, Protocol};
+use crate::format::frame::{DiskState, Frame, Protocol};
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence};
 
@@ -60,8 +60,8 @@ impl Replica {
     /// The moment a piece becomes a write: from here on it happens everywhere or is on record.
     pub(super) fn issue(&mut self, key: usize) {
         if self.write_hold().is_some() {
-            self.held.push_back(key);
-            return self.drain_for_demote();
+            // While demoting, the end of this turn gives it up.
+            return self.held.push_back(key);
         }
         if self.has_open_disk() && !self.pieces[key].entered {
             // It was held while there was no disk.
@@ -88,8 +88,8 @@ impl Replica {
 
     /// Sends the piece to a peer; under B and C it is owed an answer.
     fn mirror(&mut self, peer: usize, key: usize, sequence: Sequence) {
-        // Without a disk here, the peer's copy is the only one.
-        let waits = self.options.protocol != Protocol::A || !self.has_open_disk();
+        // Without a current copy here, the peer's is the only one.
+        let waits = self.options.protocol != Protocol::A || self.disk != DiskState::UpToDate;
         let waits = waits && !self.planted(Plant::AckBeforePeer);
         let piece = &mut self.pieces[key];
         let (blocks, fua, part) = (piece.blocks, piece.fua, piece.part);
@@ -123,11 +123,12 @@ impl Replica {
         result: Result<(), DiskError>,
     ) {
         self.local.completed(sequence);
-        self.pieces[key].owed_here = false;
         match result {
             Ok(()) => self.freshen(self.pieces[key].blocks),
             Err(_) => self.fail_disk(DiskLoss::Write),
         }
+        // Not before: whoever gives up what waits must not end this one on the way.
+        self.pieces[key].owed_here = false;
         self.settle_piece(key);
     }
 
@@ -307,6 +308,7 @@ impl Replica {
                 self.log.issued(blocks, sequence);
             }
             self.mirror(peer, key, sequence);
+            self.settle_piece(key);
         }
     }
 }

@@ -632,3 +632,191 @@ fn a_primary_that_loses_its_disk_remembers_what_the_peer_lost_before() {
         w.equal();
     }
 }
+
+/// G2, G5: while a disk comes back and is brought up to date, the peer's copy is the only one.
+#[test]
+fn what_a_primary_acknowledges_while_its_disk_comes_back_is_on_the_peer() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        for steps in 0..60 {
+            let mut w = under(protocol);
+            w.wrote(ALPHA, 5, 1, 1);
+            w.must(ALPHA, Command::DiskDetach);
+            w.wrote(ALPHA, 5, 1, 2);
+            w.settle();
+            w.command(ALPHA, Command::DiskAttach);
+            w.steps(steps);
+            let write = w.write(ALPHA, 5, 1, 3);
+            let flush = w.flush(ALPHA);
+            w.until("written", |w| w.done(ALPHA, write));
+            if w.done(ALPHA, flush) {
+                w.blip();
+            }
+            w.until("flushed", |w| w.done(ALPHA, flush));
+            w.settle();
+            w.equal();
+            w.holds(ALPHA, 5, 1, 3);
+        }
+    }
+}
+
+/// G20: what a diskless primary is owed by its peer is settled, whatever the protocol.
+#[test]
+fn writes_that_wait_for_the_peer_end_when_the_disk_comes_back() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        let mut w = under(protocol);
+        w.must(ALPHA, Command::DiskDetach);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("store");
+        let ids: Vec<_> = (0..20).map(|i| w.write(ALPHA, 3 * i, 2, 1 + i)).collect();
+        w.run_for(5);
+        w.command(ALPHA, Command::DiskAttach);
+        w.run_for(1_000);
+        w.nodes[BRAVO].stalled.clear();
+        w.until("all written", |w| ids.iter().all(|id| w.done(ALPHA, *id)));
+        w.settle();
+        w.equal();
+        w.must(ALPHA, Command::Demote);
+    }
+}
+
+/// G9, G24: a meeting without a disk is none that a disk must remember.
+#[test]
+fn a_disk_that_was_away_over_a_reconnect_is_known_when_it_comes_back() {
+    for served in [true, false] {
+        for node in [ALPHA, BRAVO] {
+            let mut w = World::running(Setup::default());
+            w.wrote(ALPHA, 0, 200, 1);
+            w.settle();
+            if !served {
+                w.must(ALPHA, Command::Demote);
+                w.settle();
+            }
+            w.must(node, Command::DiskDetach);
+            w.settle();
+            w.blip();
+            w.settle();
+            if served {
+                w.wrote(ALPHA, 7, 3, 2);
+            }
+            w.must(node, Command::DiskAttach);
+            w.settle();
+            w.equal();
+            let copied = w.status(ALPHA).peers[0].last_resync_blocks;
+            let hot = if served { 1024 } else { 0 };
+            assert!(copied <= hot, "{copied} blocks for 3 that differ");
+        }
+    }
+}
+
+/// G18: to give up one's data is said for one meeting.
+#[test]
+fn discard_my_data_does_not_outlive_the_meeting_it_was_said_for() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.must(ALPHA, Command::Disconnect);
+    w.wrote(ALPHA, 5, 1, 2);
+    w.must(ALPHA, Command::Demote);
+    // It is the newer one, and so it gives up nothing.
+    w.must(ALPHA, Command::Connect { discard_my_data: true });
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+    w.must(ALPHA, PROMOTE);
+    w.settle();
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 3);
+    w.must(ALPHA, Command::Demote);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 6, 1, 4);
+    w.restore();
+    w.settle();
+    assert_eq!(stand_alone(&w), [true, true]);
+    w.holds(ALPHA, 6, 1, 3);
+}
+
+/// G22: a disk fails a write under a demotion, while another write waits for the log.
+#[test]
+fn a_write_that_fails_while_demoting_ends_once() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("store");
+    let ids: Vec<_> = (0..20).map(|i| w.write(ALPHA, i * 1024, 1, 1 + i)).collect();
+    w.run_for(100);
+    let demote = w.command(ALPHA, Command::Demote);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.until("demoted", |w| w.answer(ALPHA, demote).is_some());
+    w.settle();
+    assert!(ids.iter().all(|id| w.reply(ALPHA, *id).is_some()));
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+}
+
+/// G22: each one that is given up lets the next one in.
+#[test]
+fn thousands_of_overlapping_writes_are_given_up_by_a_demotion() {
+    let mut w = World::running(Setup { on_peer_loss: PeerLoss::Suspend, ..Setup::default() });
+    w.wrote(ALPHA, 5, 1, 1);
+    w.settle();
+    w.cut();
+    w.run_for(20);
+    let ids: Vec<_> = (0..4000).map(|i| w.write(ALPHA, 5, 1, 2 + i)).collect();
+    w.run_for(20);
+    w.must(ALPHA, Command::Demote);
+    assert!(ids.iter().all(|id| w.reply(ALPHA, *id).is_some()));
+    w.restore();
+    w.settle();
+    w.equal();
+}
+
+/// G20: the link is lost while the peer looks whether all is zero.
+#[test]
+fn an_offer_to_begin_with_zeroes_ends_with_its_link() {
+    for blip in [true, false] {
+        let mut w = World::new(Setup::default());
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("scan");
+        let init = w.command(ALPHA, Command::InitEmpty);
+        w.run_for(20);
+        if blip {
+            w.blip();
+        } else {
+            w.command(ALPHA, Command::InitFrom);
+        }
+        w.run_for(1_000);
+        assert!(w.answer(ALPHA, init).is_some_and(Result::is_err), "its link is gone");
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        if blip {
+            w.must(ALPHA, Command::InitEmpty);
+        }
+        w.settle();
+        w.must(ALPHA, PROMOTE);
+        w.wrote(ALPHA, 5, 1, 1);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G9: what was written for a peer without a disk is forgotten when the peer has it.
+#[test]
+fn a_secondary_that_served_a_diskless_primary_restarts_without_a_resync() {
+    let mut w = World::running(Setup::default());
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 5, 40, 1);
+    w.settle();
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+    let before = w.sent.get(&(ALPHA, "SyncStart")).copied();
+    w.must(BRAVO, Command::Stop);
+    w.crash(BRAVO);
+    w.settle();
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+    assert_eq!(w.sent.get(&(ALPHA, "SyncStart")).copied(), before, "nothing to resync");
+}
