@@ -261,9 +261,14 @@ impl Copies {
             let text = format!("node {rival} serves the same history");
             return Err(refuse("G15", node, &text));
         }
+        // If no copy is known to hold more, reads will show whether anything is missing: a target
+        // may have received all, and its source died before it could say so.
+        let holds_more =
+            |other: &Copy| !other.mixed && (other.current || other.complete_at > copy.complete_at);
+        let better = others().any(|(_, other)| holds_more(other));
         // One that began before may have reached this copy, whenever it was acknowledged.
         let newest = self.checker(node).newest_acknowledged();
-        let behind = !copy.current && newest > copy.complete_at;
+        let behind = !copy.current && newest > copy.complete_at && better;
         // Under A and B the former primary is the one to go by, after a power cut too: to its clients
         // that is a disk that lost what was not flushed.
         let first = self.protocol != Protocol::C && copy.firsthand;
@@ -274,7 +279,8 @@ impl Copies {
             return Err(refuse("G14", node, &text));
         }
         let loses = forgot || (forced && !copy.current);
-        if loses || rival.is_some() {
+        // By force, another one may go on in this history at the same time, and knows nothing of it.
+        if loses || forced || rival.is_some() {
             self.fork(node);
         }
         if let Some(rewind) = self.loss(&copy, loses) {
@@ -305,18 +311,21 @@ impl Copies {
 
     /// A copy calls itself Inconsistent: its blocks are of mixed age, on their way to those of
     /// another one.
-    pub(crate) fn mixes(&mut self, node: usize, from: usize) -> Result<(), Violation> {
+    pub(crate) fn mixes(&mut self, node: usize, from: usize) {
         let mark = self.checker(from).mark();
         let history = self.copies[from].history;
         let copy = &self.copies[node];
         let known = copy.mixed && copy.mixed_history == history;
         if copy.serving || known {
-            return Ok(());
+            return;
         }
-        let merged = self.merges(node, history);
         let copy = &mut self.copies[node];
         (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
-        merged
+    }
+
+    /// A resync from one copy to another begins, or goes on.
+    pub(crate) fn copies_to(&self, from: usize, node: usize) -> Result<(), Violation> {
+        self.merges(node, self.copies[from].history)
     }
 
     /// A copy that was mixed calls itself whole, after a resync from another one, which may not

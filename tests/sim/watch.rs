@@ -56,6 +56,10 @@ impl Arena {
             // What a power cut left is soon resynced.
             self.judge_copies();
         }
+        let now = current(&self.copies);
+        if now != before {
+            self.note(format_args!("judge: copies are current: {before:?} -> {now:?}"));
+        }
         let joins = |(was, is): (bool, bool)| is && !was;
         let joined = before.into_iter().zip(current(&self.copies)).any(joins);
         if joined && self.maker.protocol() == Protocol::C {
@@ -116,14 +120,15 @@ impl Arena {
         }
         if status.disk == DiskState::Inconsistent {
             self.nodes[node].half = true;
-            let mixed = self.copies.mixes(node, other);
-            self.keep(mixed);
+            self.copies.mixes(node, other);
         } else if status.disk > DiskState::Inconsistent && self.nodes[node].half {
             self.nodes[node].half = false;
             self.copies.arrived(self.nodes[node].copied_from, node);
         }
         if [Replication::SyncTarget, Replication::PausedSyncTarget].contains(&peer.replication) {
             self.nodes[node].copied_from = Some(other);
+            let begun = self.copies.copies_to(other, node);
+            self.keep(begun);
         }
         if serving && self.copies.is_serving(node) {
             let own = Follower { node, follows: whole, stable: true, agrees: true };
