@@ -418,7 +418,8 @@ impl Replica {
         slot.all_marked = false;
         self.superblock.former_primary = false;
         self.superblock.rebooted = false;
-        if self.role == Role::Secondary && !self.peers.iter().any(|peer| peer.needs_marks_here) {
+        let secondary = self.role == Role::Secondary && self.promoting.is_none();
+        if secondary && !self.peers.iter().any(|peer| peer.needs_marks_here) {
             // What was written here for a peer without a disk is there now, and stable here.
             self.superblock.log_live = false;
         }

@@ -43,6 +43,8 @@ struct Copy {
     /// When the resync to it was first seen, in the history of its source.
     mixed_at: Mark,
     mixed_history: u32,
+    /// That source lacked something that it had not made stable.
+    mixed_lost: bool,
     /// Something it had but not stable may be gone.
     lost_memory: bool,
     /// It was written by the server itself, not by way of a link that may be behind.
@@ -51,6 +53,8 @@ struct Copy {
     serving: bool,
     /// An operator said that what only it holds may be given up.
     given_up: bool,
+    /// Its server was demoted, which makes all stable, and nothing was written to it since.
+    settled: bool,
 }
 
 /// All histories and copies of one device.
@@ -75,11 +79,13 @@ impl Copies {
             until: NEVER,
             mixed_at: 0,
             mixed_history: 0,
+            mixed_lost: false,
             lost_memory: false,
             firsthand: false,
             mixed: false,
             serving: false,
             given_up: false,
+            settled: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
         let births = BTreeMap::new();
@@ -143,7 +149,7 @@ impl Copies {
                     };
                 }
                 (copy.history, copy.current, copy.complete_at) = (history, true, mark);
-                (copy.until, copy.given_up) = (NEVER, false);
+                (copy.until, copy.given_up, copy.settled) = (NEVER, false, false);
                 copy.firsthand = own;
                 if follower.stable {
                     copy.stable_at = mark;
@@ -239,7 +245,14 @@ impl Copies {
     /// A node's host lost power.
     pub(crate) fn lost_power(&mut self, node: usize) {
         self.stops(node);
-        self.copies[node].lost_memory = true;
+        let copy = &mut self.copies[node];
+        copy.lost_memory |= !copy.settled;
+    }
+
+    /// A server was demoted: what it acknowledged is stable on its own copy.
+    pub(crate) fn demoted(&mut self, node: usize) {
+        self.stops(node);
+        self.copies[node].settled = true;
     }
 
     /// A node begins to serve. Finds what it may have lost, and whether it may serve at all.
@@ -295,7 +308,7 @@ impl Copies {
         let copy = &mut self.copies[node];
         (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
         (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
-        (copy.until, copy.given_up) = (NEVER, false);
+        (copy.until, copy.given_up, copy.settled) = (NEVER, false, false);
         Ok(())
     }
 
@@ -305,15 +318,21 @@ impl Copies {
             return;
         }
         let copy = self.copies[from].clone();
-        let given_up = false;
-        self.copies[to] = Copy { serving: false, mixed: false, firsthand: false, given_up, ..copy };
+        self.copies[to] = Copy {
+            serving: false,
+            mixed: false,
+            firsthand: false,
+            given_up: false,
+            settled: false,
+            ..copy
+        };
     }
 
     /// A copy calls itself Inconsistent: its blocks are of mixed age, on their way to those of
     /// another one.
     pub(crate) fn mixes(&mut self, node: usize, from: usize) {
         let mark = self.checker(from).mark();
-        let history = self.copies[from].history;
+        let (history, lost) = (self.copies[from].history, self.copies[from].lost_memory);
         let copy = &self.copies[node];
         let known = copy.mixed && copy.mixed_history == history;
         if copy.serving || known {
@@ -321,6 +340,7 @@ impl Copies {
         }
         let copy = &mut self.copies[node];
         (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
+        copy.mixed_lost = lost;
     }
 
     /// A resync from one copy to another begins, or goes on.
@@ -340,8 +360,9 @@ impl Copies {
         // begun another history.
         let (history, begun) = (copy.mixed_history, copy.mixed_at);
         (copy.history, copy.current, copy.given_up) = (history, false, false);
+        copy.settled = false;
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
-        copy.lost_memory = false;
+        copy.lost_memory = copy.mixed_lost;
     }
 
     /// Two copies met and found each other equal, without a resync: the better record holds.

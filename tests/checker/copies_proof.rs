@@ -120,6 +120,17 @@ fn both_without_power_fall_back_to_a_crash_state() {
 }
 
 #[test]
+fn a_demotion_makes_all_stable() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    pair.copies.demoted(0);
+    pair.copies.lost_power(0);
+    pair.copies.serves(0, false).expect("it lost nothing");
+    assert!(pair.read(0, 0).is_err());
+    assert!(pair.read(0, 1).is_ok());
+}
+
+#[test]
 fn under_a_the_tail_may_go_and_under_b_memory_may() {
     let mut pair = Pair::new(Protocol::A);
     pair.write(0, 1);

@@ -820,3 +820,39 @@ fn a_secondary_that_served_a_diskless_primary_restarts_without_a_resync() {
     w.equal();
     assert_eq!(w.sent.get(&(ALPHA, "SyncStart")).copied(), before, "nothing to resync");
 }
+
+/// G8: a resync from here ends while this node becomes primary.
+#[test]
+fn a_primary_that_was_a_source_meanwhile_recovers_what_was_hot() {
+    for steps in 0..60 {
+        let mut w = World::running(Setup::default());
+        w.wrote(ALPHA, 5, 40, 1);
+        w.settle();
+        w.cut();
+        w.wrote(ALPHA, 7, 9, 2);
+        w.must(ALPHA, Command::Demote);
+        w.restore();
+        w.until("a source", |w| w.status(ALPHA).peers[0].replication == Replication::SyncSource);
+        w.steps(steps);
+        // The end of the resync comes while the role is on its way to the disk.
+        let promote = w.command(ALPHA, PROMOTE);
+        w.nodes[ALPHA].stalled.insert("superblock");
+        w.run_for(20);
+        w.nodes[ALPHA].stalled.clear();
+        w.settle();
+        assert!(w.answer(ALPHA, promote).is_some_and(Result::is_ok), "{steps}");
+        w.nodes[BRAVO].stalled.insert("store");
+        for place in 0..8 {
+            w.write(ALPHA, 100 + place, 1, 10 + place);
+        }
+        w.run_for(1);
+        w.crash(ALPHA);
+        w.nodes[BRAVO].pending.clear();
+        w.crash(BRAVO);
+        w.nodes[BRAVO].stalled.clear();
+        w.restart(ALPHA);
+        w.restart(BRAVO);
+        w.settle();
+        w.equal();
+    }
+}

@@ -16,10 +16,13 @@ const SECTOR: u64 = 512;
 
 /// Whether each write goes to the peer, whose copy is whole.
 fn follows(peer: &PeerStatus) -> bool {
+    peer.disk == Some(DiskState::UpToDate) && flows(peer)
+}
+
+/// Writes go from one to the other.
+fn flows(peer: &PeerStatus) -> bool {
     let off = [Replication::Off, Replication::Negotiating, Replication::Ahead, Replication::Behind];
-    peer.connection == Connection::Connected
-        && peer.disk == Some(DiskState::UpToDate)
-        && !off.contains(&peer.replication)
+    peer.connection == Connection::Connected && !off.contains(&peer.replication)
 }
 
 impl Arena {
@@ -49,6 +52,12 @@ impl Arena {
         let before = current(&self.copies);
         if let Some(status) = &status {
             self.sample(node, status, serving);
+        }
+        let role = |status: &Option<Status>| status.as_ref().map(|status| status.role);
+        let whole = status.as_ref().is_some_and(|status| status.disk > DiskState::Inconsistent);
+        let was = role(&self.nodes[node].status);
+        if was == Some(Role::Primary) && role(&status) == Some(Role::Secondary) && whole {
+            self.copies.demoted(node);
         }
         let wakes = status.is_some() && self.nodes[node].status.is_none();
         self.nodes[node].status = status;
@@ -134,7 +143,7 @@ impl Arena {
             let own = Follower { node, follows: whole, stable: true, agrees: true };
             let stable = peer.unstable_writes == 0;
             let told = self.nodes[other].status.as_ref();
-            let agrees = told.is_some_and(|status| follows(&status.peers[0]));
+            let agrees = told.is_some_and(|status| flows(&status.peers[0]));
             let theirs = Follower { node: other, follows: follows(peer), stable, agrees };
             let sampled = self.copies.sample(node, &[own, theirs]);
             self.keep(sampled);
