@@ -14,6 +14,9 @@ use crate::control::body::{Parameters, PeerBody, ResourceBody};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Looks for which the peer may be away during a repair.
+const AWAY_MAX: u32 = 30;
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -88,11 +91,19 @@ fn is_verified(resource: &ResourceBody, peer: &PeerBody) -> bool {
 async fn repaired(daemon: &Daemon, name: &str) -> Result<ResourceBody, Failure> {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut away = 0;
     loop {
         ticks.tick().await;
         let resource = daemon.resource(name).await?;
-        if let Some(peer) = resource.peers.iter().find(|peer| peer.connection == "StandAlone") {
-            let text = format!("{name}: not repaired: {}", peer.connection_reason);
+        let lost = resource.peers.iter().find(|peer| peer.connection != "Connected");
+        // The nodes meet anew for the repair, so a moment without a connection is no fault.
+        away = if lost.is_some() { away + 1 } else { 0 };
+        if let Some(peer) = lost.filter(|peer| peer.connection == "StandAlone" || away > AWAY_MAX) {
+            let (node, why) = (&peer.node, &peer.connection_reason);
+            let text = format!(
+                "{name}: not repaired yet, as {node} is not connected ({why}). What differs is on \
+                 record, and is copied when it is back"
+            );
             return Err(Failure::new(Exit::Failed, text));
         }
         let equal =

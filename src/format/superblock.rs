@@ -64,7 +64,8 @@ pub struct PeerSlot {
     pub sync_token: u64,
     /// Everything is marked, whatever the bitmap says: written before the bits are, cleared after.
     pub all_marked: bool,
-    /// The peer withdrew by its own word (a planned disconnect) and may not serve without one.
+    /// The peer may not serve without an operator's word: it withdrew by its own (a planned
+    /// disconnect), or holds nothing (`init`, `node replace`).
     pub withdrawn: bool,
     /// The last meetings.
     pub bond: Bond,

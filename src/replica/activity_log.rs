@@ -90,7 +90,8 @@ impl Replica {
         self.peers.iter_mut().for_each(|peer| peer.incoming.forget_log());
     }
 
-    /// The log has room for those who wait once writes became stable.
+    /// Writes up to this one are stable here and, for each peer, stable there or marked: extents that
+    /// hold no later one may cool.
     pub(super) fn coolable(&self) -> Sequence {
         if self.planted(Plant::CoolUnstable) {
             return self.sequence;

@@ -553,7 +553,8 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// Connection.
     pub connection: Connection,
-    /// Why it is StandAlone, in words with the next command; empty otherwise.
+    /// Why it is StandAlone, in words with the next command; while Connecting, what the last
+    /// attempt came to; else empty.
     pub connection_reason: String,
     /// Replication.
     pub replication: Replication,

@@ -115,7 +115,7 @@ pub struct Replica {
     disk: DiskState,
     disk_phase: DiskPhase,
     disk_reason: String,
-    /// The disk was let go for more than a failed read, and may lack what was not flushed.
+    /// The disk was let go for a reason after which it may lack what was not flushed.
     let_go_unsafe: bool,
     opening_for: Option<CommandId>,
     freezing: Option<Freeze>,
