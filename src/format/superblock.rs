@@ -95,7 +95,8 @@ pub struct Superblock {
     /// The node crashed as primary, or ceased to be it with marks left, and its data and a peer's
     /// have not been made equal since.
     pub former_primary: bool,
-    /// The host has booted since the node last met a peer: what was not stable then may be gone.
+    /// What was not stable may be gone, since the copies were last equal: the host has booted, or the
+    /// disk failed a write or a flush.
     pub rebooted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
