@@ -82,12 +82,13 @@ pub const BARRIER_DELAY: Nanos = Nanos::from_millis(500);
 /// session is begun anew.
 pub const EARLY_FRAMES_MAX: usize = 65_536;
 
-/// Writes of a peer that are on their way to the disk here. Payloads are bounded by the link's
+/// Writes of a peer that are on their way to the disk here, and barriers between them: under A and B
+/// a flush on the primary asks for one and does not wait. Payloads are bounded by the link's
 /// memory; this bounds what has none: far more than a primary sends without waiting for a barrier.
 pub const INCOMING_WRITES_MAX: usize = 65_536;
 
-/// Barriers, and reads, that a peer asks for at a time: as many as all clients of an export may
-/// have requests.
+/// Reads that a peer without a disk asks for at a time: as many as all clients of an export may have
+/// requests.
 pub const INCOMING_ASKS_MAX: usize = EXPORT_REQUESTS_MAX;
 
 /// How long two connected nodes may take to agree before the session is dropped; client writes

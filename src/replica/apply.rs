@@ -10,7 +10,7 @@ use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{Frame, Protocol};
 use crate::format::lineage::Lineage;
-use crate::limits::{INCOMING_ASKS_MAX, INCOMING_WRITES_MAX};
+use crate::limits::INCOMING_WRITES_MAX;
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence, Session};
 use std::collections::VecDeque;
@@ -85,6 +85,19 @@ impl Incoming {
     /// Nothing of the stream is on its way to the disk.
     pub(super) fn is_idle(&self) -> bool {
         self.applies.is_empty() && !self.syncing
+    }
+
+    /// Barriers with nothing left to write between them are answered as one: the last one's answer
+    /// holds for all.
+    fn join_barriers(&mut self) {
+        while let (Some(Point::Barrier(_)), Some(Point::Barrier(next))) =
+            (self.points.front(), self.points.get(1))
+        {
+            if self.applies.front().is_some_and(|apply| apply.sequence <= *next) {
+                return;
+            }
+            self.points.pop_front();
+        }
     }
 
     /// Everything up to this is stable here.
@@ -410,8 +423,8 @@ impl Replica {
     }
 
     pub(super) fn on_barrier(&mut self, peer: usize, sequence: Sequence) {
-        if self.peers[peer].incoming.points.len() >= INCOMING_ASKS_MAX {
-            return self.violation(peer, "more barriers than anybody needs");
+        if self.peers[peer].incoming.points.len() >= INCOMING_WRITES_MAX {
+            return self.violation(peer, "more barriers than there can be writes");
         }
         self.peers[peer].incoming.points.push_back(Point::Barrier(sequence));
         self.pass_point(peer);
@@ -442,6 +455,9 @@ impl Replica {
     /// Makes stable what the next barrier covers, once it is all done.
     fn pass_point(&mut self, peer: usize) {
         let incoming = &mut self.peers[peer].incoming;
+        if !incoming.syncing {
+            incoming.join_barriers();
+        }
         let Some(point) = incoming.points.front() else {
             return;
         };

@@ -53,7 +53,14 @@ impl Replica {
     pub(super) fn open_disk(&mut self, fresh: bool, command: Option<CommandId>) {
         self.disk_phase = DiskPhase::Opening;
         self.opening_for = command;
-        self.emit(Output::OpenDisk { fresh, device_blocks: self.device_blocks });
+        // A peer with data knows how large the device is, also if this node never had a disk.
+        let told = |peer: &super::peer::Peer| {
+            let theirs = peer.their_state.as_ref()?;
+            let whole = theirs.disk >= DiskState::Inconsistent && theirs.lineage.head().is_some();
+            (whole && theirs.device_blocks > 0).then_some(theirs.device_blocks)
+        };
+        let device_blocks = self.peers.iter().find_map(told).unwrap_or(self.device_blocks);
+        self.emit(Output::OpenDisk { fresh, device_blocks });
     }
 
     pub(super) fn on_disk_opened(&mut self, result: Result<Box<DiskImage>, String>) {

@@ -8,6 +8,7 @@
 //! ```
 
 use super::Replica;
+use super::disk::DiskPhase;
 use super::event::{CommandId, Output, Refusal, Reply, RequestError};
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
@@ -327,6 +328,13 @@ impl Replica {
         }
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", "a change of role is under way");
+        }
+        if self.disk_phase == DiskPhase::Recovering {
+            return self.refuse_command(
+                id,
+                "busy",
+                "the disk is being opened; try again in a moment",
+            );
         }
         self.begin_demotion(Some(id));
     }

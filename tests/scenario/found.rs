@@ -856,3 +856,40 @@ fn a_primary_that_was_a_source_meanwhile_recovers_what_was_hot() {
         w.equal();
     }
 }
+
+/// G20: under A and B a flush does not wait for the peer, however far behind its disk is.
+#[test]
+fn any_number_of_flushes_are_ahead_of_a_slow_peer() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("sync");
+        for place in 0..5_000 {
+            w.wrote(ALPHA, place, 1, 1 + place);
+            flushed(&mut w, ALPHA);
+        }
+        assert_eq!(w.status(ALPHA).peers[0].connection, Connection::Connected);
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        w.equal();
+        assert_eq!(w.sent.get(&(ALPHA, "SyncStart")), None, "the link was never lost");
+    }
+}
+
+/// F12: a node that starts without its disk learns the size of a new one from its peer.
+#[test]
+fn a_new_disk_is_laid_out_for_the_size_that_the_peer_has() {
+    let mut w = World::running(Setup::default());
+    w.wrote(ALPHA, 5, 4, 1);
+    w.settle();
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium.broken = true;
+    w.restart(BRAVO);
+    w.settle();
+    assert_eq!(w.status(BRAVO).disk, DiskState::Diskless);
+    w.nodes[BRAVO].medium.broken = false;
+    w.must(BRAVO, Command::DiskReplace);
+    assert_eq!(w.laid_out, Some(w.status(ALPHA).device_blocks));
+    w.settle();
+    w.equal();
+}

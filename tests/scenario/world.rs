@@ -163,6 +163,8 @@ pub struct World {
     next_id: u64,
     pub events: u64,
     pub sent: BTreeMap<(usize, &'static str), u64>,
+    /// Blocks of the device that new metadata was last laid out for.
+    pub laid_out: Option<u64>,
     pub log: Vec<String>,
     runs: u64,
 }
@@ -258,6 +260,7 @@ impl World {
             next_id: 1,
             events: 0,
             sent: BTreeMap::new(),
+            laid_out: None,
             log: Vec::new(),
             runs: 0,
         };
@@ -885,7 +888,10 @@ impl World {
                 self.submit(node, Work::Sync { io, mark });
             }
             Output::Persist { id, what } => self.persist(node, id, what),
-            Output::OpenDisk { fresh, .. } => self.submit(node, Work::Open { fresh }),
+            Output::OpenDisk { fresh, device_blocks } => {
+                self.laid_out = fresh.then_some(device_blocks).or(self.laid_out);
+                self.submit(node, Work::Open { fresh });
+            }
             Output::CloseDisk => self.submit(node, Work::Close),
             Output::ScanEmpty => self.submit(node, Work::Scan),
             Output::Send { peer, session, frame, part } => {
