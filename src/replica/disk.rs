@@ -378,6 +378,7 @@ impl Replica {
         }
         self.note_peer(peer, "the peer said so");
         if disk < DiskState::Inconsistent {
+            self.peers[peer].lost_disk = true;
             // Nothing sent to it is safe there any more.
             self.drop_source(peer);
             if self.peers[peer].phase != Phase::Idle {

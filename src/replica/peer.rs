@@ -114,6 +114,9 @@ pub(super) struct Peer {
     /// Its host has booted, or its disk failed, since it had all: it may lack what it had
     /// acknowledged.
     pub(super) lost_power: bool,
+    /// Its disk was lost in this session: whatever is told of it since is late, or of one that is
+    /// met anew first.
+    pub(super) lost_disk: bool,
     /// It was lost with writes that it had not made stable: no flush is answered without it before
     /// it is in an older generation.
     pub(super) unflushed: bool,
@@ -161,6 +164,7 @@ impl Peer {
             boot: None,
             rebooted: false,
             lost_power: false,
+            lost_disk: false,
             unflushed: false,
             redial: None,
             discard_my_data: false,
@@ -174,8 +178,8 @@ impl Peer {
 
     /// Writes are sent to it.
     pub(super) fn mirrors(&self) -> bool {
-        // A disk that comes back without what it had acknowledged is met anew first.
-        let lends = self.disk == Some(DiskState::UpToDate) && !self.lost_power;
+        // A disk that comes back, perhaps without what it had acknowledged, is met anew first.
+        let lends = self.disk == Some(DiskState::UpToDate) && !self.lost_power && !self.lost_disk;
         let flows =
             matches!(self.phase, Phase::SyncSource | Phase::SyncTarget | Phase::Established)
                 || (self.phase == Phase::Idle && lends);
@@ -217,6 +221,7 @@ impl Replica {
         debug_assert!(self.peers[peer].session.is_none(), "LinkDown comes first");
         let found = &mut self.peers[peer];
         found.session = Some(session);
+        found.lost_disk = false;
         found.phase = Phase::Settling;
         found.deadline = self.now + HANDSHAKE_TIME;
         self.set_connection(peer, Connection::Connected, "the link stands");

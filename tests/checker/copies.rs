@@ -53,6 +53,8 @@ struct Copy {
     serving: bool,
     /// An operator said that what only it holds may be given up.
     given_up: bool,
+    /// It serves by force.
+    forced: bool,
     /// Its server was demoted, which makes all stable, and nothing was written to it since.
     settled: bool,
 }
@@ -85,6 +87,7 @@ impl Copies {
             mixed: false,
             serving: false,
             given_up: false,
+            forced: false,
             settled: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
@@ -99,6 +102,11 @@ impl Copies {
 
     pub(crate) fn is_serving(&self, node: usize) -> bool {
         self.copies[node].serving
+    }
+
+    /// Whether it serves because the operator said that nobody else does.
+    pub(crate) fn serves_by_force(&self, node: usize) -> bool {
+        self.copies[node].serving && self.copies[node].forced
     }
 
     /// How many histories there are: more than one is a split brain, or an abandoned tail.
@@ -218,7 +226,7 @@ impl Copies {
 
     /// A node serves no more: demoted, stopped, killed or without power.
     pub(crate) fn stops(&mut self, node: usize) {
-        self.copies[node].serving = false;
+        (self.copies[node].serving, self.copies[node].forced) = (false, false);
     }
 
     /// A node's process died. Under C what was acknowledged is on its disk; otherwise it may have
@@ -292,8 +300,7 @@ impl Copies {
             return Err(refuse("G14", node, &text));
         }
         let loses = forgot || (forced && !copy.current);
-        // By force, another one may go on in this history at the same time, and knows nothing of it.
-        if loses || forced || rival.is_some() {
+        if loses || rival.is_some() {
             self.fork(node);
         }
         if let Some(rewind) = self.loss(&copy, loses) {
@@ -307,6 +314,7 @@ impl Copies {
         let mark = self.checker(node).mark();
         let copy = &mut self.copies[node];
         (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
+        copy.forced = forced;
         (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
         (copy.until, copy.given_up, copy.settled) = (NEVER, false, false);
         Ok(())

@@ -109,6 +109,10 @@ impl Timeline {
                 (value.dead, value.buried) = (NEVER, NEVER);
             } else {
                 value.dead = value.dead.min(now);
+                if value.buried > ceiling {
+                    // By a flush that is none in this history.
+                    value.buried = NEVER;
+                }
             }
         }
     }

@@ -107,6 +107,10 @@ impl Arena {
         if serving && !self.copies.is_serving(node) {
             let conceded = std::mem::take(&mut self.conceded);
             let forced = !std::mem::take(&mut self.nodes[node].forcing).is_empty() || conceded;
+            // The word that nobody else serves, given elsewhere and false, holds for whoever becomes
+            // primary out of sight as well.
+            let apart = peer.connection != Connection::Connected;
+            let forced = forced || (apart && self.copies.serves_by_force(other));
             self.note(format_args!("node {node} serves, forced={forced}"));
             if !whole && follows(peer) {
                 self.copies.serves_through(node, other)?;
