@@ -893,3 +893,28 @@ fn a_new_disk_is_laid_out_for_the_size_that_the_peer_has() {
     w.settle();
     w.equal();
 }
+
+/// G19: what the peer said of its disk before that failed may come after the word of the failure.
+#[test]
+fn a_late_word_of_a_disk_that_failed_is_not_believed() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    w.wrote(ALPHA, 5, 40, 1);
+    w.restore();
+    w.until("a target", |w| w.status(BRAVO).peers[0].replication == Replication::SyncTarget);
+    w.until("up to date", |w| w.status(BRAVO).disk == DiskState::UpToDate);
+    w.hold_data(BRAVO, true);
+    w.nodes[BRAVO].medium.broken = true;
+    w.write(ALPHA, 6, 1, 2);
+    w.until("failed", |w| w.status(ALPHA).peers[0].disk == Some(DiskState::Failed));
+    w.hold_data(BRAVO, false);
+    for _ in 0..60 {
+        w.step();
+        assert_ne!(w.status(ALPHA).peers[0].replication, Replication::Established);
+    }
+    w.nodes[BRAVO].medium.broken = false;
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    w.equal();
+}

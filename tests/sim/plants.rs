@@ -57,8 +57,8 @@ const TOY_BUGS: [(&str, toy::Bug); 7] = [
 
 /// Wrong bytes, in a read, in a copy or at rest.
 const DATA: [&str; 4] = ["G2", "G3", "G5", "G7"];
-/// The wrong node serves.
-const ROLES: [&str; 2] = ["G14", "G15"];
+/// The wrong node serves, or takes over what is not its own.
+const ROLES: [&str; 3] = ["G14", "G15", "G18"];
 
 const fn planted(
     name: &'static str,
