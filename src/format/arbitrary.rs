@@ -67,7 +67,7 @@ fn sync_target() -> impl Strategy<Value = Option<SyncTarget>> {
 
 pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
     let numbers = (any::<u64>(), any::<u64>(), 0..=EPOCH_STORED_MAX, any::<u64>());
-    let identity = (1..=u128::MAX, any::<u128>(), any::<u8>(), any::<[bool; 4]>());
+    let identity = (1..=u128::MAX, any::<u128>(), any::<u8>(), any::<[bool; 5]>());
     let state = (geometry(), data_state(), lineage(), sync_target());
     (numbers, identity, state, prop::array::uniform4(slot())).prop_map(
         |(numbers, identity, state, mut slots)| {
@@ -87,6 +87,7 @@ pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
                 log_live: flags[1],
                 former_primary: flags[2],
                 rebooted: flags[3],
+                parted: flags[4],
                 epoch: Epoch(epoch),
                 run: RunId(run),
                 boot: BootId(boot),

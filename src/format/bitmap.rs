@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{DISK_VERSION, RECORD_BYTES, checksum};
+use super::{DISK_VERSION, DISK_VERSION_MIN, RECORD_BYTES, checksum};
 use crate::units::AreaId;
 
 /// 64-bit words of marks in one page.
@@ -64,7 +64,7 @@ pub enum PageError {
     #[error("its checksum is wrong (a write cut short, or rotted bytes)")]
     Checksum,
     /// Another version wrote it.
-    #[error("it has format version {found}, this twinblk knows {VERSION}")]
+    #[error("it has format version {found}, this twinblk knows {DISK_VERSION_MIN} to {VERSION}")]
     Version {
         /// Its version.
         found: u16,
@@ -124,8 +124,9 @@ pub fn decode(address: PageAddress, bytes: &[u8]) -> Result<[u64; WORDS_PER_PAGE
     if record.checksum.get() != record.sum() {
         return Err(PageError::Checksum);
     }
-    if record.version.get() != VERSION {
-        return Err(PageError::Version { found: record.version.get() });
+    let found = record.version.get();
+    if !(DISK_VERSION_MIN..=DISK_VERSION).contains(&found.into()) {
+        return Err(PageError::Version { found });
     }
     if record.area.get() != address.area.0 {
         return Err(PageError::Foreign);
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn other_versions_and_reserved_bytes_are_refused() {
-        assert_eq!(forged(4, 2), Err(PageError::Version { found: 2 }));
+        assert_eq!(forged(4, 3), Err(PageError::Version { found: 3 }));
         assert_eq!(forged(4, 0), Err(PageError::Version { found: 0 }));
         assert_eq!(forged(7, 1), Err(PageError::Reserved));
         assert_eq!(forged(31, 1), Err(PageError::Reserved));

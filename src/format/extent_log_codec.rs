@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::extent_log::{LogIdentity, LogTransaction};
 use super::records::is_zero;
-use super::{DISK_VERSION, RECORD_BYTES, checksum};
+use super::{DISK_VERSION, DISK_VERSION_MIN, RECORD_BYTES, checksum};
 use crate::limits::LOG_UPDATES_MAX;
 
 /// Log slots that the window of one transaction can show.
@@ -90,7 +90,9 @@ pub enum LogBlockError {
         mixed: bool,
     },
     /// Another version wrote it.
-    #[error("it has format version {found}, this twinblk knows {DISK_VERSION}")]
+    #[error(
+        "it has format version {found}, this twinblk knows {DISK_VERSION_MIN} to {DISK_VERSION}"
+    )]
     Version {
         /// Its version.
         found: u32,
@@ -173,7 +175,7 @@ pub fn decode(log: LogIdentity, bytes: &[u8]) -> Result<LogTransaction, LogBlock
         return Err(LogBlockError::NotOurs);
     }
     let found = record.version.get();
-    if found != DISK_VERSION {
+    if !(DISK_VERSION_MIN..=DISK_VERSION).contains(&found) {
         return Err(LogBlockError::Version { found });
     }
     if record.number != sectors[0].number {

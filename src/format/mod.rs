@@ -31,7 +31,10 @@ pub mod superblock;
 mod superblock_codec;
 
 /// Version of the metadata area: superblock, bitmap pages and activity log.
-pub const DISK_VERSION: u32 = 1;
+pub const DISK_VERSION: u32 = 2;
+
+/// Oldest version of the metadata area that is read; it is written anew as [`DISK_VERSION`].
+pub const DISK_VERSION_MIN: u32 = 1;
 
 /// Newest version of the link protocol spoken here.
 pub const LINK_VERSION: u16 = 1;
@@ -44,3 +47,4 @@ pub const RECORD_BYTES: usize = 4096;
 
 const _: () = assert!(RECORD_BYTES as u64 == crate::units::BLOCK_BYTES);
 const _: () = assert!(LINK_VERSION_MIN <= LINK_VERSION);
+const _: () = assert!(DISK_VERSION_MIN <= DISK_VERSION);

@@ -15,7 +15,7 @@ use super::records::{
     LineageRecord, SlotRecord, SyncTargetRecord, data_number, data_state, flag, is_zero,
 };
 use super::superblock::{Geometry, Superblock};
-use super::{DISK_VERSION, RECORD_BYTES, checksum};
+use super::{DISK_VERSION, DISK_VERSION_MIN, RECORD_BYTES, checksum};
 use crate::limits::{EPOCH_STORED_MAX, EXTENT_BLOCKS, PEER_SLOTS_MAX};
 use crate::units::{AreaId, BLOCK_BYTES, BootId, Epoch, NodeId, ResourceId, RunId};
 
@@ -186,7 +186,10 @@ const PRIMARY: u8 = 1;
 const LOG_LIVE: u8 = 2;
 const FORMER_PRIMARY: u8 = 4;
 const REBOOTED: u8 = 8;
-const FLAGS: u8 = PRIMARY | LOG_LIVE | FORMER_PRIMARY | REBOOTED;
+/// Since version 2.
+const PARTED: u8 = 16;
+const FLAGS_1: u8 = PRIMARY | LOG_LIVE | FORMER_PRIMARY | REBOOTED;
+const FLAGS: u8 = FLAGS_1 | PARTED;
 
 fn flags_of(superblock: &Superblock) -> u8 {
     let flags = [
@@ -194,6 +197,7 @@ fn flags_of(superblock: &Superblock) -> u8 {
         (superblock.log_live, LOG_LIVE),
         (superblock.former_primary, FORMER_PRIMARY),
         (superblock.rebooted, REBOOTED),
+        (superblock.parted, PARTED),
     ];
     flags.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
 }
@@ -228,12 +232,14 @@ pub fn decode(bytes: &[u8]) -> Result<Superblock, SuperblockError> {
 impl SuperblockRecord {
     /// The first field that has no counterpart in a [`Superblock`] and is not as it must be.
     fn check(&self) -> Option<&'static str> {
+        let version = self.version.get();
+        let flags = if version == 1 { FLAGS_1 } else { FLAGS };
         let rules = [
-            (self.version.get() == DISK_VERSION, "version"),
+            ((DISK_VERSION_MIN..=DISK_VERSION).contains(&version), "version"),
             (self.block_bytes.get() == BLOCK_SIZE, "block_bytes"),
             (self.extent_bytes.get() == EXTENT_SIZE, "extent_bytes"),
             (self.resource.get() != 0, "resource"),
-            (self.flags & !FLAGS == 0, "flags"),
+            (self.flags & !flags == 0, "flags"),
             (self.epoch.get() <= EPOCH_STORED_MAX, "epoch"),
             (self.reserved == [0; 6] && is_zero(&self.reserved_tail), "reserved"),
         ];
@@ -254,6 +260,7 @@ impl SuperblockRecord {
             log_live: self.flags & LOG_LIVE != 0,
             former_primary: self.flags & FORMER_PRIMARY != 0,
             rebooted: self.flags & REBOOTED != 0,
+            parted: self.flags & PARTED != 0,
             epoch: Epoch(self.epoch.get()),
             run: RunId(self.run.get()),
             boot: BootId(self.boot.get()),

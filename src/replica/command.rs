@@ -325,6 +325,7 @@ impl Replica {
             slot.all_marked = true;
             slot.withdrawn = true;
         }
+        self.superblock.parted = false;
         self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
         self.reconsider_disk("node replace");
         self.save(After::Answer { id, text: "the peer's new machine will get a full copy" });

@@ -102,6 +102,7 @@ impl Replica {
         }
         superblock.epoch = superblock.epoch.max(known.epoch);
         superblock.former_primary |= superblock.primary;
+        superblock.parted |= known.parted && known.area == superblock.area;
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.rebooted |= std::mem::take(&mut self.let_go_unsafe);
         superblock.boot = image.boot;

@@ -142,9 +142,12 @@ impl Replica {
     fn learn_of_newer(&mut self, peer: usize, label: &'static str, reason: Reason) {
         let older = reason == Reason::MyPrimaryIsOlder
             || (label == THEIRS_MIXED_NEWER && self.role == Role::Secondary);
-        if !older && reason != Reason::SplitBrain {
+        let parted = reason == Reason::SplitBrain;
+        if !older && !parted {
             return;
         }
+        // Both have what the other lacks: which of them is to go on is not for a program to say.
+        self.superblock.parted |= parted;
         self.superblock.slots[peer].withdrawn = false;
         if older && self.superblock.data == DataState::Consistent {
             self.superblock.data = DataState::Outdated;
@@ -376,9 +379,11 @@ impl Replica {
         let superblock = &mut self.superblock;
         let quiet = !superblock.former_primary
             && !superblock.rebooted
+            && !superblock.parted
             && superblock.data == DataState::Consistent;
         superblock.former_primary = false;
         superblock.rebooted = false;
+        superblock.parted = false;
         superblock.data = DataState::Consistent;
         superblock.sync_target = None;
         self.peers[peer].discard_my_data = false;
@@ -522,6 +527,7 @@ impl Replica {
         self.peers[peer].deadline = Nanos::NEVER;
         let primary = self.peers[peer].role == Some(Role::Primary);
         if primary && self.role == Role::Primary {
+            self.learn_of_newer(peer, "two-primaries", Reason::SplitBrain);
             let (bye, words) = self.words_for(peer, Reason::SplitBrain);
             return self.refuse(peer, bye, words);
         }

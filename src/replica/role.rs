@@ -13,7 +13,7 @@ use super::event::{CommandId, Output, Refusal, Reply, RequestError};
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
 use crate::format::frame::{DiskState, Frame, Role};
-use crate::format::superblock::DataState;
+use crate::format::superblock::{DataState, PeerSlot};
 use crate::plant::Plant;
 use crate::units::{Epoch, Sequence, Session};
 
@@ -112,6 +112,18 @@ impl Replica {
     fn not_current(&self) -> Refusal {
         let (resource, me) = (&self.options.resource, &self.options.name);
         let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
+        if self.superblock.parted && self.superblock.data == DataState::Consistent {
+            return Refusal {
+                reason: "split-brain",
+                text: format!(
+                    "{me} must not become primary for {resource}: it and {them} both wrote to it on \
+                     their own (split brain), and nobody has chosen since. Choose whose writes to \
+                     give up and run there `twinblk connect {resource} --discard-my-data`, on the \
+                     other node `twinblk connect {resource}`; or, to serve from {me} before that, \
+                     with {them} surely off, `twinblk promote {resource} --force`"
+                ),
+            };
+        }
         let why = match self.superblock.data {
             DataState::Inconsistent => "its copy is of mixed age: a resync to it did not end",
             DataState::Outdated => "its copy is known to be old",
@@ -130,16 +142,19 @@ impl Replica {
 
     /// Whether the durable records say that no peer can have newer data: each lacks what this
     /// node wrote as primary, withdrew by its own word, or is in the middle of a resync from here.
+    /// Never while a split brain is known that nobody has ended: each then lacks what the other wrote.
     /// What a peer lacks because it served without a disk says nothing: it may serve still.
     pub(super) fn knows_current(&self) -> bool {
         let head = self.superblock.lineage.head();
         let own = head.is_some_and(|head| head.node == self.options.node);
-        self.superblock.slots.iter().filter(|slot| slot.in_use).all(|slot| {
+        let covers = |slot: &PeerSlot| {
             // A peer that was told the end of a resync may have adopted it, and gone on since.
             let behind = slot.base != head;
             let lacks = slot.base.is_some() && own && behind;
             lacks || slot.withdrawn || (slot.sync_token != 0 && behind)
-        })
+        };
+        let mut used = self.superblock.slots.iter().filter(|slot| slot.in_use);
+        !self.superblock.parted && used.all(covers)
     }
 
     pub(super) fn promote(&mut self, id: CommandId, force: bool) {
@@ -153,7 +168,8 @@ impl Replica {
             return self.refuse_command(id, "busy", "it is stopping");
         }
         let refusal = self.promote_refusal();
-        let overridable = refusal.as_ref().is_none_or(|refusal| refusal.reason == "not-current");
+        let by_word = |refusal: &Refusal| ["not-current", "split-brain"].contains(&refusal.reason);
+        let overridable = refusal.as_ref().is_none_or(by_word);
         if let Some(refusal) = refusal
             && !(force && overridable)
         {
@@ -184,6 +200,7 @@ impl Replica {
         );
         self.superblock.data = DataState::Consistent;
         self.superblock.sync_target = None;
+        self.superblock.parted = false;
         if was == DataState::Inconsistent {
             // Blocks of mixed age are no generation anybody else has.
             for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {

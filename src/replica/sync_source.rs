@@ -95,6 +95,7 @@ impl Replica {
         let slot = &mut self.superblock.slots[peer];
         slot.sync_token = token;
         slot.withdrawn = false;
+        self.superblock.parted = false;
         self.save(super::persist::After::SourceToken { peer, session });
         if self.has_open_disk() {
             let io = self.start_io(IoPurpose::SourceSync { peer, session });

@@ -14,7 +14,7 @@ use crate::format::lineage::{Generation, Lineage};
 use crate::format::superblock::{
     self, Bond, DataState, Geometry, PeerSlot, Superblock, SyncTarget,
 };
-use crate::format::{DISK_VERSION, RECORD_BYTES};
+use crate::format::{DISK_VERSION, DISK_VERSION_MIN, RECORD_BYTES};
 use crate::limits::{LINEAGE_ENTRIES, PEER_SLOTS_MAX};
 use crate::replica::event::DiskImage;
 use crate::units::{AreaId, Blocks, BootId, Epoch, NodeId, ResourceId, RunId};
@@ -76,6 +76,9 @@ struct Dump {
     log_live: bool,
     former_primary: bool,
     rebooted: bool,
+    /// Absent in version 1, which had no such thing.
+    #[serde(default)]
+    parted: bool,
     epoch: u64,
     run: String,
     boot: String,
@@ -238,6 +241,7 @@ impl Dump {
             log_live: superblock.log_live,
             former_primary: superblock.former_primary,
             rebooted: superblock.rebooted,
+            parted: superblock.parted,
             epoch: superblock.epoch.0,
             run: hex64(superblock.run.0),
             boot: hex128(superblock.boot.0),
@@ -251,7 +255,7 @@ impl Dump {
     }
 
     fn superblock(&self) -> Result<Superblock, &'static str> {
-        if self.version != DISK_VERSION {
+        if !(DISK_VERSION_MIN..=DISK_VERSION).contains(&self.version) {
             return Err("it is of another version");
         }
         let GeometryDump { device_blocks, peer_slots, log_extents } = self.geometry;
@@ -283,6 +287,7 @@ impl Dump {
             log_live: self.log_live,
             former_primary: self.former_primary,
             rebooted: self.rebooted,
+            parted: self.parted,
             epoch: Epoch(self.epoch),
             run: RunId(read64(&self.run).ok_or("its run is none")?),
             boot: BootId(read128(&self.boot).ok_or("its boot is none")?),

@@ -53,8 +53,6 @@ struct Copy {
     serving: bool,
     /// An operator said that what only it holds may be given up.
     given_up: bool,
-    /// It serves by force.
-    forced: bool,
     /// Its server was demoted, which makes all stable, and nothing was written to it since.
     settled: bool,
 }
@@ -87,7 +85,6 @@ impl Copies {
             mixed: false,
             serving: false,
             given_up: false,
-            forced: false,
             settled: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
@@ -102,11 +99,6 @@ impl Copies {
 
     pub(crate) fn is_serving(&self, node: usize) -> bool {
         self.copies[node].serving
-    }
-
-    /// Whether it serves because the operator said that nobody else does.
-    pub(crate) fn serves_by_force(&self, node: usize) -> bool {
-        self.copies[node].serving && self.copies[node].forced
     }
 
     /// How many histories there are: more than one is a split brain, or an abandoned tail.
@@ -226,7 +218,7 @@ impl Copies {
 
     /// A node serves no more: demoted, stopped, killed or without power.
     pub(crate) fn stops(&mut self, node: usize) {
-        (self.copies[node].serving, self.copies[node].forced) = (false, false);
+        self.copies[node].serving = false;
     }
 
     /// A node's process died. Under C what was acknowledged is on its disk; otherwise it may have
@@ -314,10 +306,17 @@ impl Copies {
         let mark = self.checker(node).mark();
         let copy = &mut self.copies[node];
         (copy.serving, copy.current, copy.complete_at) = (true, true, mark);
-        copy.forced = forced;
         (copy.stable_at, copy.lost_memory, copy.firsthand) = (mark, false, true);
         (copy.until, copy.given_up, copy.settled) = (NEVER, false, false);
         Ok(())
+    }
+
+    /// A server on its way out still sends what its clients asked, though it serves no more, and
+    /// says that the other copy follows.
+    pub(crate) fn drains(&mut self, server: usize, other: usize) {
+        if self.copies[server].history == self.copies[other].history {
+            self.copies[other].until = NEVER;
+        }
     }
 
     /// A resync from one copy to another is complete: they are equal now.

@@ -361,6 +361,52 @@ fn split_brain_is_seen_by_both_and_healed_by_a_word() {
     }
 }
 
+/// Which of the two is to go on is the operator's to say: until then neither is served afresh
+/// without a word, a new start and a primary that was demoted included.
+#[test]
+fn after_a_split_brain_neither_is_promoted_without_a_word() {
+    for (node, restarts) in [(ALPHA, false), (ALPHA, true), (BRAVO, false), (BRAVO, true)] {
+        let mut w = split();
+        if restarts {
+            w.crash(node);
+            w.crash(1 - node);
+            w.restart(node);
+        } else {
+            w.must(node, Command::Demote);
+        }
+        w.settle();
+        assert_eq!(w.status(node).disk, DiskState::Consistent);
+        assert_eq!(w.refused(node, PROMOTE), "split-brain");
+        w.must(node, FORCE);
+        w.must(node, Command::Demote);
+        w.must(node, PROMOTE);
+        w.wrote(node, 5, 1, 7);
+    }
+}
+
+/// The choice ends it.
+#[test]
+fn after_a_split_brain_is_healed_the_chosen_side_is_promoted_as_ever() {
+    let mut w = split();
+    w.must(ALPHA, Command::Demote);
+    w.must(BRAVO, Command::Demote);
+    w.must(ALPHA, Command::Connect { discard_my_data: true });
+    w.must(BRAVO, Command::Connect { discard_my_data: false });
+    w.settle();
+    w.equal();
+    w.cut();
+    w.settle();
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restore();
+    w.settle();
+    w.must(BRAVO, PROMOTE);
+    w.cut();
+    w.settle();
+    w.wrote(BRAVO, 5, 1, 7);
+    w.must(BRAVO, Command::Demote);
+    w.must(BRAVO, PROMOTE);
+}
+
 #[test]
 fn split_brain_does_not_heal_without_a_word() {
     let mut w = split();

@@ -68,6 +68,8 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// The promotions by force that have not been refused.
     pub(crate) forcing: Vec<u64>,
+    /// The word that nobody else serves was given elsewhere, out of its sight.
+    pub(crate) passed_over: Option<PassedOver>,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
@@ -75,6 +77,19 @@ pub(crate) struct Node {
     /// Its disk has failed, or was let go of, since clients wrote.
     pub(crate) lost_disk: bool,
 }
+
+/// What a node that was passed over by force knows of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PassedOver {
+    Unaware,
+    /// It met the other one when its disk had completed so many durable writes.
+    Told {
+        at: u64,
+    },
+}
+
+/// A record of two copies, behind one that was under way.
+const DURABLE_WRITES_TO_LEARN: u64 = 4;
 
 pub(crate) struct Arena {
     pub(crate) world: Shared,
@@ -140,13 +155,14 @@ impl Arena {
             world.disks[disk].lies = options.lies;
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
-            let (forcing, copied_from) = (Vec::new(), None);
+            let (forcing, passed_over, copied_from) = (Vec::new(), None, None);
             nodes.push(Node {
                 disk,
                 life: None,
                 status: None,
                 client,
                 forcing,
+                passed_over,
                 copied_from,
                 half: false,
                 lost_disk: false,
@@ -226,6 +242,16 @@ impl Arena {
             return true;
         }
         false
+    }
+
+    /// A node's life ends: what it was told and had no time to keep, it does not know.
+    pub(crate) fn forgets_news(&mut self, node: usize) {
+        let kept = self.world.borrow().disks[self.nodes[node].disk].kept_writes;
+        if let Some(PassedOver::Told { at }) = self.nodes[node].passed_over
+            && kept < at + DURABLE_WRITES_TO_LEARN
+        {
+            self.nodes[node].passed_over = Some(PassedOver::Unaware);
+        }
     }
 
     fn turn(&mut self, life: LifeId) {

@@ -92,6 +92,7 @@ impl Arena {
         if let Some((life, daemon)) = self.nodes[node].life.take() {
             self.lose_clients(node);
             self.copies.killed(node);
+            self.forgets_news(node);
             self.world.borrow_mut().kill(life);
             drop(daemon);
         }
@@ -101,6 +102,7 @@ impl Arena {
     fn cut_power(&mut self, node: usize) {
         self.lose_clients(node);
         self.copies.lost_power(node);
+        self.forgets_news(node);
         let disk = self.nodes[node].disk;
         if self.world.borrow().hosts[node].powered {
             self.world.borrow_mut().cut_power(node, &[disk]);

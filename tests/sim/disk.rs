@@ -94,6 +94,8 @@ pub(crate) struct Disk {
     flying: BTreeMap<OpId, Flight>,
     holder: Option<LifeId>,
     holder_dead: bool,
+    /// Durable writes that it has completed.
+    pub(crate) kept_writes: u64,
     /// It showed writes that are gone; whoever judges takes note.
     pub(crate) forgot: bool,
     pub(crate) faults: Faults,
@@ -124,6 +126,7 @@ impl Disk {
             flying: BTreeMap::new(),
             holder: None,
             holder_dead: false,
+            kept_writes: 0,
             forgot: false,
             faults: Faults::default(),
             lies: Lies::default(),
@@ -299,6 +302,7 @@ impl Disk {
             let beyond = offset + 4096 + data.len() as u64 > self.live.bytes();
             offset = if beyond { offset.saturating_sub(4096) } else { offset + 4096 };
         }
+        self.kept_writes += u64::from(durable);
         self.apply(offset, data, durable && !self.lies.sync);
         Ok(Outcome::Count(count))
     }

@@ -1,7 +1,7 @@
 //! Owns the seam between a world and what runs in it: one life of a node's daemon, as the driver
 //! of a world needs it. Must never know which daemon it is.
 
-use twinblk::replica::event::{Command, Refusal, Status};
+use twinblk::replica::event::{Change, Command, Refusal, Status};
 
 use crate::checker::copies::Protocol;
 use crate::checker::oracle::Range;
@@ -55,7 +55,7 @@ pub(crate) trait Life {
     fn answers(&mut self, into: &mut Vec<(u64, Result<String, Refusal>)>);
 
     /// Hands over what it would log, for the trace.
-    fn changes(&mut self, into: &mut Vec<String>);
+    fn changes(&mut self, into: &mut Vec<Change>);
 
     /// Whether clients may connect.
     fn serving(&self) -> bool;

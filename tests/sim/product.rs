@@ -118,7 +118,7 @@ struct Around {
     scanning: Option<u64>,
     serving: bool,
     answers: Vec<(u64, Result<String, Refusal>)>,
-    changes: Vec<String>,
+    changes: Vec<Change>,
     replies: Vec<(u64, Told)>,
     reads: BTreeMap<u64, Range>,
     /// Requests whose client is still connected: the end of serving ends every connection.
@@ -143,8 +143,7 @@ impl Site<SimRing> for Around {
     }
 
     fn change(&mut self, _: ResourceIndex, change: Change) {
-        let Change { what, old, new, cause } = change;
-        self.changes.push(format!("{what}: {old} -> {new} ({cause})"));
+        self.changes.push(change);
     }
 
     fn serving(&mut self, _: ResourceIndex, device_bytes: Option<u64>) {
@@ -302,7 +301,7 @@ impl Life for Product {
         into.append(&mut self.around.answers);
     }
 
-    fn changes(&mut self, into: &mut Vec<String>) {
+    fn changes(&mut self, into: &mut Vec<Change>) {
         into.append(&mut self.around.changes);
     }
 

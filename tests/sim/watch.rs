@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use twinblk::format::frame::{DiskState, Role};
-use twinblk::replica::event::{Connection, PeerStatus, Replication, Status};
+use twinblk::replica::event::{Change, Connection, PeerStatus, Replication, Status};
 
-use crate::arena::{Arena, Phase};
+use crate::arena::{Arena, PassedOver, Phase};
 use crate::checker::copies::{Copies, Follower, Protocol};
 use crate::checker::oracle::{Range, Violation};
 use crate::node::{Ask, Told};
@@ -35,7 +35,12 @@ impl Arena {
         daemon.changes(&mut changes);
         let (status, serving) = (daemon.status(), daemon.serving());
         for change in changes {
-            self.note(format_args!("node {node}: {change}"));
+            if change.what == "verdict" && self.nodes[node].passed_over.is_some() {
+                let at = self.world.borrow().disks[self.nodes[node].disk].kept_writes;
+                self.nodes[node].passed_over = Some(PassedOver::Told { at });
+            }
+            let Change { what, old, new, cause } = change;
+            self.note(format_args!("node {node}: {what}: {old} -> {new} ({cause})"));
         }
         let disk = self.nodes[node].disk;
         if std::mem::take(&mut self.world.borrow_mut().disks[disk].forgot) {
@@ -108,9 +113,13 @@ impl Arena {
             let conceded = std::mem::take(&mut self.conceded);
             let forced = !std::mem::take(&mut self.nodes[node].forcing).is_empty() || conceded;
             // The word that nobody else serves, given elsewhere and false, holds for whoever becomes
-            // primary out of sight as well.
+            // primary without having heard of it as well.
             let apart = peer.connection != Connection::Connected;
-            let forced = forced || (apart && self.copies.serves_by_force(other));
+            let unaware = self.nodes[node].passed_over.take() == Some(PassedOver::Unaware);
+            let forced = forced || (apart && unaware);
+            if forced && apart {
+                self.nodes[other].passed_over = Some(PassedOver::Unaware);
+            }
             self.note(format_args!("node {node} serves, forced={forced}"));
             if !whole && follows(peer) {
                 self.copies.serves_through(node, other)?;
@@ -154,6 +163,8 @@ impl Arena {
             if theirs.follows {
                 self.nodes[other].copied_from = None;
             }
+        } else if status.role == Role::Primary && whole && follows(peer) {
+            self.copies.drains(node, other);
         } else if status.role == Role::Secondary
             && whole
             && follows(peer)

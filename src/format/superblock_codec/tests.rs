@@ -35,6 +35,7 @@ fn superblock(serial: u64) -> Superblock {
         log_live: true,
         former_primary: false,
         rebooted: false,
+        parted: true,
         epoch: Epoch(serial),
         run: RunId(3),
         boot: BootId(4),
@@ -102,6 +103,7 @@ fn a_write_cut_short_at_any_byte_is_detected() {
 fn a_field_out_of_bounds_is_named() {
     let invalid = |field| Err(SuperblockError::Invalid { field });
     assert_eq!(forged(8, &[0]), invalid("version"));
+    assert_eq!(forged(8, &[1]), invalid("flags"), "version 1 knows no such flag");
     assert_eq!(forged(24, &[0; 16]), invalid("resource"));
     assert_eq!(forged(48, &[0; 8]), invalid("device_blocks"));
     assert_eq!(forged(48, &[0xFF; 8]), invalid("device_blocks"));
@@ -111,7 +113,7 @@ fn a_field_out_of_bounds_is_named() {
     assert_eq!(forged(68, &[5]), invalid("peer_slots"));
     assert_eq!(forged(70, &[0]), invalid("data"));
     assert_eq!(forged(70, &[4]), invalid("data"));
-    assert_eq!(forged(71, &[16]), invalid("flags"));
+    assert_eq!(forged(71, &[32]), invalid("flags"));
     assert_eq!(forged(72, &(EPOCH_STORED_MAX + 1).to_le_bytes()), invalid("epoch"));
     assert_eq!(forged(104, &[33]), invalid("lineage"));
     assert_eq!(forged(144, &(EPOCH_STORED_MAX + 1).to_le_bytes()), invalid("lineage"));
@@ -131,12 +133,12 @@ fn a_field_out_of_bounds_is_named() {
 /// A version is believed only under a right checksum: a rotted version is rot.
 #[test]
 fn a_newer_version_is_told_from_rot() {
-    let newer = SuperblockError::NewerVersion { found: 2 };
-    assert_eq!(forged(8, &2u32.to_le_bytes()), Err(newer));
+    let newer = SuperblockError::NewerVersion { found: 3 };
+    assert_eq!(forged(8, &3u32.to_le_bytes()), Err(newer));
     let refused = choose(Ok(superblock(9)), Err(newer)).unwrap_err();
-    assert_eq!(refused, ChooseError::NewerVersion { found: 2 });
+    assert_eq!(refused, ChooseError::NewerVersion { found: 3 });
     assert_eq!(choose(Err(newer), Err(SuperblockError::Checksum)), Err(refused));
-    assert!(refused.to_string().contains("version 2"));
+    assert!(refused.to_string().contains("version 3"));
 }
 
 #[test]
@@ -174,6 +176,7 @@ fn copies_that_contradict_each_other_are_refused() {
                 log_live: false,
                 former_primary: false,
                 rebooted: false,
+                parted: false,
                 ..first.clone()
             },
         ),

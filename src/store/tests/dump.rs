@@ -31,6 +31,7 @@ fn lived_in(folder: &std::path::Path) -> (StoppedDisk, Superblock) {
         log_live: true,
         former_primary: true,
         rebooted: true,
+        parted: true,
         epoch: Epoch(12),
         run: RunId(u64::MAX),
         boot: BootId(u128::MAX),
@@ -141,7 +142,7 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
     let spoils: [(&str, Spoil); 16] = [
         ("resource", |dump| dump["resource"] = "zz".into()),
         ("resource", |dump| dump["resource"] = "0".into()),
-        ("version", |dump| dump["version"] = 2.into()),
+        ("version", |dump| dump["version"] = 3.into()),
         ("missing field", |dump| {
             dump.as_object_mut().expect("an object").remove("serial");
         }),

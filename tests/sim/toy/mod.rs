@@ -14,7 +14,7 @@ mod wire;
 use std::collections::{BTreeMap, VecDeque};
 
 use twinblk::buffer::{Budgets, Payload, Pool, Purpose, Span};
-use twinblk::replica::event::{Command, Refusal, Status};
+use twinblk::replica::event::{Change, Command, Refusal, Status};
 use twinblk::ring::{Completion, Errno, FileId, Lane, Op, Ring};
 use twinblk::units::{BootId, Nanos};
 
@@ -357,7 +357,7 @@ impl Life for Toy {
         into.append(&mut self.answers);
     }
 
-    fn changes(&mut self, _into: &mut Vec<String>) {}
+    fn changes(&mut self, _into: &mut Vec<Change>) {}
 
     fn serving(&self) -> bool {
         self.primary
