@@ -193,6 +193,7 @@ impl Replica {
         self.superblock.data = DataState::Inconsistent;
         self.superblock.sync_target = None;
         self.superblock.former_primary = false;
+        self.superblock.parted = false;
         // A resync that just ended here must not bring back what is forgotten now.
         self.peers.iter_mut().for_each(|peer| peer.adopting = None);
         self.reconsider_disk("invalidate");

@@ -12,6 +12,7 @@ use super::reconcile::{Extent, Reason, THEIRS_MIXED_NEWER, Verdict, reconcile};
 use super::sync_source::Source;
 use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Protocol, Role};
+use crate::format::lineage::Relation;
 use crate::format::superblock::{Bond, DataState};
 use crate::limits::EARLY_FRAMES_MAX;
 use crate::plant::Plant;
@@ -106,8 +107,8 @@ impl Replica {
             && matches!(verdict, Verdict::MineDiskless | Verdict::Target(_))
         {
             let rebooted = self.peers[peer].lost_power;
-            if let Some(words) = self.unfit_to_serve(peer, rebooted) {
-                return self.refuse(peer, ByeReason::PrimaryWouldBeTarget, words);
+            if let Some((bye, words)) = self.unfit_to_serve(peer, rebooted) {
+                return self.refuse(peer, bye, words);
             }
             self.peers[peer].lost_power = false;
         }
@@ -123,6 +124,10 @@ impl Replica {
         if verdict == Verdict::TheirsDiskless && role == Role::Primary {
             // What it writes here it lacks: on record by the log, from the first write on.
             self.superblock.log_live = true;
+            let own = self.superblock.lineage.head().is_some_and(|it| it.node == self.options.node);
+            // It refuses to go on with this copy, and its disk may come back. Where it does not
+            // refuse, the resync of its disk clears this again.
+            self.superblock.parted |= own && self.forks_from(peer);
         }
         let session = self.peers[peer].session_id();
         self.peers[peer].phase = Phase::Bonding;
@@ -153,7 +158,16 @@ impl Replica {
             self.superblock.data = DataState::Outdated;
         }
         self.save(After::Nothing);
-        self.reconsider_disk("the peer has newer data");
+        self.reconsider_disk(if parted { "split brain" } else { "the peer has newer data" });
+    }
+
+    /// Whether each has a generation that the other lacks.
+    fn forks_from(&self, peer: usize) -> bool {
+        let theirs = self.peers[peer].their_state.as_ref();
+        let fork = |theirs: &PeerState| {
+            self.superblock.lineage.relation(&theirs.lineage) == Relation::Fork
+        };
+        theirs.is_some_and(|theirs| fork(theirs))
     }
 
     fn peers_resource(&self, peer: usize) -> crate::units::ResourceId {
@@ -202,18 +216,33 @@ impl Replica {
         None
     }
 
+    fn split_brain_words(&self, peer: usize) -> String {
+        let (me, resource) = (&self.options.name, &self.options.resource);
+        let them = &self.peers[peer].name;
+        let diskless = match self.peers[peer].verdict {
+            Some(Verdict::MineDiskless) => me,
+            Some(Verdict::TheirsDiskless) => them,
+            _ => {
+                return format!(
+                    "split brain: {me} and {them} both wrote to {resource} on their own. Choose \
+                     whose writes to give up and run there, as secondary: `twinblk connect \
+                     {resource} --discard-my-data`; on the other node: `twinblk connect {resource}`"
+                );
+            }
+        };
+        format!(
+            "split brain: {me} and {them} went on with {resource} on their own, and {diskless} has \
+             no disk in use. Run there `twinblk demote {resource}` and `twinblk disk attach \
+             {resource}`, or `twinblk disk replace {resource}` if the disk is lost; then `twinblk \
+             connect {resource}` on both shows what differs"
+        )
+    }
+
     fn words_for(&self, peer: usize, reason: Reason) -> (ByeReason, String) {
         let (me, resource) = (&self.options.name, &self.options.resource);
         let them = &self.peers[peer].name;
         match reason {
-            Reason::SplitBrain => (
-                ByeReason::SplitBrain,
-                format!(
-                    "split brain: {me} and {them} both wrote to {resource} on their own. Choose \
-                     whose writes to give up and run there, as secondary: `twinblk connect \
-                     {resource} --discard-my-data`; on the other node: `twinblk connect {resource}`"
-                ),
-            ),
+            Reason::SplitBrain => (ByeReason::SplitBrain, self.split_brain_words(peer)),
             Reason::Unrelated => (
                 ByeReason::Unrelated,
                 format!(
@@ -490,7 +519,7 @@ impl Replica {
     }
 
     /// Why this node, a primary without a current disk, does not go on with the peer's, in words.
-    fn unfit_to_serve(&self, peer: usize, rebooted: bool) -> Option<String> {
+    fn unfit_to_serve(&self, peer: usize, rebooted: bool) -> Option<(ByeReason, String)> {
         let theirs = self.peers[peer].their_state.as_ref()?;
         let (me, resource) = (&self.options.name, &self.options.resource);
         let them = &self.peers[peer].name;
@@ -508,17 +537,20 @@ impl Replica {
         if same && !short {
             return None;
         }
+        if !same && self.forks_from(peer) {
+            return Some(self.words_for(peer, Reason::SplitBrain));
+        }
         let older = short || known.is_some_and(|known| self.superblock.lineage.knows(known));
-        Some(if older {
-            format!(
-                "{me} is primary for {resource} without a current disk, and {them} lacks what \
-                 clients were told is written. If the disk of {me} has it, run `twinblk disk attach \
-                 {resource}` there; otherwise give it up: `twinblk demote {resource}` on {me}. Then \
-                 `twinblk connect {resource}` on both"
-            )
-        } else {
-            self.words_for(peer, Reason::MyPrimaryIsOlder).1
-        })
+        if !older {
+            return Some(self.words_for(peer, Reason::MyPrimaryIsOlder));
+        }
+        let words = format!(
+            "{me} is primary for {resource} without a current disk, and {them} lacks what clients \
+             were told is written. If the disk of {me} has it, run `twinblk disk attach {resource}` \
+             there; otherwise give it up: `twinblk demote {resource}` on {me}. Then `twinblk connect \
+             {resource}` on both"
+        );
+        Some((ByeReason::PrimaryWouldBeTarget, words))
     }
 
     /// The peer has no disk; if it is primary it works on this one.
@@ -527,7 +559,6 @@ impl Replica {
         self.peers[peer].deadline = Nanos::NEVER;
         let primary = self.peers[peer].role == Some(Role::Primary);
         if primary && self.role == Role::Primary {
-            self.learn_of_newer(peer, "two-primaries", Reason::SplitBrain);
             let (bye, words) = self.words_for(peer, Reason::SplitBrain);
             return self.refuse(peer, bye, words);
         }

@@ -116,11 +116,12 @@ impl Replica {
             return Refusal {
                 reason: "split-brain",
                 text: format!(
-                    "{me} must not become primary for {resource}: it and {them} both wrote to it on \
+                    "{me} must not become primary for {resource}: it and {them} went on with it on \
                      their own (split brain), and nobody has chosen since. Choose whose writes to \
-                     give up and run there `twinblk connect {resource} --discard-my-data`, on the \
-                     other node `twinblk connect {resource}`; or, to serve from {me} before that, \
-                     with {them} surely off, `twinblk promote {resource} --force`"
+                     give up and run there, as secondary, `twinblk connect {resource} \
+                     --discard-my-data`, on the other node `twinblk connect {resource}`; or, to \
+                     serve from {me} before that, with {them} surely off, `twinblk promote \
+                     {resource} --force`"
                 ),
             };
         }

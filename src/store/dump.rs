@@ -77,8 +77,7 @@ struct Dump {
     former_primary: bool,
     rebooted: bool,
     /// Absent in version 1, which had no such thing.
-    #[serde(default)]
-    parted: bool,
+    parted: Option<bool>,
     epoch: u64,
     run: String,
     boot: String,
@@ -241,7 +240,7 @@ impl Dump {
             log_live: superblock.log_live,
             former_primary: superblock.former_primary,
             rebooted: superblock.rebooted,
-            parted: superblock.parted,
+            parted: Some(superblock.parted),
             epoch: superblock.epoch.0,
             run: hex64(superblock.run.0),
             boot: hex128(superblock.boot.0),
@@ -258,6 +257,7 @@ impl Dump {
         if !(DISK_VERSION_MIN..=DISK_VERSION).contains(&self.version) {
             return Err("it is of another version");
         }
+        let old = self.version == 1;
         let GeometryDump { device_blocks, peer_slots, log_extents } = self.geometry;
         let geometry = Geometry { device_blocks, peer_slots, log_extents };
         if geometry.fault().is_some() || self.slots.len() != usize::from(peer_slots) {
@@ -287,7 +287,7 @@ impl Dump {
             log_live: self.log_live,
             former_primary: self.former_primary,
             rebooted: self.rebooted,
-            parted: self.parted,
+            parted: self.parted.or(old.then_some(false)).ok_or("it lacks `parted`")?,
             epoch: Epoch(self.epoch),
             run: RunId(read64(&self.run).ok_or("its run is none")?),
             boot: BootId(read128(&self.boot).ok_or("its boot is none")?),

@@ -274,6 +274,67 @@ fn both_writing_alone_after_a_disk_came_back_is_a_split_brain() {
     w.holds(BRAVO, 11, 1, 3);
 }
 
+/// G14, G18: a primary that wrote alone and lost its disk may get it back.
+#[test]
+fn a_split_brain_with_a_diskless_primary_is_kept_on_record() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    w.settle();
+    w.wrote(ALPHA, 10, 1, 2);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 11, 1, 3);
+    w.must(ALPHA, Command::Demote);
+    lose_disk_to_a_read(&mut w, BRAVO);
+    w.restore();
+    w.settle();
+    let reason = &w.status(BRAVO).peers[0].connection_reason;
+    assert!(reason.contains("split brain") && reason.contains("disk attach r0"), "{reason}");
+    assert_eq!(stand_alone(&w), [true, true]);
+    assert_eq!(w.refused(ALPHA, PROMOTE), "split-brain");
+    w.crash(ALPHA);
+    w.restart(ALPHA);
+    w.settle();
+    assert_eq!(w.refused(ALPHA, PROMOTE), "split-brain");
+    // As the words say.
+    w.must(BRAVO, Command::Demote);
+    w.must(BRAVO, Command::DiskAttach);
+    let connect = |discard_my_data| Command::Connect { discard_my_data };
+    w.settle();
+    w.must(ALPHA, connect(false));
+    w.must(BRAVO, connect(false));
+    w.settle();
+    assert_eq!(stand_alone(&w), [true, true]);
+    w.must(ALPHA, connect(true));
+    w.must(BRAVO, connect(false));
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 11, 1, 3);
+    w.must(ALPHA, PROMOTE);
+}
+
+/// What was forgotten was the operator's to choose.
+#[test]
+fn invalidate_on_both_sides_ends_a_split_brain() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    w.settle();
+    w.wrote(ALPHA, 10, 1, 2);
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 11, 1, 3);
+    w.restore();
+    w.settle();
+    for node in [ALPHA, BRAVO] {
+        w.must(node, Command::Demote);
+        w.must(node, Command::Invalidate);
+    }
+    w.crash(BRAVO);
+    w.must(ALPHA, Command::InitFrom);
+    w.settle();
+    w.must(ALPHA, PROMOTE);
+}
+
 /// G20: there is nobody left to wait for.
 #[test]
 fn congestion_ends_with_the_peers_disk() {

@@ -139,12 +139,15 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
     let (mut disk, superblock) = lived_in(folder.path());
     let good = dump(&disk).expect("whole");
     type Spoil = fn(&mut serde_json::Value);
-    let spoils: [(&str, Spoil); 16] = [
+    let spoils: [(&str, Spoil); 17] = [
         ("resource", |dump| dump["resource"] = "zz".into()),
         ("resource", |dump| dump["resource"] = "0".into()),
         ("version", |dump| dump["version"] = 3.into()),
         ("missing field", |dump| {
             dump.as_object_mut().expect("an object").remove("serial");
+        }),
+        ("parted", |dump| {
+            dump.as_object_mut().expect("an object").remove("parted");
         }),
         ("unknown field", |dump| dump["more"] = 1.into()),
         ("lies outside", |dump| dump["bitmaps"][0]["runs"] = serde_json::json!([[65_099, 2]])),
@@ -168,6 +171,18 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
         assert!(refused.to_string().contains(text), "{text}: {refused}");
         assert_eq!(disk.open().expect("untouched").image.superblock, superblock);
     }
+}
+
+#[test]
+fn a_dump_of_version_1_is_restored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut disk, superblock) = lived_in(folder.path());
+    let mut value = dump(&disk).expect("whole");
+    value["version"] = 1.into();
+    value.as_object_mut().expect("an object").remove("parted");
+    restore(&mut disk, &value).expect("an older version");
+    let restored = disk.open().expect("whole").image.superblock;
+    assert_eq!((restored.parted, restored.lineage), (false, superblock.lineage));
 }
 
 #[test]
