@@ -302,3 +302,52 @@ fn roles_are_told_to_the_peer() {
     w.run_for(10);
     assert_eq!(w.status(ALPHA).peers[0].role, Some(Role::Primary));
 }
+
+/// G13: what the disk lacks is taken over first; a demotion in between would not know it.
+#[test]
+fn a_demotion_waits_for_a_disk_that_is_taken_over() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 5, 3, 2);
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("superblock");
+    let attach = w.command(ALPHA, Command::DiskAttach);
+    w.run_for(20);
+    assert!(w.answer(ALPHA, attach).is_none(), "it is taken over");
+    let demote = w.command(ALPHA, Command::Demote);
+    w.run_for(20);
+    let early = w.answer(ALPHA, demote).expect("answered at once");
+    assert_eq!(early.as_ref().map_err(|refusal| refusal.reason), Err("busy"));
+    assert_eq!(w.role(ALPHA), Role::Primary);
+    w.nodes[ALPHA].stalled.clear();
+    w.settle();
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.holds(ALPHA, 5, 3, 2);
+    w.equal();
+}
+
+/// G14: what is forgotten stays forgotten, wherever the resync to it stands.
+#[test]
+fn a_copy_that_is_forgotten_as_its_resync_ends_comes_from_the_peer_as_a_whole() {
+    for steps in 0..60 {
+        let mut w = World::running(Setup::default());
+        w.wrote(ALPHA, 5, 1, 1);
+        w.settle();
+        w.cut();
+        w.settle();
+        w.wrote(ALPHA, 5, 3, 2);
+        w.restore();
+        w.until("it ends", |w| w.sent.contains_key(&(ALPHA, "SyncDone")));
+        w.steps(steps);
+        let forget = w.command(BRAVO, Command::Invalidate);
+        w.settle();
+        w.answer(BRAVO, forget).expect("answered").as_ref().expect("granted");
+        let status = w.status(BRAVO);
+        assert_eq!(status.disk, DiskState::UpToDate, "after {steps}");
+        assert!(status.peers[0].last_resync_blocks > 3, "all of it, after {steps}: {status:?}");
+        w.holds(BRAVO, 5, 3, 2);
+        w.equal();
+    }
+}
