@@ -351,3 +351,52 @@ fn a_copy_that_is_forgotten_as_its_resync_ends_comes_from_the_peer_as_a_whole() 
         w.equal();
     }
 }
+
+/// G14: the word counts once all in reach have agreed, not before.
+#[test]
+fn a_forced_promotion_that_fails_changes_nothing() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    w.settle();
+    w.wrote(ALPHA, 0, 900, 2);
+    w.nodes[ALPHA].stalled.insert("fetch");
+    w.restore();
+    w.until("half", |w| w.status(BRAVO).disk == DiskState::Inconsistent);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.until("let go of", |w| w.status(ALPHA).disk == DiskState::Diskless);
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::Demote);
+    w.must(ALPHA, CONNECT);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    assert_eq!(w.status(BRAVO).peers[0].connection, Connection::Connected);
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    w.hold_link(true);
+    let forced = w.command(BRAVO, Command::Promote { force: true });
+    w.run_for(5);
+    assert!(w.answer(BRAVO, forced).is_none(), "the peer is asked");
+    w.hold_link(false);
+    w.cut();
+    w.settle();
+    let refusal = w.answer(BRAVO, forced).expect("answered").as_ref().expect_err("refused");
+    assert_eq!(refusal.reason, "link-lost");
+    for restarts in [false, true] {
+        if restarts {
+            w.crash(BRAVO);
+            w.restart(BRAVO);
+            w.settle();
+        }
+        assert_eq!(
+            (w.role(BRAVO), w.status(BRAVO).disk),
+            (Role::Secondary, DiskState::Inconsistent)
+        );
+        assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    }
+    w.must(ALPHA, Command::DiskAttach);
+    w.restore();
+    w.settle();
+    w.holds(BRAVO, 0, 900, 2);
+    w.equal();
+}
