@@ -37,8 +37,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<Exit, Fail
 fn cost(resource: &ResourceBody) -> String {
     let mut text = format!(
         "{}: this node is {}, its disk {}. Promotion is refused:\n  {}\nForcing it means:\n  \
-         - what the other node has and this one lacks is not served any more; when they meet, that is a \
-         split brain, and you choose whose writes to give up;\n  \
+         - what the other node has and this one lacks is not served any more. When they meet it is \
+         overwritten, or, if that node went on alone, that is a split brain and you choose whose writes to \
+         give up;\n  \
          - if the other node still serves, both go on apart, and the writes of one side will be \
          lost.\nMake sure that the other node is off, or cannot reach its clients.",
         resource.name, resource.role, resource.disk, resource.promote_refusal

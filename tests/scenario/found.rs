@@ -274,9 +274,8 @@ fn both_writing_alone_after_a_disk_came_back_is_a_split_brain() {
     w.holds(BRAVO, 11, 1, 3);
 }
 
-/// G14, G18: a primary that wrote alone and lost its disk may get it back.
-#[test]
-fn a_split_brain_with_a_diskless_primary_is_kept_on_record() {
+/// Both are primary, out of each other's sight, each with a block that the other lacks.
+fn both_wrote_alone() -> World {
     let mut w = World::running(Setup::default());
     w.settle();
     w.cut();
@@ -284,6 +283,13 @@ fn a_split_brain_with_a_diskless_primary_is_kept_on_record() {
     w.wrote(ALPHA, 10, 1, 2);
     w.must(BRAVO, FORCE);
     w.wrote(BRAVO, 11, 1, 3);
+    w
+}
+
+/// G14, G18: a primary that wrote alone and lost its disk may get it back.
+#[test]
+fn a_split_brain_with_a_diskless_primary_is_kept_on_record() {
+    let mut w = both_wrote_alone();
     w.must(ALPHA, Command::Demote);
     lose_disk_to_a_read(&mut w, BRAVO);
     w.restore();
@@ -316,13 +322,7 @@ fn a_split_brain_with_a_diskless_primary_is_kept_on_record() {
 /// What was forgotten was the operator's to choose.
 #[test]
 fn invalidate_on_both_sides_ends_a_split_brain() {
-    let mut w = World::running(Setup::default());
-    w.settle();
-    w.cut();
-    w.settle();
-    w.wrote(ALPHA, 10, 1, 2);
-    w.must(BRAVO, FORCE);
-    w.wrote(BRAVO, 11, 1, 3);
+    let mut w = both_wrote_alone();
     w.restore();
     w.settle();
     for node in [ALPHA, BRAVO] {
