@@ -9,6 +9,7 @@ from pathlib import Path
 
 import report
 from cells import CELLS, fill, measure
+from cold import Cold, show_cold
 from memory import measure_memory, show_memory
 from pair import Pair
 from processes import Failed, Processes, stop_on_signals
@@ -30,6 +31,7 @@ def options():
     parser.add_argument("--dir", required=True, help="where the disks are put (default: cargo's target)")
     parser.add_argument("--json", metavar="FILE", help="write all figures there as well")
     parser.add_argument("--quick", action="store_true", help="one short round on small disks: shows that it works")
+    parser.add_argument("--cold", action="store_true", help="only writes to extents that are not in the activity log")
     parser.add_argument("--memory", action="store_true", help="only the memory of an idle pair with 1 TiB")
     chosen = parser.parse_args()
     usual = {"rounds": 3, "seconds": 5, "size": 512, "resync": 1024}
@@ -129,6 +131,12 @@ def main():
             result = measure_memory(bench.pair, processes)
             report.show_facts(bench.facts)
             kept = show_memory(result)
+        elif chosen.cold:
+            cold = Cold(bench.pair, folder)
+            cold.start(processes)
+            result, kept = cold.rounds(chosen.rounds, chosen.seconds), True
+            report.show_facts(bench.facts)
+            show_cold(result)
         else:
             bench.start()
             result, kept = bench.rounds(), True

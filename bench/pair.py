@@ -38,19 +38,20 @@ class Pair:
     def disk(self, node, resource):
         return self.folder / f"{resource}.{node}.disk"
 
-    def lay_out(self, protocols, sizes_bytes):
-        """One resource for each name in `protocols`, on empty disks of the size it has in `sizes_bytes`."""
+    def lay_out(self, protocols, sizes_bytes, settings=None):
+        """One resource for each name in `protocols`, on empty disks of the size it has in `sizes_bytes`; `settings`
+        has further lines of its configuration."""
         secret = self.folder / "secret"
         secret.touch(0o600)
         secret.write_text(secrets.token_hex(16))
-        self.config.write_text(self.config_text(secret, protocols))
+        self.config.write_text(self.config_text(secret, protocols, settings or {}))
         for node in NODES:
             for resource in protocols:
                 with open(self.disk(node, resource), "xb") as disk:
                     disk.truncate(sizes_bytes[resource])
                 self.on(node, "create", resource)
 
-    def config_text(self, secret, protocols):
+    def config_text(self, secret, protocols, settings):
         port = free_port()
         text = f'secret_file = "{secret}"\n'
         for number, node in enumerate(NODES):
@@ -59,7 +60,7 @@ class Pair:
                 f'nbd_listen = []\nrun_directory = "{self.run_folder / node}"\n'
             )
         for resource, protocol in protocols.items():
-            text += f'[resource.{resource}]\nprotocol = "{protocol}"\n'
+            text += f'[resource.{resource}]\nprotocol = "{protocol}"\n{settings.get(resource, "")}'
             for node in NODES:
                 disk = self.disk(node, resource)
                 text += f'[resource.{resource}.on.{node}]\ndisk = "{disk}"\nmetadata = "{disk}.meta"\n'

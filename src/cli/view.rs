@@ -222,6 +222,7 @@ pub(super) mod tests {
             may_promote: true,
             promote_refusal: String::new(),
             requests_in_flight: 0,
+            activity_log_writes: 0,
             degraded: false,
             protocol: "C".to_owned(),
             disk_path: "/dev/vg0/r0".to_owned(),

@@ -64,6 +64,9 @@ pub struct ResourceBody {
     pub promote_refusal: String,
     /// Client requests not yet answered.
     pub requests_in_flight: u64,
+    /// Transactions of the activity log since the daemon started: many beside few writes mean that
+    /// the log is too small for what is written.
+    pub activity_log_writes: u64,
     /// Something is less than it should be: a copy is missing, old or behind, or I/O waits.
     pub degraded: bool,
     /// `A`, `B` or `C`.
@@ -263,6 +266,7 @@ impl ResourceBody {
             may_promote: status.promote_refusal.is_empty(),
             promote_refusal: status.promote_refusal.clone(),
             requests_in_flight: status.requests_in_flight,
+            activity_log_writes: status.log_writes,
             degraded: !whole || !peers.iter().all(PeerBody::is_whole),
             protocol: names::protocol(facts.protocol).to_owned(),
             disk_path: facts.disk.display().to_string(),

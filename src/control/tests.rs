@@ -52,6 +52,7 @@ fn status() -> Status {
         suspended: String::new(),
         promote_refusal: String::new(),
         requests_in_flight: 0,
+        log_writes: 0,
         peers: vec![peer],
     }
 }

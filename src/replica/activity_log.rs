@@ -6,17 +6,23 @@ use super::Replica;
 use super::hot_extents::extents_of;
 use super::persist::PagesJob;
 use crate::format::extent_log::window_for;
+use crate::limits::LOG_UPDATES_MAX;
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence};
 
+/// The log is relieved each time such a share of its slots was taken anew.
+const RELIEVED_SHARE: u32 = 4;
+
 impl Replica {
-    /// Waits until the extents of the piece are hot, in the order of asking.
+    /// Waits until the extents of the piece are hot, in the order of asking. A piece whose extents are
+    /// hot does not queue, unless slots are short: then those who wait would wait for ever.
     pub(super) fn enter_log(&mut self, key: usize) {
         let blocks = self.pieces[key].blocks;
         if !self.has_open_disk() {
             return self.issue(key);
         }
-        if self.log_waiting.is_empty() && self.log.enter(blocks) {
+        let may_pass = self.log_waiting.is_empty() || !self.log_full;
+        if may_pass && self.log.enter(blocks) {
             self.pieces[key].entered = true;
             return self.issue(key);
         }
@@ -29,11 +35,17 @@ impl Replica {
         if self.log.under_way() || self.log_waiting.is_empty() || !self.has_open_disk() {
             return;
         }
+        // While those of the last transactions are under way, more are about to come: one transaction
+        // for more than half of all, or the log would be written for a few at a time.
+        let enough = self.were_cold + self.were_cold / 4;
+        if self.log_waiting.len() < enough.min(LOG_UPDATES_MAX) {
+            return;
+        }
         let coolable = self.coolable();
         let wanted: Vec<u32> = self
             .log_waiting
             .iter()
-            .take(crate::limits::LOG_UPDATES_MAX)
+            .take(LOG_UPDATES_MAX)
             .flat_map(|waiter| extents_of(self.blocks_of_waiter(*waiter)))
             .collect();
         let first = self.log_waiting.front().map(|waiter| self.blocks_of_waiter(*waiter));
@@ -42,8 +54,14 @@ impl Replica {
         let window = |number| window_for(number, geometry.log_extents);
         match self.log.plan(wanted.into_iter(), first, coolable, window) {
             Some(_) if self.planted(Plant::NoLogPages) => self.write_log(),
-            Some(plan) => self.save_pages(PagesJob::Cooled(plan.cooled)),
-            None => self.relieve_log(),
+            Some(plan) => {
+                self.log_full = false;
+                self.save_pages(PagesJob::Cooled(plan.cooled));
+            }
+            None => {
+                self.log_full = true;
+                self.relieve_log();
+            }
         }
     }
 
@@ -54,7 +72,7 @@ impl Replica {
         }
     }
 
-    /// Every slot is busy with writes that are not yet safe everywhere: ask for that at once.
+    /// Asks that all writes become safe everywhere, so that slots can cool.
     fn relieve_log(&mut self) {
         self.sync_here();
         for peer in 0..self.peers.len() {
@@ -63,8 +81,13 @@ impl Replica {
     }
 
     pub(super) fn log_saved(&mut self) {
-        self.log.commit();
+        self.taken_slots += self.log.commit();
         self.wake_log_waiters();
+        // What is written now is stable everywhere before its slots are needed again.
+        if self.taken_slots >= self.superblock.geometry.log_extents / RELIEVED_SHARE {
+            self.taken_slots = 0;
+            self.relieve_log();
+        }
     }
 
     fn wake_log_waiters(&mut self) {
@@ -75,7 +98,8 @@ impl Replica {
             self.log_waiting.pop_front();
             match waiter {
                 super::LogWaiter::Piece(key) => {
-                    self.pieces[key].entered = true;
+                    (self.pieces[key].entered, self.pieces[key].was_cold) = (true, true);
+                    self.were_cold += 1;
                     self.issue(key);
                 }
                 super::LogWaiter::Apply { peer, sequence } => self.apply_entered(peer, sequence),

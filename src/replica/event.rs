@@ -605,6 +605,8 @@ pub struct Status {
     pub promote_refusal: String,
     /// Client requests in the core.
     pub requests_in_flight: u64,
+    /// Transactions written to the activity log in this run.
+    pub log_writes: u64,
     /// Peers, in slot order.
     pub peers: Vec<PeerStatus>,
 }

@@ -214,12 +214,13 @@ impl HotExtents {
         &self.transaction
     }
 
-    /// The transaction is stable: its extents are hot.
-    pub(crate) fn commit(&mut self) {
+    /// The transaction is stable: its extents are hot. Gives their number.
+    pub(crate) fn commit(&mut self) -> u32 {
         for (place, _) in &self.transaction.updates {
             self.entries[*place as usize].state = State::Hot;
         }
         self.under_way = false;
+        u32::try_from(self.transaction.updates.len()).expect("at most LOG_UPDATES_MAX")
     }
 
     /// An empty slot, or that of an idle, safe extent not used for a round of the hand.

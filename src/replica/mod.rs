@@ -129,6 +129,14 @@ pub struct Replica {
     maps: Vec<DirtyMap>,
     log: HotExtents,
     log_waiting: VecDeque<LogWaiter>,
+    /// The last plan found no slot to spare.
+    log_full: bool,
+    /// Pieces under way that waited for the log.
+    were_cold: usize,
+    /// Slots of the log taken since it was last relieved.
+    taken_slots: u32,
+    /// Transactions begun, for `status`.
+    log_writes: u64,
     local: LocalStream,
     ios: Slab<IoPurpose>,
     // Requests of clients.
@@ -194,6 +202,10 @@ impl Replica {
             maps: Vec::new(),
             log: HotExtents::new(&empty, 1),
             log_waiting: VecDeque::new(),
+            log_full: false,
+            were_cold: 0,
+            taken_slots: 0,
+            log_writes: 0,
             local: LocalStream::default(),
             ios: Slab::new(),
             role: Role::Secondary,

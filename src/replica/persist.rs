@@ -183,6 +183,7 @@ impl Replica {
     pub(super) fn write_log(&mut self) {
         let id = self.saver.writes.insert(Write::Log);
         self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Log });
+        self.log_writes += 1;
         if self.planted(Plant::WriteBeforeLog) {
             self.log_saved();
         }

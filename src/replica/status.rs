@@ -113,6 +113,7 @@ impl Replica {
             suspended,
             promote_refusal: refusal,
             requests_in_flight: (self.ops.len() + self.flushes.len()) as u64,
+            log_writes: self.log_writes,
             peers: (0..self.peers.len()).map(|peer| self.peer_status(peer)).collect(),
         }
     }

@@ -21,6 +21,8 @@ pub(super) struct Piece {
     discard: bool,
     /// In the activity log's count of users.
     pub(super) entered: bool,
+    /// It waited for the activity log.
+    pub(super) was_cold: bool,
     issued: bool,
     owed_here: bool,
     /// Bit per peer whose word is awaited.
@@ -47,6 +49,7 @@ impl Replica {
             fua: self.ops[op].fua,
             discard,
             entered: false,
+            was_cold: false,
             issued: false,
             owed_here: false,
             owed_peers: 0,
@@ -221,6 +224,7 @@ impl Replica {
         if piece.entered {
             self.log.leave(piece.blocks);
         }
+        self.were_cold -= usize::from(piece.was_cold);
         self.frozen.retain(|other| *other != key);
         self.version_waiting.retain(|other| *other != key);
         self.piece_ended(piece.op);

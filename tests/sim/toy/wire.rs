@@ -149,6 +149,7 @@ impl Wire {
             suspended: String::new(),
             promote_refusal,
             requests_in_flight: 0,
+            log_writes: 0,
             peers: vec![peer],
         }
     }
