@@ -181,6 +181,12 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// Inputs that the core of a resource has handled.
+    #[must_use]
+    pub fn inputs(&self, resource: ResourceIndex) -> u64 {
+        self.resources[usize::from(resource.0)].replica().inputs()
+    }
+
     /// The state of a resource at this moment, with what its links last met.
     #[must_use]
     pub fn status(&self, resource: ResourceIndex) -> Status {

@@ -129,6 +129,8 @@ pub struct Replica {
     maps: Vec<DirtyMap>,
     log: HotExtents,
     log_waiting: VecDeque<LogWaiter>,
+    /// Handled so far.
+    inputs: u64,
     /// The last plan found no slot to spare.
     log_full: bool,
     /// Pieces under way that waited for the log.
@@ -202,6 +204,7 @@ impl Replica {
             maps: Vec::new(),
             log: HotExtents::new(&empty, 1),
             log_waiting: VecDeque::new(),
+            inputs: 0,
             log_full: false,
             were_cold: 0,
             taken_slots: 0,
@@ -249,6 +252,7 @@ impl Replica {
     /// Takes in one thing that happened at `now`.
     pub fn handle(&mut self, now: Nanos, input: Input) {
         self.now = self.now.max(now);
+        self.inputs += 1;
         let cause = status::cause_of(&input);
         match input {
             Input::Request { id, request } => self.on_request(id, request),
@@ -270,6 +274,12 @@ impl Replica {
         self.run_timers();
         self.go_on();
         self.note_states(cause);
+    }
+
+    /// Inputs handled so far.
+    #[must_use]
+    pub const fn inputs(&self) -> u64 {
+        self.inputs
     }
 
     /// The next effect to carry out, in order.

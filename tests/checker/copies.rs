@@ -57,6 +57,9 @@ struct Copy {
     settled: bool,
 }
 
+/// The number of none.
+const NO_HISTORY: u32 = u32::MAX;
+
 /// All histories and copies of one device.
 #[derive(Clone, Debug)]
 pub(crate) struct Copies {
@@ -66,6 +69,8 @@ pub(crate) struct Copies {
     /// From which history each one forked, and when.
     births: BTreeMap<u32, (u32, Mark)>,
     copies: Vec<Copy>,
+    /// Copies kept aside, to come back perhaps.
+    kept: Vec<Option<Copy>>,
 }
 
 impl Copies {
@@ -89,7 +94,14 @@ impl Copies {
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
         let births = BTreeMap::new();
-        Self { protocol, histories, next_history: 1, births, copies: vec![copy; nodes] }
+        Self {
+            protocol,
+            histories,
+            next_history: 1,
+            births,
+            copies: vec![copy; nodes],
+            kept: vec![None; nodes],
+        }
     }
 
     /// The judge of what clients of this node see.
@@ -160,7 +172,8 @@ impl Copies {
         }
         let uses = |number: &u32| {
             let mixes = |copy: &Copy| copy.mixed && copy.mixed_history == *number;
-            self.copies.iter().any(|copy| copy.history == *number || mixes(copy))
+            let all = self.copies.iter().chain(self.kept.iter().flatten());
+            all.into_iter().any(|copy| copy.history == *number || mixes(copy))
         };
         self.histories.retain(|number, _| uses(number));
         merged
@@ -208,12 +221,35 @@ impl Copies {
     /// Lets go of what no copy can fall back to.
     pub(crate) fn forget(&mut self) {
         for (number, checker) in &mut self.histories {
-            let of = self.copies.iter().filter(|copy| copy.history == *number);
+            let all = self.copies.iter().chain(self.kept.iter().flatten());
+            let of = all.filter(|copy| copy.history == *number);
             let whole = of.map(|copy| copy.complete_at.min(copy.stable_at));
             let mixes = |copy: &&Copy| copy.mixed && copy.mixed_history == *number;
             let mixed = self.copies.iter().filter(mixes).map(|copy| copy.mixed_at);
             checker.forget_before(whole.chain(mixed).min().unwrap_or(0));
         }
+    }
+
+    /// A copy, as far as it is stable, is kept aside.
+    pub(crate) fn keeps(&mut self, node: usize) {
+        let copy = self.copies[node].clone();
+        let lost_memory = copy.lost_memory || !copy.settled;
+        self.kept[node] = Some(Copy { serving: false, current: false, lost_memory, ..copy });
+    }
+
+    /// A copy is what was kept aside of it.
+    pub(crate) fn restored(&mut self, node: usize) {
+        if let Some(copy) = self.kept[node].take() {
+            self.copies[node] = copy;
+        }
+    }
+
+    /// A copy is gone: in its place is one on which nothing was ever written.
+    pub(crate) fn wiped(&mut self, node: usize) {
+        let copy = &mut self.copies[node];
+        (copy.mixed, copy.mixed_history, copy.current, copy.settled) =
+            (true, NO_HISTORY, false, false);
+        self.kept[node] = None;
     }
 
     /// A node serves no more: demoted, stopped, killed or without power.

@@ -29,6 +29,9 @@ pub(crate) struct Value {
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     pub(crate) values: Vec<Value>,
+    /// So many of the oldest values are dead, and so many buried: nobody need look at them to make them so.
+    dead: usize,
+    buried: usize,
 }
 
 /// What a look at a sector may have shown.
@@ -42,7 +45,7 @@ impl Timeline {
     pub(crate) fn new() -> Self {
         let zero =
             Value { stamp: 0, invoked: 0, ended: 0, dead: NEVER, buried: NEVER, window: None };
-        Self { values: vec![zero] }
+        Self { values: vec![zero], dead: 0, buried: 0 }
     }
 
     pub(crate) fn invoke(&mut self, stamp: Stamp, now: Mark) {
@@ -53,7 +56,25 @@ impl Timeline {
 
     /// Finds the value of the write invoked at `invoked`.
     fn of(&mut self, invoked: Mark) -> Option<&mut Value> {
-        self.values.iter_mut().find(|value| value.invoked == invoked)
+        let place = self.values.binary_search_by_key(&invoked, |value| value.invoked);
+        place.ok().map(|place| &mut self.values[place])
+    }
+
+    /// The values of which some may not be dead.
+    fn living(&mut self) -> &mut [Value] {
+        while self.values.get(self.dead).is_some_and(|value| value.dead != NEVER) {
+            self.dead += 1;
+        }
+        &mut self.values[self.dead..]
+    }
+
+    /// The values of which some may not be buried.
+    fn unburied(&mut self) -> &mut [Value] {
+        let settled = |value: &Value| value.dead != NEVER && value.buried != NEVER;
+        while self.values.get(self.buried).is_some_and(settled) {
+            self.buried += 1;
+        }
+        &mut self.values[self.buried..]
     }
 
     pub(crate) fn end(&mut self, invoked: Mark, now: Mark) {
@@ -64,14 +85,14 @@ impl Timeline {
 
     /// The write invoked at `invoked` is known to have taken effect: what ended before it is gone.
     pub(crate) fn supersede(&mut self, invoked: Mark, now: Mark) {
-        for value in self.values.iter_mut().filter(|value| value.ended < invoked) {
+        for value in self.living().iter_mut().filter(|value| value.ended < invoked) {
             value.dead = value.dead.min(now);
         }
     }
 
     /// The same, stable.
     pub(crate) fn bury(&mut self, invoked: Mark, now: Mark) {
-        for value in self.values.iter_mut().filter(|value| value.ended < invoked) {
+        for value in self.unburied().iter_mut().filter(|value| value.ended < invoked) {
             value.dead = value.dead.min(now);
             value.buried = value.buried.min(now);
         }
@@ -81,10 +102,16 @@ impl Timeline {
     /// some moment since. Then all that ended before is gone: what was shown stays shown.
     pub(crate) fn show(&mut self, stamp: Stamp, asked: Mark, now: Mark) -> Option<Shown> {
         let can = |value: &&Value| value.stamp == stamp && value.dead > asked;
-        let since = self.values.iter().filter(can).map(|value| value.invoked).min()?;
-        let window = hull(self.values.iter().filter(can).map(|value| value.window));
+        // Of what is not zeroes there is one value of a stamp, most often a late one.
+        let found = |value: &Value| value.stamp == stamp;
+        let among = match self.values.iter().rposition(found) {
+            Some(place) if stamp != 0 => &self.values[place..=place],
+            _ => &self.values[..],
+        };
+        let since = among.iter().filter(can).map(|value| value.invoked).min()?;
+        let window = hull(among.iter().filter(can).map(|value| value.window));
         let gone = since.max(asked);
-        for value in &mut self.values {
+        for value in self.living() {
             if !(value.stamp == stamp && value.dead > asked) && value.ended < gone {
                 value.dead = value.dead.min(now);
             }
@@ -100,6 +127,7 @@ impl Timeline {
 
     /// Goes back to some moment between `floor` and `ceiling`; see `oracle::Rewind`.
     pub(crate) fn rewind(&mut self, floor: Mark, ceiling: Mark, crash: bool, now: Mark) {
+        (self.dead, self.buried) = (0, 0);
         for value in &mut self.values {
             let end = if crash { value.buried } else { value.dead };
             if value.invoked > ceiling {
@@ -119,7 +147,11 @@ impl Timeline {
 
     /// Forgets values that were buried by `mark`.
     pub(crate) fn forget(&mut self, mark: Mark) {
+        let before = self.values.len();
         self.values.retain(|value| value.buried > mark);
+        if self.values.len() < before {
+            (self.dead, self.buried) = (0, 0);
+        }
     }
 }
 

@@ -243,7 +243,7 @@ fn status() -> Status {
         suspended: String::new(),
         promote_refusal: "this copy is outdated".to_owned(),
         requests_in_flight: 0,
-        activity_log_writes: 0,
+        log_writes: 0,
         peers: vec![peer],
     }
 }

@@ -1,7 +1,7 @@
 //! Owns one run: two nodes, their clients, an operator and the faults, from the first start to the
 //! last comparison. Must never judge: that is the checker's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use twinblk::replica::event::{Command, Status};
@@ -13,9 +13,11 @@ use crate::client::{Client, Habits};
 use crate::clockwork::{Event, LifeId, Trace};
 use crate::disk::Lies;
 use crate::faults::{Kind, Plan, mend_links, skew};
+use crate::image::Image;
 use crate::node::{Ask, Life, Maker};
 use crate::operator::{Operator, is_lost, is_whole, mend};
 use crate::random::Random;
+use crate::tally::{Tally, What};
 use crate::world::{Happening, Shared, World};
 
 /// How to run a world.
@@ -26,16 +28,22 @@ pub(crate) struct Options {
     pub(crate) only: Vec<Kind>,
     pub(crate) lies: Lies,
     pub(crate) device_bytes: u64,
+    /// Faults left out, by number.
+    pub(crate) without: BTreeSet<u64>,
 }
 
 /// What came of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
+    /// Inputs handled by the cores of both nodes.
+    pub(crate) inputs: u64,
+    /// Events of the world.
     pub(crate) events: u64,
     pub(crate) hash: u64,
     pub(crate) asks: u64,
     pub(crate) faults: u64,
     pub(crate) violation: Option<String>,
+    pub(crate) tally: Tally,
 }
 
 /// What the arena plans.
@@ -48,6 +56,7 @@ pub(crate) enum Step {
     Strike(Kind, usize, u32),
     Over(Kind, usize),
     Judge,
+    Snapshot,
     Calm,
 }
 
@@ -76,6 +85,10 @@ pub(crate) struct Node {
     pub(crate) half: bool,
     /// Its disk has failed, or was let go of, since clients wrote.
     pub(crate) lost_disk: bool,
+    /// Its disk is one of earlier, and it has not been mended since.
+    pub(crate) restored: bool,
+    /// Inputs that the core of its present life has handled.
+    pub(crate) inputs: u64,
 }
 
 /// What a node that was passed over by force knows of that.
@@ -115,6 +128,12 @@ pub(crate) struct Arena {
     /// The operator has given up what only one node had: whoever serves next may lack it.
     pub(crate) conceded: bool,
     pub(crate) violation: Option<Violation>,
+    pub(crate) tally: Tally,
+    inputs: u64,
+    /// Each node has the other's disk.
+    pub(crate) swapped: bool,
+    /// What disks held earlier.
+    pub(crate) snapshots: [Option<Image>; 2],
 }
 
 const LOOK: u64 = 500_000_000;
@@ -129,11 +148,13 @@ pub(crate) fn run(options: &Options, maker: Rc<dyn Maker>) -> Report {
     arena.play();
     let world = arena.world.borrow();
     Report {
+        inputs: arena.inputs,
         events: world.clockwork.events,
         hash: world.clockwork.trace.hash(),
         asks: arena.asks,
         faults: arena.faults,
         violation: arena.violation.as_ref().map(Violation::to_string),
+        tally: arena.tally.clone(),
     }
 }
 
@@ -166,6 +187,8 @@ impl Arena {
                 copied_from,
                 half: false,
                 lost_disk: false,
+                restored: false,
+                inputs: 0,
             });
         }
         let operator = Operator { random: random.fork(), force_percent: plan.force_percent };
@@ -191,6 +214,10 @@ impl Arena {
             given_up: false,
             conceded: false,
             violation: None,
+            tally: Tally::default(),
+            inputs: 0,
+            swapped: false,
+            snapshots: [None, None],
             random,
         }
     }
@@ -261,6 +288,12 @@ impl Arena {
         };
         let (_, daemon) = self.nodes[number].life.as_mut().expect("just found");
         daemon.turn();
+        let handled = daemon.inputs();
+        self.inputs += handled - std::mem::replace(&mut self.nodes[number].inputs, handled);
+        if self.world.borrow().is_burnt(life) {
+            // Whether its last words left it nobody knows.
+            return self.kill(number);
+        }
         self.watch(number);
     }
 
@@ -273,6 +306,7 @@ impl Arena {
             Step::Strike(kind, node, tries) => self.strike(kind, node, tries),
             Step::Over(kind, node) => self.fault_over(kind, node),
             Step::Judge => self.judge_step(),
+            Step::Snapshot => self.snapshot(),
             Step::Calm => self.calm(),
         }
     }
@@ -339,6 +373,7 @@ impl Arena {
             forcing.push(id);
         }
         let mut world = self.world.borrow_mut();
+        self.tally.add(What::Command, format!("{command:?}"));
         world.clockwork.note(format_args!("operator tells {node}, {id}: {command:?}"));
         world.poke(*life);
         daemon.command(id, command);
@@ -397,9 +432,13 @@ impl Arena {
         self.phase = Phase::Chaos;
         let length = self.random.between(5, 40) * 1_000_000_000;
         let (fault, whim) = (self.plan.pause, self.plan.operator_pause);
-        for (span, step) in
-            [(length, Step::Calm), (fault, Step::Fault), (whim, Step::Whim), (LOOK, Step::Judge)]
-        {
+        for (span, step) in [
+            (length, Step::Calm),
+            (fault, Step::Fault),
+            (whim, Step::Whim),
+            (LOOK, Step::Judge),
+            (4 * LOOK, Step::Snapshot),
+        ] {
             self.after(span, step);
         }
         for node in 0..2 {
@@ -420,7 +459,9 @@ impl Arena {
             for disk in &mut world.disks {
                 disk.heal(&mut world.clockwork);
             }
+            (0..2).for_each(|host| world.freeze_clock(host, false));
         }
+        self.swap_back();
         for node in 0..2 {
             self.recover(node);
         }

@@ -4,8 +4,15 @@
 use std::rc::Rc;
 
 use crate::arena::{Arena, Phase, Step};
-use crate::faults::{Kind, mend_links, spoil_disk, spoil_link};
+use twinblk::format::frame::DiskState;
+use twinblk::replica::event::Status;
+
+use crate::faults::{Kind, mend_links, name, spoil_disk, spoil_link};
 use crate::node::Place;
+use crate::tally::What;
+
+/// Longer than every time limit of a node or its links.
+const STOP_LONG: u64 = 60_000_000_000;
 
 /// How long a blow waits for a busy disk, in looks of a tenth of a millisecond.
 const STRIKE_TRIES: u32 = 200;
@@ -19,7 +26,9 @@ impl Arena {
         let node = self.random.index(2);
         self.faults += u64::from(kind != Kind::None);
         let tries = if self.random.percent(70) { STRIKE_TRIES } else { 0 };
-        self.strike(kind, node, tries);
+        if !self.options.without.contains(&self.faults) {
+            self.strike(kind, node, tries);
+        }
         let pause = self.random.around(self.plan.pause);
         self.after(pause, Step::Fault);
     }
@@ -29,15 +38,18 @@ impl Arena {
         if self.phase != Phase::Chaos {
             return;
         }
-        let deadly = [Kind::Kill, Kind::Power, Kind::PowerBoth].contains(&kind);
+        let deadly = [Kind::Kill, Kind::KillBoth, Kind::Power, Kind::PowerBoth].contains(&kind);
         let at_work = self.world.borrow().disks[self.nodes[node].disk].in_flight();
         if deadly && at_work == 0 && tries > 0 {
             let pause = self.random.around(100_000);
             return self.after(pause, Step::Strike(kind, node, tries - 1));
         }
-        let span = self.random.around(self.plan.span);
-        self.note(format_args!("fault {kind:?} at {node} for {span}"));
+        let longer = if kind == Kind::StopLong { STOP_LONG } else { 0 };
+        let span = self.random.around(self.plan.span) + longer;
+        let number = self.faults;
+        self.note(format_args!("fault {number} {kind:?} at {node} for {span}"));
         if kind != Kind::None {
+            self.tally.add(What::Fault, name(kind).to_owned());
             self.judge_copies();
             self.harm(kind, node);
             self.after(span, Step::Over(kind, node));
@@ -49,9 +61,11 @@ impl Arena {
         match kind {
             Kind::None | Kind::Clock | Kind::Operator => {}
             Kind::Kill => self.kill(node),
+            Kind::KillBoth => (0..2).for_each(|node| self.kill(node)),
+            Kind::Crash => self.light_fuse(node),
             Kind::Power => self.cut_power(node),
             Kind::PowerBoth => (0..2).for_each(|node| self.cut_power(node)),
-            Kind::Stop => {
+            Kind::Stop | Kind::StopLong => {
                 if let Some((life, _)) = &self.nodes[node].life {
                     world.borrow_mut().set_stopped(*life, true);
                 }
@@ -64,7 +78,15 @@ impl Arena {
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 spoil_link(&mut world.borrow_mut(), kind);
             }
-            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors => {
+            Kind::DiskWiped => self.wipe(node),
+            Kind::DiskRestored => self.restore(node),
+            Kind::DisksSwapped => self.swap_disks(),
+            Kind::ClockJump => {
+                let span = 1 << self.random.between(28, 38);
+                world.borrow_mut().jump_clock(node, span);
+            }
+            Kind::ClockFreeze => world.borrow_mut().freeze_clock(node, true),
+            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors | Kind::DiskFull => {
                 spoil_disk(&mut world.borrow_mut(), self.nodes[node].disk, kind);
             }
         }
@@ -73,22 +95,118 @@ impl Arena {
     pub(crate) fn fault_over(&mut self, kind: Kind, node: usize) {
         let world = Rc::clone(&self.world);
         match kind {
-            Kind::PowerBoth => (0..2).for_each(|node| self.recover(node)),
-            Kind::Kill | Kind::Power | Kind::Stop => self.recover(node),
+            Kind::PowerBoth | Kind::KillBoth => (0..2).for_each(|node| self.recover(node)),
+            Kind::DisksSwapped => self.swap_back(),
+            Kind::Kill
+            | Kind::Crash
+            | Kind::Power
+            | Kind::Stop
+            | Kind::StopLong
+            | Kind::DiskWiped
+            | Kind::DiskRestored => self.recover(node),
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 let world = &mut *world.borrow_mut();
                 mend_links(world);
                 world.deliver();
             }
-            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors => {
+            Kind::ClockFreeze => world.borrow_mut().freeze_clock(node, false),
+            Kind::SlowDisk | Kind::HangDisk | Kind::DiskErrors | Kind::DiskFull => {
                 let world = &mut *world.borrow_mut();
                 world.disks[self.nodes[node].disk].heal(&mut world.clockwork);
             }
-            Kind::None | Kind::Clock | Kind::Operator | Kind::Reset => {}
+            Kind::None | Kind::Clock | Kind::ClockJump | Kind::Operator | Kind::Reset => {}
         }
     }
 
-    fn kill(&mut self, node: usize) {
+    /// The life dies in the midst of what a turn does.
+    fn light_fuse(&mut self, node: usize) {
+        let operations = u32::try_from(1 + self.random.below(6)).expect("small");
+        if let Some((life, _)) = &self.nodes[node].life {
+            self.world.borrow_mut().set_fuse(*life, operations);
+        }
+    }
+
+    /// Only a copy that is surely held elsewhere is taken away.
+    fn is_spare(&self, node: usize) -> bool {
+        let other = 1 - node;
+        !self.swapped && self.copies.is_serving(other) && self.copies.has_another(node)
+    }
+
+    /// The disk is exchanged for a new one, which `create` lays out.
+    fn wipe(&mut self, node: usize) {
+        if !self.is_spare(node) {
+            return;
+        }
+        self.cut_power(node);
+        self.tally.add(What::Fault, "disk-wiped, in fact".to_owned());
+        self.maker.create(&mut self.world.borrow_mut(), node, self.nodes[node].disk);
+        self.nodes[node].copied_from = None;
+        self.nodes[node].half = true;
+        self.copies.wiped(node);
+    }
+
+    /// Keeps what a disk holds, to bring it back later.
+    pub(crate) fn snapshot(&mut self) {
+        if self.phase != Phase::Chaos || self.swapped {
+            return;
+        }
+        let node = self.random.index(2);
+        let marked = |status: &Status| status.disk > DiskState::Inconsistent;
+        let whole = self.nodes[node].status.as_ref().is_some_and(marked);
+        if whole && !self.copies.is_mixed(node) {
+            let image = self.world.borrow().disks[self.nodes[node].disk].durable().clone();
+            self.note(format_args!("snapshot of the disk of {node}"));
+            self.snapshots[node] = Some(image);
+            self.copies.keeps(node);
+        }
+        let pause = self.random.around(1 << 33);
+        self.after(pause, Step::Snapshot);
+    }
+
+    /// The disk is as it was at the last snapshot.
+    fn restore(&mut self, node: usize) {
+        if self.snapshots[node].is_none() || !self.is_spare(node) {
+            return;
+        }
+        self.cut_power(node);
+        let image = self.snapshots[node].take().expect("just seen");
+        self.tally.add(What::Fault, "disk-restored, in fact".to_owned());
+        self.note(format_args!("the disk of {node} is restored"));
+        self.world.borrow_mut().disks[self.nodes[node].disk].replace(image);
+        self.nodes[node].copied_from = None;
+        self.nodes[node].half = false;
+        self.nodes[node].restored = true;
+        self.copies.restored(node);
+    }
+
+    /// Each node gets the other's disk.
+    fn swap_disks(&mut self) {
+        if self.swapped {
+            return;
+        }
+        (0..2).for_each(|node| self.cut_power(node));
+        self.exchange();
+        (0..2).for_each(|node| self.recover(node));
+    }
+
+    /// And its own again.
+    pub(crate) fn swap_back(&mut self) {
+        if !self.swapped {
+            return;
+        }
+        (0..2).for_each(|node| self.cut_power(node));
+        self.exchange();
+        (0..2).for_each(|node| self.recover(node));
+    }
+
+    fn exchange(&mut self) {
+        let disk = self.nodes[0].disk;
+        self.nodes[0].disk = std::mem::replace(&mut self.nodes[1].disk, disk);
+        self.swapped = !self.swapped;
+        self.note(format_args!("the disks are swapped: {}", self.swapped));
+    }
+
+    pub(crate) fn kill(&mut self, node: usize) {
         if let Some((life, daemon)) = self.nodes[node].life.take() {
             self.lose_clients(node);
             self.copies.killed(node);
@@ -141,5 +259,6 @@ impl Arena {
             Place { world: Rc::clone(&self.world), life, node, disk: self.nodes[node].disk };
         let daemon = self.maker.start(place);
         self.nodes[node].life = Some((life, daemon));
+        self.nodes[node].inputs = 0;
     }
 }

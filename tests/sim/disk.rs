@@ -142,6 +142,11 @@ impl Disk {
         self.durable = image;
     }
 
+    /// What a power cut surely leaves.
+    pub(crate) const fn durable(&self) -> &Image {
+        &self.durable
+    }
+
     pub(crate) const fn live(&self) -> &Image {
         &self.live
     }

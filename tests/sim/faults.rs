@@ -6,13 +6,21 @@ use crate::link::Link;
 use crate::random::Random;
 use crate::world::{Clock, World};
 
+/// The name of a kind.
+pub(crate) fn name(kind: Kind) -> &'static str {
+    KINDS.iter().find(|(_, known)| *known == kind).map_or("?", |(name, _)| name)
+}
+
 /// Kinds of fault, by name for `--fault`.
-pub(crate) const KINDS: [(&str, Kind); 15] = [
+pub(crate) const KINDS: [(&str, Kind); 24] = [
     ("none", Kind::None),
     ("kill", Kind::Kill),
+    ("kill-both", Kind::KillBoth),
+    ("crash", Kind::Crash),
     ("power", Kind::Power),
     ("power-both", Kind::PowerBoth),
     ("stop", Kind::Stop),
+    ("stop-long", Kind::StopLong),
     ("cut", Kind::Cut),
     ("cut-one-way", Kind::CutOneWay),
     ("reset", Kind::Reset),
@@ -21,7 +29,13 @@ pub(crate) const KINDS: [(&str, Kind); 15] = [
     ("slow-disk", Kind::SlowDisk),
     ("hang-disk", Kind::HangDisk),
     ("disk-errors", Kind::DiskErrors),
+    ("disk-full", Kind::DiskFull),
+    ("disk-wiped", Kind::DiskWiped),
+    ("disk-restored", Kind::DiskRestored),
+    ("disks-swapped", Kind::DisksSwapped),
     ("clock", Kind::Clock),
+    ("clock-jump", Kind::ClockJump),
+    ("clock-freeze", Kind::ClockFreeze),
     ("operator", Kind::Operator),
 ];
 
@@ -29,9 +43,14 @@ pub(crate) const KINDS: [(&str, Kind); 15] = [
 pub(crate) enum Kind {
     None,
     Kill,
+    KillBoth,
+    /// A kill after some of the operations of one turn, before the others.
+    Crash,
     Power,
     PowerBoth,
     Stop,
+    /// Longer than every timer.
+    StopLong,
     Cut,
     CutOneWay,
     Reset,
@@ -40,7 +59,17 @@ pub(crate) enum Kind {
     SlowDisk,
     HangDisk,
     DiskErrors,
+    DiskFull,
+    /// The disk is exchanged for a new one, which `create` lays out.
+    DiskWiped,
+    /// The disk is as it was at an earlier moment.
+    DiskRestored,
+    /// Each node has the other's disk.
+    DisksSwapped,
+    /// Offset and drift, for the whole world.
     Clock,
+    ClockJump,
+    ClockFreeze,
     /// No fault of its own: an operator who changes the mind all the time.
     Operator,
 }
@@ -128,6 +157,7 @@ pub(crate) fn spoil_disk(world: &mut World, disk: usize, kind: Kind) {
     match kind {
         Kind::SlowDisk => faults.slowness = 1 << random.between(2, 10),
         Kind::HangDisk => faults.hung = true,
+        Kind::DiskFull => faults.writes = Failing::Always(libc::ENOSPC),
         _ => {
             let mut failing = || match random.below(3) {
                 0 => Failing::Never,
@@ -143,9 +173,9 @@ pub(crate) fn spoil_disk(world: &mut World, disk: usize, kind: Kind) {
 /// Sets a host's clock off, once: a clock that boots with the host never jumps back.
 pub(crate) fn skew(world: &mut World, host: usize) {
     let random = &mut world.clockwork.random;
-    let offset = random.below(1 << 40);
+    let offset = i64::try_from(random.below(1 << 40)).expect("it fits");
     let drift_ppm = i64::try_from(random.below(1000)).expect("small") - 500;
-    world.hosts[host].clock = Clock { offset, drift_ppm };
+    world.hosts[host].clock = Clock { offset, drift_ppm, frozen: None };
 }
 
 /// Lies of the disks, by name for `--plant`.

@@ -31,10 +31,12 @@ mod random;
 mod ring;
 mod runner;
 mod socket;
+mod tally;
 mod toy;
 mod watch;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -50,6 +52,9 @@ Plays seeded worlds: two nodes, their disks and network, clients, an operator, f
   --trace          print every event of it
   --minutes M      play until so much time has passed
   --fault NAME     only this kind of fault; may be given several times
+  --without N,N    with the faults of these numbers left out (--trace shows them)
+  --shrink         of the world that --seed names, which goes wrong: with as few faults as do
+  --counts FILE    write how often each row, change of state, fault and command was met
   --wide           only devices with more extents than the activity log
   --system NAME    what runs on the nodes
   --plant NAME     with this bug: succeeds once the checkers have caught it
@@ -82,6 +87,7 @@ fn find<T: Copy>(what: &str, name: &str, all: &[(&str, T)]) -> Result<T, String>
 enum Wish {
     Play(Run),
     Hunt(Run),
+    Shrink(Run),
     HuntAll(Run),
     /// It is not the simulator's own.
     Proof,
@@ -90,7 +96,7 @@ enum Wish {
 /// Reads the command line.
 fn parse(arguments: &[String]) -> Result<Wish, String> {
     let mut run = Run::default();
-    let (mut plant, mut all) = (None, false);
+    let (mut plant, mut all, mut shrink) = (None, false, false);
     let mut rest = arguments.iter();
     while let Some(name) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{name} needs a value"));
@@ -106,6 +112,13 @@ fn parse(arguments: &[String]) -> Result<Wish, String> {
             }
             "--trace" => run.print = true,
             "--wide" => run.wide = true,
+            "--shrink" => shrink = true,
+            "--counts" => run.counts = Some(PathBuf::from(value()?)),
+            "--without" => {
+                for text in value()?.split(',') {
+                    run.without.insert(number(&text.to_owned())?);
+                }
+            }
             "--minutes" => {
                 let span = Duration::from_secs(60 * number(value()?)?);
                 run.until = Some(Instant::now() + span);
@@ -126,6 +139,9 @@ fn parse(arguments: &[String]) -> Result<Wish, String> {
     if product && !cfg!(feature = "plants") {
         return Err("the product's bugs are only in a build with the feature `plants`".to_owned());
     }
+    if shrink {
+        return Ok(Wish::Shrink(if plant.is_none() { run } else { run.with(plant) }));
+    }
     Ok(match (all, plant.is_none()) {
         (true, _) => Wish::HuntAll(run),
         (false, true) => Wish::Play(run),
@@ -141,6 +157,7 @@ fn main() -> ExitCode {
     let well = match parse(&arguments) {
         Ok(Wish::Play(run)) => runner::play(&run),
         Ok(Wish::Hunt(run)) => plants::hunt(&run),
+        Ok(Wish::Shrink(run)) => runner::shrink(run),
         Ok(Wish::HuntAll(run)) => plants::hunt_all(&run),
         Ok(Wish::Proof) => {
             let filter = arguments.iter().find(|argument| !argument.starts_with('-'));

@@ -60,6 +60,9 @@ pub(crate) trait Life {
     /// Whether clients may connect.
     fn serving(&self) -> bool;
 
+    /// Inputs that its core has handled.
+    fn inputs(&self) -> u64;
+
     /// What `status` shows; none while it has no disk open yet.
     fn status(&self) -> Option<Status>;
 }

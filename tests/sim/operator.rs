@@ -77,6 +77,9 @@ pub(crate) fn mend(seen: &Seen<'_>, tries: u32) -> Vec<Order> {
     if statuses.len() < seen.len() {
         return orders;
     }
+    if statuses.iter().all(|status| status.just_created) {
+        orders.push((0, Command::InitEmpty));
+    }
     let split = statuses.iter().any(|status| is_split(status));
     if split && tries % 4 == 3 {
         let victim = usize::from(primary(statuses[0]) || !primary(statuses[1]));
@@ -102,9 +105,6 @@ pub(crate) fn mend(seen: &Seen<'_>, tries: u32) -> Vec<Order> {
 }
 
 fn mend_node(node: usize, status: &Status, orders: &mut Vec<Order>) {
-    if status.just_created && node == 0 {
-        orders.push((node, Command::InitEmpty));
-    }
     if status.disk == DiskState::Diskless {
         orders.push((node, Command::DiskAttach));
     }

@@ -309,6 +309,10 @@ impl Life for Product {
         self.around.serving
     }
 
+    fn inputs(&self) -> u64 {
+        self.shard.inputs(RESOURCE)
+    }
+
     fn status(&self) -> Option<Status> {
         let status = self.shard.status(RESOURCE);
         // Until its disk was opened, or could not be, a life says nothing of itself.

@@ -64,6 +64,9 @@ impl Ring for SimRing {
     fn submit(&mut self, pool: &Pool, token: Token, op: Op) {
         let world = &mut *self.world.borrow_mut();
         assert!(world.is_alive(self.life), "a dead life submits");
+        if !world.burn(self.life) {
+            return; // It is dead, and does not know yet.
+        }
         let id = world.clockwork.op();
         submit(world, (self.life, id), (pool, token), op);
         world.deliver();

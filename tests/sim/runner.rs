@@ -1,7 +1,9 @@
 //! Owns playing many worlds: two at a time, each in a thread of its own, with what went wrong and
 //! how to see it again. Must never let one world touch another.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +18,7 @@ use crate::node::Maker;
 use crate::plants::Plant;
 use crate::product::ProductMaker;
 use crate::random::Random;
+use crate::tally::Tally;
 use crate::toy::{Bug, ToyMaker};
 
 /// What runs on the nodes.
@@ -45,6 +48,10 @@ pub(crate) struct Run {
     pub(crate) wide: bool,
     pub(crate) system: System,
     pub(crate) plant: Plant,
+    /// Faults left out, by number.
+    pub(crate) without: BTreeSet<u64>,
+    /// Where the counts go, besides the summary.
+    pub(crate) counts: Option<PathBuf>,
 }
 
 impl Default for Run {
@@ -59,6 +66,8 @@ impl Default for Run {
             wide: false,
             system: System::Toy,
             plant: Plant::None,
+            without: BTreeSet::new(),
+            counts: None,
         }
     }
 }
@@ -71,6 +80,8 @@ const TWICE: u64 = 25;
 #[derive(Default)]
 struct Sums {
     worlds: AtomicU64,
+    inputs: AtomicU64,
+    tally: Mutex<Tally>,
     events: AtomicU64,
     asks: AtomicU64,
     faults: AtomicU64,
@@ -112,7 +123,8 @@ impl Run {
         let device_bytes = self.device_bytes(seed);
         let lies = if let Plant::Lies(lies) = self.plant { lies } else { Lies::default() };
         let only = self.only.clone();
-        let options = Options { seed, print: self.print, only, lies, device_bytes };
+        let without = self.without.clone();
+        let options = Options { seed, print: self.print, only, lies, device_bytes, without };
         let maker = self.maker(seed, device_bytes);
         let played = catch_unwind(AssertUnwindSafe(|| arena::run(&options, maker)));
         played.unwrap_or_else(|panic| {
@@ -120,7 +132,7 @@ impl Run {
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
             let text = text.unwrap_or_else(|| "no words".to_owned());
             let violation = Some(format!("panic: {text}"));
-            Report { events: 0, hash: 0, asks: 0, faults: 0, violation }
+            Report { violation, ..Report::default() }
         })
     }
 
@@ -132,6 +144,10 @@ impl Run {
         }
         if self.wide {
             words.push_str(" --wide");
+        }
+        let without: Vec<String> = self.without.iter().map(u64::to_string).collect();
+        if !without.is_empty() {
+            write!(words, " --without {}", without.join(",")).expect("to a string");
         }
         words
     }
@@ -160,16 +176,63 @@ pub(crate) fn play(run: &Run) -> bool {
     let of = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
     let (worlds, bad) = (of(&sums.worlds), of(&sums.bad));
     let seconds = begin.elapsed().as_secs_f64();
+    let tally = sums.tally.lock().expect("the threads have ended");
+    print!("{}", tally.show());
     println!(
-        "{worlds} worlds, {} events, {} requests, {} faults: {bad} violations; {:.0} worlds and \
-         {:.0} events a minute",
+        "{worlds} worlds, {} events (inputs handled by a core), {} happenings, {} requests, {} faults: \
+         {bad} violations; {:.0} worlds and {:.0} events a minute",
+        of(&sums.inputs),
         of(&sums.events),
         of(&sums.asks),
         of(&sums.faults),
         worlds as f64 / seconds * 60.0,
-        of(&sums.events) as f64 / seconds * 60.0,
+        of(&sums.inputs) as f64 / seconds * 60.0,
     );
+    if let Some(path) = &run.counts
+        && let Err(error) = std::fs::write(path, tally.lines())
+    {
+        println!("{}: {error}", path.display());
+        return false;
+    }
     bad == 0 && worlds > 0
+}
+
+/// Leaves out of one world, which goes wrong, all the faults it goes wrong without: halves of them first, then
+/// ever smaller parts. Whether anything was found to shrink.
+pub(crate) fn shrink(mut run: Run) -> bool {
+    run.print = false;
+    let mut best = Report::default();
+    quietly(|| best = run.world(run.from));
+    if best.violation.is_none() {
+        println!("seed {} goes well: there is nothing to shrink", run.from);
+        return false;
+    }
+    let all = best.faults;
+    let mut size = all.div_ceil(2).max(1);
+    quietly(|| {
+        loop {
+            for first in (1..=all).step_by(usize::try_from(size).expect("few faults")) {
+                let mut fewer = run.clone();
+                fewer.without.extend(first..(first + size).min(all + 1));
+                if fewer.without.len() > run.without.len()
+                    && fewer.world(run.from).violation.is_some()
+                {
+                    run = fewer;
+                }
+            }
+            if size == 1 {
+                break;
+            }
+            size = size.div_ceil(2);
+        }
+        best = run.world(run.from);
+    });
+    // Those after the end of the world need no mention.
+    run.without.retain(|number| *number <= best.faults);
+    let left = best.faults - run.without.len() as u64;
+    println!("{} of {all} faults are left: {}", left, best.violation.unwrap_or_default());
+    println!("  again with: {} --trace", run.command(run.from));
+    true
 }
 
 /// Reports of panics are printed with their world, not as they happen.
@@ -192,7 +255,9 @@ fn worlds(run: &Run, next: &AtomicU64, last: u64, sums: &Sums, output: &Mutex<()
         }
         let add = |sum: &AtomicU64, number| sum.fetch_add(number, Ordering::Relaxed);
         add(&sums.worlds, 1);
+        add(&sums.inputs, report.inputs);
         add(&sums.events, report.events);
+        sums.tally.lock().expect("no world panics here").merge(&report.tally);
         add(&sums.asks, report.asks);
         add(&sums.faults, report.faults);
         if let Some(violation) = report.violation {

@@ -39,6 +39,7 @@ impl Arena {
                 let at = self.world.borrow().disks[self.nodes[node].disk].kept_writes;
                 self.nodes[node].passed_over = Some(PassedOver::Told { at });
             }
+            self.tally.change(&change);
             let Change { what, old, new, cause } = change;
             self.note(format_args!("node {node}: {what}: {old} -> {new} ({cause})"));
         }
@@ -116,7 +117,12 @@ impl Arena {
             // primary without having heard of it as well.
             let apart = peer.connection != Connection::Connected;
             let unaware = self.nodes[node].passed_over.take() == Some(PassedOver::Unaware);
-            let forced = forced || (apart && unaware);
+            // Without an arbiter a disk that was restored is not found before it meets the other one.
+            let restored = apart && std::mem::take(&mut self.nodes[node].restored);
+            if restored {
+                self.copies.gives_up(other);
+            }
+            let forced = forced || restored || (apart && unaware);
             if forced && apart {
                 self.nodes[other].passed_over = Some(PassedOver::Unaware);
             }
@@ -149,6 +155,7 @@ impl Arena {
         }
         if [Replication::SyncTarget, Replication::PausedSyncTarget].contains(&peer.replication) {
             self.nodes[node].copied_from = Some(other);
+            self.nodes[node].restored = false;
             let begun = self.copies.copies_to(other, node);
             self.keep(begun);
         }

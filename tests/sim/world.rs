@@ -30,13 +30,18 @@ pub(crate) enum Happening {
 /// A clock that may be off and may drift.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clock {
-    pub(crate) offset: u64,
+    pub(crate) offset: i64,
     /// How many ticks too many (or too few) per million.
     pub(crate) drift_ppm: i64,
+    /// It stands still at this.
+    pub(crate) frozen: Option<Nanos>,
 }
 
 impl Clock {
     fn read(self, world: Nanos) -> Nanos {
+        if let Some(shown) = self.frozen {
+            return shown;
+        }
         let drift = i128::from(world.0) * i128::from(self.drift_ppm) / 1_000_000;
         let read = i128::from(world.0) + i128::from(self.offset) + drift;
         Nanos(u64::try_from(read).unwrap_or(0))
@@ -44,6 +49,9 @@ impl Clock {
 
     /// The first moment of the world at which this clock shows `shown`.
     fn when(self, shown: Nanos) -> Nanos {
+        if let Some(stands) = self.frozen {
+            return if shown <= stands { Nanos(0) } else { Nanos::NEVER };
+        }
         if shown == Nanos::NEVER {
             return shown;
         }
@@ -72,6 +80,8 @@ pub(crate) struct Held {
 pub(crate) struct Process {
     pub(crate) host: usize,
     pub(crate) alive: bool,
+    /// So many operations are left to a life that is about to die.
+    fuse: Option<u32>,
     stopped: bool,
     pub(crate) random: Random,
     pub(crate) files: Vec<Option<usize>>,
@@ -215,6 +225,7 @@ impl World {
         self.processes.push(Process {
             host,
             alive: true,
+            fuse: None,
             stopped: false,
             random: self.clockwork.random.fork(),
             files: Vec::new(),
@@ -268,6 +279,65 @@ impl World {
         self.hosts[host].powered = true;
         self.hosts[host].boot = boot(&mut self.clockwork.random);
         self.net.power_on(host);
+    }
+
+    /// A host's clock jumps ahead.
+    pub(crate) fn jump_clock(&mut self, host: usize, span: u64) {
+        self.clockwork.note(format_args!("the clock of host {host} jumps by {span}"));
+        self.hosts[host].clock.offset += i64::try_from(span).expect("clocks jump by minutes");
+        self.clock_changed(host);
+    }
+
+    /// A host's clock stands still, or goes on from where it stood.
+    pub(crate) fn freeze_clock(&mut self, host: usize, frozen: bool) {
+        let clock = self.hosts[host].clock;
+        if clock.frozen.is_some() == frozen {
+            return;
+        }
+        self.clockwork.note(format_args!("the clock of host {host} frozen={frozen}"));
+        let now = self.clockwork.now;
+        self.hosts[host].clock.frozen = match clock.frozen {
+            None => Some(clock.read(now)),
+            Some(stood) => {
+                let gone = Clock { frozen: None, ..clock }.read(now).since(stood);
+                let gone = i64::try_from(gone.0).expect("clocks stand for minutes");
+                self.hosts[host].clock.offset -= gone;
+                None
+            }
+        };
+        self.clock_changed(host);
+    }
+
+    /// Timers are set by the clock: who waits for one looks again.
+    fn clock_changed(&mut self, host: usize) {
+        for number in 0..self.processes.len() {
+            if self.processes[number].host == host && self.processes[number].alive {
+                self.poke(LifeId(u32::try_from(number).expect("few lives")));
+            }
+        }
+    }
+
+    /// The life dies when it has given so many more operations to the kernel.
+    pub(crate) fn set_fuse(&mut self, life: LifeId, operations: u32) {
+        self.clockwork.note(format_args!("{life:?} dies after {operations} operations"));
+        self.processes[index(life)].fuse = Some(operations);
+    }
+
+    /// Burns the fuse by one operation; whether the operation is still given to the kernel.
+    pub(crate) fn burn(&mut self, life: LifeId) -> bool {
+        match &mut self.processes[index(life)].fuse {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+
+    /// Its fuse is burnt: it is to die before anything else happens.
+    pub(crate) fn is_burnt(&self, life: LifeId) -> bool {
+        self.processes[index(life)].fuse == Some(0)
     }
 
     /// SIGSTOP, and SIGCONT.

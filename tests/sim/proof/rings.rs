@@ -77,7 +77,7 @@ fn deadlines_wake() {
     for (offset, drift_ppm) in [(0, 0), (5_000_000_000, 400), (77, -400)] {
         let mut bench = Bench::new(1);
         bench.settle();
-        bench.world.borrow_mut().hosts[0].clock = Clock { offset, drift_ppm };
+        bench.world.borrow_mut().hosts[0].clock = Clock { offset, drift_ppm, frozen: None };
         let life = bench.lives[0].life;
         let until = bench.lives[0].ring.now() + Nanos::from_millis(1234);
         let mut none = Vec::new();

@@ -363,6 +363,10 @@ impl Life for Toy {
         self.primary
     }
 
+    fn inputs(&self) -> u64 {
+        0 // It has no core.
+    }
+
     fn status(&self) -> Option<Status> {
         let meta = self.meta?;
         Some(self.wire.status(self, meta, self.promote_refusal()))
@@ -387,7 +391,15 @@ impl Maker for ToyMaker {
 
     fn survives(&self) -> Vec<Kind> {
         let kinds = KINDS.iter().map(|(_, kind)| *kind);
-        kinds.filter(|kind| *kind != Kind::DiskErrors).collect()
+        let not = [
+            Kind::DiskErrors,
+            Kind::DiskFull,
+            Kind::DiskWiped,
+            Kind::DiskRestored,
+            Kind::DisksSwapped,
+            Kind::Crash,
+        ];
+        kinds.filter(|kind| !not.contains(kind)).collect()
     }
 
     fn protocol(&self) -> Protocol {
