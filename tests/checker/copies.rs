@@ -55,6 +55,8 @@ struct Copy {
     given_up: bool,
     /// Its server was demoted, which makes all stable, and nothing was written to it since.
     settled: bool,
+    /// It was exchanged: what a server says of it is about what was there before, until the two have met.
+    exchanged: bool,
 }
 
 /// The number of none.
@@ -91,6 +93,7 @@ impl Copies {
             serving: false,
             given_up: false,
             settled: false,
+            exchanged: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
         let births = BTreeMap::new();
@@ -141,6 +144,12 @@ impl Copies {
             let own = follower.node == server;
             if !own && !follower.agrees && self.copies[follower.node].history != history {
                 continue;
+            }
+            if !own && self.copies[follower.node].exchanged {
+                if !follower.agrees {
+                    continue;
+                }
+                self.copies[follower.node].exchanged = false;
             }
             if follower.follows && !own && !self.copies[follower.node].serving {
                 merged = merged.and(self.merges(follower.node, history));
@@ -240,7 +249,7 @@ impl Copies {
     /// A copy is what was kept aside of it.
     pub(crate) fn restored(&mut self, node: usize) {
         if let Some(copy) = self.kept[node].take() {
-            self.copies[node] = copy;
+            self.copies[node] = Copy { exchanged: true, given_up: true, ..copy };
         }
     }
 
@@ -249,6 +258,7 @@ impl Copies {
         let copy = &mut self.copies[node];
         (copy.mixed, copy.mixed_history, copy.current, copy.settled) =
             (true, NO_HISTORY, false, false);
+        (copy.exchanged, copy.given_up) = (true, true);
         self.kept[node] = None;
     }
 

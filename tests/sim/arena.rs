@@ -133,7 +133,7 @@ pub(crate) struct Arena {
     /// Each node has the other's disk.
     pub(crate) swapped: bool,
     /// What disks held earlier.
-    pub(crate) snapshots: [Option<Image>; 2],
+    pub(crate) snapshots: [Option<(LifeId, Image)>; 2],
 }
 
 const LOOK: u64 = 500_000_000;
@@ -292,7 +292,9 @@ impl Arena {
         self.inputs += handled - std::mem::replace(&mut self.nodes[number].inputs, handled);
         if self.world.borrow().is_burnt(life) {
             // Whether its last words left it nobody knows.
-            return self.kill(number);
+            self.kill(number);
+            let span = self.random.around(self.plan.span);
+            return self.after(span, Step::Over(Kind::Crash, number));
         }
         self.watch(number);
     }

@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use crate::arena::{Arena, Phase, Step};
 use twinblk::format::frame::DiskState;
-use twinblk::replica::event::Status;
+use twinblk::replica::event::{Replication, Status};
 
+use crate::clockwork::LifeId;
 use crate::faults::{Kind, mend_links, name, spoil_disk, spoil_link};
+use crate::image::Image;
 use crate::node::Place;
 use crate::tally::What;
 
@@ -45,6 +47,15 @@ impl Arena {
             return self.after(pause, Step::Strike(kind, node, tries - 1));
         }
         let longer = if kind == Kind::StopLong { STOP_LONG } else { 0 };
+        let waits = match kind {
+            Kind::DiskWiped => !self.is_spare(node),
+            Kind::DiskRestored => !self.is_restorable(node),
+            _ => false,
+        };
+        if waits && tries > 0 {
+            let pause = self.random.around(10_000_000);
+            return self.after(pause, Step::Strike(kind, node, tries - 1));
+        }
         let span = self.random.around(self.plan.span) + longer;
         let number = self.faults;
         self.note(format_args!("fault {number} {kind:?} at {node} for {span}"));
@@ -142,6 +153,7 @@ impl Arena {
         self.maker.create(&mut self.world.borrow_mut(), node, self.nodes[node].disk);
         self.nodes[node].copied_from = None;
         self.nodes[node].half = true;
+        self.snapshots[node] = None;
         self.copies.wiped(node);
     }
 
@@ -156,20 +168,31 @@ impl Arena {
         if whole && !self.copies.is_mixed(node) {
             let image = self.world.borrow().disks[self.nodes[node].disk].durable().clone();
             self.note(format_args!("snapshot of the disk of {node}"));
-            self.snapshots[node] = Some(image);
+            let life = self.nodes[node].life.as_ref().expect("it has a status").0;
+            self.snapshots[node] = Some((life, image));
             self.copies.keeps(node);
         }
         let pause = self.random.around(1 << 33);
         self.after(pause, Step::Snapshot);
     }
 
+    /// The last snapshot is of an earlier run than that in which the nodes last met: a younger one cannot be told
+    /// from what was there (G14).
+    fn is_restorable(&self, node: usize) -> bool {
+        let meets = |status: &Status| status.peers[0].replication == Replication::Established;
+        let met = self.nodes[node].status.as_ref().is_some_and(meets);
+        let life = self.nodes[node].life.as_ref().map(|(life, _)| *life);
+        let older = |(of, _): &(LifeId, Image)| life.is_some_and(|life| life != *of);
+        met && self.is_spare(node) && self.snapshots[node].as_ref().is_some_and(older)
+    }
+
     /// The disk is as it was at the last snapshot.
     fn restore(&mut self, node: usize) {
-        if self.snapshots[node].is_none() || !self.is_spare(node) {
+        if !self.is_restorable(node) {
             return;
         }
+        let (_, image) = self.snapshots[node].take().expect("just seen");
         self.cut_power(node);
-        let image = self.snapshots[node].take().expect("just seen");
         self.tally.add(What::Fault, "disk-restored, in fact".to_owned());
         self.note(format_args!("the disk of {node} is restored"));
         self.world.borrow_mut().disks[self.nodes[node].disk].replace(image);
