@@ -57,6 +57,10 @@ pub enum Plant {
     EdgeLost,
     /// In a checksum resync every hash counts as equal.
     HashAlwaysEqual,
+    /// Marks are taken to hold all that differs, whatever was restored or is new.
+    MarksTrusted,
+    /// The target of a resync does not tell what it wrote itself.
+    MarksUntold,
     /// A session begins while writes of the last one are under way, and no longer locks their blocks.
     LateOldWrite,
 }

@@ -86,6 +86,12 @@ impl Replica {
                 let source = mine.role == Role::Primary;
                 (label, if source { Verdict::Source } else { Verdict::Target }(Extent::Full))
             }
+            (label, Verdict::Source(_)) if self.planted(Plant::MarksTrusted) => {
+                (label, Verdict::Source(Extent::Marks))
+            }
+            (label, Verdict::Target(_)) if self.planted(Plant::MarksTrusted) => {
+                (label, Verdict::Target(Extent::Marks))
+            }
             found => found,
         };
         let (role, disk) = (theirs.role, theirs.disk);

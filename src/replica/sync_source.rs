@@ -152,7 +152,8 @@ impl Replica {
         let mut sent = 0;
         while page < self.maps[peer].pages() && sent < 64 {
             let words = self.maps[peer].page(page);
-            if words.iter().any(|word| *word != 0) {
+            let unsent = self.planted(Plant::MarksUntold) && self.peers[peer].source.is_none();
+            if words.iter().any(|word| *word != 0) && !unsent {
                 let words = words.to_vec().into_boxed_slice();
                 self.send(peer, Frame::Marks { page, words });
                 sent += 1;

@@ -145,11 +145,8 @@ impl Copies {
             if !own && !follower.agrees && self.copies[follower.node].history != history {
                 continue;
             }
-            if !own && self.copies[follower.node].exchanged {
-                if !follower.agrees {
-                    continue;
-                }
-                self.copies[follower.node].exchanged = false;
+            if !own && self.copies[follower.node].exchanged && !follower.agrees {
+                continue;
             }
             if follower.follows && !own && !self.copies[follower.node].serving {
                 merged = merged.and(self.merges(follower.node, history));
@@ -172,6 +169,7 @@ impl Copies {
                 (copy.history, copy.current, copy.complete_at) = (history, true, mark);
                 (copy.until, copy.given_up, copy.settled) = (NEVER, false, false);
                 copy.firsthand = own;
+                copy.exchanged &= own;
                 if follower.stable {
                     copy.stable_at = mark;
                 }
@@ -198,7 +196,9 @@ impl Copies {
     /// peer was lost acknowledges what nobody will miss.
     fn merges(&self, node: usize, into: u32) -> Result<(), Violation> {
         let copy = &self.copies[node];
-        if copy.given_up || copy.history == into || self.protocol == Protocol::A {
+        // One that was exchanged is what it was when its history had not yet gone on.
+        let given_up = copy.given_up || copy.exchanged;
+        if given_up || copy.history == into || self.protocol == Protocol::A {
             return Ok(());
         }
         let (mine, theirs) = (self.ancestry(copy.history), self.ancestry(into));
@@ -413,7 +413,7 @@ impl Copies {
         // begun another history.
         let (history, begun) = (copy.mixed_history, copy.mixed_at);
         (copy.history, copy.current, copy.given_up) = (history, false, false);
-        copy.settled = false;
+        (copy.settled, copy.exchanged) = (false, false);
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
         copy.lost_memory = copy.mixed_lost;
     }

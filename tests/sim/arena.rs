@@ -57,6 +57,7 @@ pub(crate) enum Step {
     Over(Kind, usize),
     Judge,
     Snapshot,
+    Force(usize),
     Calm,
 }
 
@@ -309,6 +310,7 @@ impl Arena {
             Step::Over(kind, node) => self.fault_over(kind, node),
             Step::Judge => self.judge_step(),
             Step::Snapshot => self.snapshot(),
+            Step::Force(node) => self.force(node),
             Step::Calm => self.calm(),
         }
     }
@@ -357,7 +359,7 @@ impl Arena {
         self.world.borrow_mut().poke(*life);
     }
 
-    fn order(&mut self, node: usize, command: Command) {
+    pub(crate) fn order(&mut self, node: usize, command: Command) {
         self.next_id += 1;
         let id = self.next_id;
         let gives_up =

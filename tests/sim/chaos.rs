@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use crate::arena::{Arena, Phase, Step};
-use twinblk::format::frame::DiskState;
-use twinblk::replica::event::{Replication, Status};
+use twinblk::format::frame::{DiskState, Role};
+use twinblk::replica::event::{Command, Replication, Status};
 
 use crate::clockwork::LifeId;
 use crate::faults::{Kind, mend_links, name, spoil_disk, spoil_link};
@@ -86,6 +86,11 @@ impl Arena {
                 world.net.break_connections(&mut world.clockwork, 0, 1);
                 world.deliver();
             }
+            Kind::Takeover => {
+                spoil_link(&mut world.borrow_mut(), kind);
+                let pause = self.random.below(12_000_000_000);
+                self.after(pause, Step::Force(node));
+            }
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 spoil_link(&mut world.borrow_mut(), kind);
             }
@@ -115,6 +120,7 @@ impl Arena {
             | Kind::StopLong
             | Kind::DiskWiped
             | Kind::DiskRestored => self.recover(node),
+            Kind::Takeover => self.after(1 << 33, Step::Over(Kind::Cut, node)),
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 let world = &mut *world.borrow_mut();
                 mend_links(world);
@@ -126,6 +132,18 @@ impl Arena {
                 world.disks[self.nodes[node].disk].heal(&mut world.clockwork);
             }
             Kind::None | Kind::Clock | Kind::ClockJump | Kind::Operator | Kind::Reset => {}
+        }
+    }
+
+    /// An operator promotes a node, by force if need be.
+    pub(crate) fn force(&mut self, node: usize) {
+        let Some(status) = self.nodes[node].status.as_ref() else {
+            return;
+        };
+        let force = !status.promote_refusal.is_empty();
+        let whole = status.disk > DiskState::Inconsistent;
+        if self.phase == Phase::Chaos && whole && status.role == Role::Secondary {
+            self.order(node, Command::Promote { force });
         }
     }
 

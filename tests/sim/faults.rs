@@ -12,7 +12,7 @@ pub(crate) fn name(kind: Kind) -> &'static str {
 }
 
 /// Kinds of fault, by name for `--fault`.
-pub(crate) const KINDS: [(&str, Kind); 24] = [
+pub(crate) const KINDS: [(&str, Kind); 25] = [
     ("none", Kind::None),
     ("kill", Kind::Kill),
     ("kill-both", Kind::KillBoth),
@@ -23,6 +23,7 @@ pub(crate) const KINDS: [(&str, Kind); 24] = [
     ("stop-long", Kind::StopLong),
     ("cut", Kind::Cut),
     ("cut-one-way", Kind::CutOneWay),
+    ("takeover", Kind::Takeover),
     ("reset", Kind::Reset),
     ("slow-link", Kind::SlowLink),
     ("corrupt", Kind::Corrupt),
@@ -53,6 +54,8 @@ pub(crate) enum Kind {
     StopLong,
     Cut,
     CutOneWay,
+    /// The nodes are cut off from each other, and one is promoted by force.
+    Takeover,
     Reset,
     SlowLink,
     Corrupt,
@@ -128,7 +131,7 @@ pub(crate) fn spoil_link(world: &mut World, kind: Kind) {
     let one_way = random.index(2);
     for (number, (.., link)) in links.iter_mut().enumerate() {
         match kind {
-            Kind::Cut => link.cut = true,
+            Kind::Cut | Kind::Takeover => link.cut = true,
             Kind::CutOneWay => link.cut = number == one_way,
             Kind::Corrupt => link.corrupt_ppm = 1 << random.between(9, 14),
             _ => {

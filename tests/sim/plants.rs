@@ -77,7 +77,7 @@ const fn wide(planted: Planted) -> Planted {
     Planted { wide: true, ..planted }
 }
 
-pub(crate) static BUGS: [Planted; 24] = [
+pub(crate) static BUGS: [Planted; 26] = [
     planted("ack-before-peer", Bug::AckBeforePeer, "G1", &[Kind::Power]),
     wide(planted("write-before-log", Bug::WriteBeforeLog, "G8", &[Kind::PowerBoth])),
     wide(planted("no-log-pages", Bug::NoLogPages, "G8", &[Kind::Power])),
@@ -114,6 +114,13 @@ pub(crate) static BUGS: [Planted; 24] = [
     planted("zero-only-here", Bug::ZeroOnlyHere, "G10", &[Kind::None]),
     planted("edge-lost", Bug::EdgeLost, "G5", &[Kind::None]),
     planted("hash-always-equal", Bug::HashAlwaysEqual, "G8", &[Kind::Reset]),
+    planted(
+        "marks-trusted",
+        Bug::MarksTrusted,
+        "G14",
+        &[Kind::DiskRestored, Kind::DiskWiped, Kind::Power],
+    ),
+    planted("marks-untold", Bug::MarksUntold, "G18", &[Kind::Takeover, Kind::Kill]),
     planted("late-old-write", Bug::LateOldWrite, "G17", &[Kind::SlowDisk, Kind::Reset, Kind::Kill]),
 ];
 

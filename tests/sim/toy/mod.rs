@@ -397,6 +397,7 @@ impl Maker for ToyMaker {
             Kind::DiskWiped,
             Kind::DiskRestored,
             Kind::DisksSwapped,
+            Kind::Takeover,
             Kind::Crash,
         ];
         kinds.filter(|kind| !not.contains(kind)).collect()
