@@ -456,6 +456,8 @@ impl Replica {
             Frame::Written { first, last } => self.on_written(peer, first, last),
             Frame::Stable { sequence } => self.on_stable(peer, sequence),
             Frame::Barrier { sequence } => self.on_barrier(peer, sequence),
+            // Where the disk was let go already, that is the newer word.
+            Frame::WriteFailed { .. } if self.peers[peer].disk == Some(DiskState::Diskless) => {}
             Frame::WriteFailed { .. } => self.on_disk_change(peer, DiskState::Failed),
             Frame::ReadAsk { id, blocks } => self.on_read_ask(peer, id, blocks),
             Frame::ReadAnswer { id, blocks, .. } => {
