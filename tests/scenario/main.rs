@@ -10,6 +10,14 @@
     reason = "stories read better with all they are about in one call"
 )]
 
+mod field;
+mod field_disks;
+mod field_lineage;
+mod field_resync;
+mod field_roles;
+mod field_split;
+mod field_suspend;
+mod field_verify;
 mod found;
 mod garbage;
 mod medium;

@@ -1,7 +1,7 @@
 //! Owns the stories that go as planned or as feared, each with a name that says which.
 
 use crate::world::*;
-use twinblk::format::frame::{DiskState, Protocol, Role};
+use twinblk::format::frame::{DiskState, Protocol};
 use twinblk::replica::event::*;
 use twinblk::replica::options::*;
 
@@ -58,26 +58,6 @@ fn both_empty_is_refused_if_one_is_not() {
         w.settle();
         w.equal();
     }
-}
-
-#[test]
-fn promotion_is_refused_in_words_and_status_says_the_same() {
-    let mut w = World::running(Setup::default());
-    assert_eq!(w.refused(BRAVO, PROMOTE), "peer-is-primary");
-    assert_eq!(w.refused(BRAVO, FORCE), "peer-is-primary");
-    w.cut();
-    w.settle();
-    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
-    assert!(!w.status(BRAVO).promote_refusal.is_empty());
-    w.restore();
-    w.settle();
-    w.must(ALPHA, PROMOTE);
-    w.must(ALPHA, Command::Demote);
-    w.run_for(5);
-    w.must(BRAVO, PROMOTE);
-    w.must(BRAVO, Command::Demote);
-    w.settle();
-    w.equal();
 }
 
 #[test]
@@ -188,41 +168,6 @@ fn a_write_after_a_flush_and_a_reconnect_is_not_held_for_ever() {
 }
 
 #[test]
-fn unaligned_writes_and_zeroes_change_only_their_bytes() {
-    let mut w = World::running(Setup::default());
-    let size = 3 << 20;
-    let mut model = vec![0u8; size];
-    let mut dice = crate::medium::Dice(3);
-    for round in 0..120u64 {
-        let offset = dice.below(size as u64 - 20_000);
-        let length = 1 + dice.below(if round % 9 == 0 { 2_000_000 } else { 19_000 });
-        let length = length.min(size as u64 - offset);
-        let span = offset as usize..(offset + length) as usize;
-        let id = if round % 3 == 0 {
-            model[span].fill(0);
-            w.zero(ALPHA, offset, length)
-        } else {
-            let data: Vec<u8> = (0..length).map(|i| (i * 7 + round) as u8).collect();
-            model[span].copy_from_slice(&data);
-            w.write_bytes(ALPHA, offset, &data, false)
-        };
-        if round % 4 == 0 {
-            w.until("done", |w| w.done(ALPHA, id));
-        }
-    }
-    w.settle();
-    w.equal();
-    for (offset, length) in [(0, size), (1, 5000), (4096 * 3 + 77, 1_500_000)] {
-        let id = w.read(ALPHA, offset as u64, length.min(size - offset) as u64);
-        w.until("read", |w| w.reply(ALPHA, id).is_some());
-        let bytes = w.reply(ALPHA, id).unwrap().as_ref().unwrap();
-        assert!(bytes[..] == model[offset..offset + length.min(size - offset)]);
-    }
-    w.settle();
-    w.equal();
-}
-
-#[test]
 fn a_trim_of_4_gib_goes_in_pieces_through_a_small_log() {
     let setup = Setup { device_blocks: 2 << 20, ..Setup::default() };
     let mut w = World::running(setup);
@@ -319,105 +264,6 @@ fn the_unacknowledged_tail_of_a_replaced_primary_is_rolled_back() {
     w.equal();
     w.holds(ALPHA, 7, 1, 1);
     w.holds(ALPHA, 8, 1, 3);
-}
-
-fn split() -> World {
-    let mut w = World::running(Setup::default());
-    w.wrote(ALPHA, 1, 1, 1);
-    w.settle();
-    w.cut();
-    w.settle();
-    w.wrote(ALPHA, 2, 1, 2);
-    w.wrote(ALPHA, 1024 * 3, 1, 2);
-    w.must(BRAVO, FORCE);
-    w.wrote(BRAVO, 2, 1, 3);
-    w.wrote(BRAVO, 1024 * 9, 2, 3);
-    w.settle();
-    w.restore();
-    w.settle();
-    for node in [ALPHA, BRAVO] {
-        let peer = &w.status(node).peers[0];
-        assert_eq!(peer.connection, Connection::StandAlone);
-        assert!(peer.connection_reason.contains("twinblk"), "{}", peer.connection_reason);
-    }
-    w
-}
-
-#[test]
-fn split_brain_is_seen_by_both_and_healed_by_a_word() {
-    for loser in [ALPHA, BRAVO] {
-        let mut w = split();
-        let winner = 1 - loser;
-        let discard = Command::Connect { discard_my_data: true };
-        assert_eq!(w.refused(loser, discard), "is-primary");
-        w.must(loser, Command::Demote);
-        w.must(loser, discard);
-        w.must(winner, Command::Connect { discard_my_data: false });
-        w.settle();
-        w.equal();
-        assert_eq!(w.role(winner), Role::Primary);
-        assert_eq!(w.status(winner).peers[0].last_resync_blocks, 4);
-        w.holds(loser, 2, 1, if winner == ALPHA { 2 } else { 3 });
-    }
-}
-
-/// Which of the two is to go on is the operator's to say: until then neither is served afresh
-/// without a word, a new start and a primary that was demoted included.
-#[test]
-fn after_a_split_brain_neither_is_promoted_without_a_word() {
-    for (node, restarts) in [(ALPHA, false), (ALPHA, true), (BRAVO, false), (BRAVO, true)] {
-        let mut w = split();
-        if restarts {
-            w.crash(node);
-            w.crash(1 - node);
-            w.restart(node);
-        } else {
-            w.must(node, Command::Demote);
-        }
-        w.settle();
-        assert_eq!(w.status(node).disk, DiskState::Consistent);
-        assert_eq!(w.refused(node, PROMOTE), "split-brain");
-        w.must(node, FORCE);
-        w.must(node, Command::Demote);
-        w.must(node, PROMOTE);
-        w.wrote(node, 5, 1, 7);
-    }
-}
-
-/// The choice ends it.
-#[test]
-fn after_a_split_brain_is_healed_the_chosen_side_is_promoted_as_ever() {
-    let mut w = split();
-    w.must(ALPHA, Command::Demote);
-    w.must(BRAVO, Command::Demote);
-    w.must(ALPHA, Command::Connect { discard_my_data: true });
-    w.must(BRAVO, Command::Connect { discard_my_data: false });
-    w.settle();
-    w.equal();
-    w.cut();
-    w.settle();
-    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
-    w.restore();
-    w.settle();
-    w.must(BRAVO, PROMOTE);
-    w.cut();
-    w.settle();
-    w.wrote(BRAVO, 5, 1, 7);
-    w.must(BRAVO, Command::Demote);
-    w.must(BRAVO, PROMOTE);
-}
-
-#[test]
-fn split_brain_does_not_heal_without_a_word() {
-    let mut w = split();
-    for node in [ALPHA, BRAVO] {
-        w.must(node, Command::Demote);
-        w.must(node, Command::Connect { discard_my_data: false });
-    }
-    w.settle();
-    assert_eq!(w.status(ALPHA).peers[0].connection, Connection::StandAlone);
-    w.holds(ALPHA, 2, 1, 2);
-    w.holds(BRAVO, 2, 1, 3);
 }
 
 #[test]
@@ -575,80 +421,6 @@ fn the_source_may_die_at_every_step_of_a_resync() {
 }
 
 #[test]
-fn writes_during_a_resync_end_alike() {
-    for checksum in [false, true] {
-        for chaos in 1..12 {
-            let mut w = World::running(Setup { checksum, ..Setup::default() });
-            w.setup.chaos = chaos;
-            w.cut();
-            w.run_for(100);
-            for place in 0..10 {
-                w.wrote(ALPHA, place * 1024, 200, 1 + place);
-            }
-            w.restore();
-            for stamp in 100..160 {
-                let start = w.dice.below(10) * 1024 + w.dice.below(200);
-                w.write(ALPHA, start, 8, stamp);
-                w.steps(25);
-            }
-            w.settle();
-            w.equal();
-        }
-    }
-}
-
-#[test]
-fn a_checksum_resync_sends_only_what_differs() {
-    let mut w = World::running(Setup { checksum: true, ..Setup::default() });
-    w.wrote(ALPHA, 5 * 1024, 64, 1);
-    w.settle();
-    w.crash(ALPHA);
-    w.restart(ALPHA);
-    w.settle();
-    w.equal();
-    assert_eq!(w.sent.get(&(ALPHA, "ResyncData")), None);
-    assert!(w.sent[&(ALPHA, "ResyncHash")] > 0);
-}
-
-#[test]
-fn a_paused_resync_rests_and_goes_on() {
-    for node in [ALPHA, BRAVO] {
-        let mut w = World::running(Setup::default());
-        w.cut();
-        w.wrote(ALPHA, 0, 256, 1);
-        w.must(node, Command::PauseSync);
-        w.restore();
-        w.settle();
-        assert_ne!(w.status(ALPHA).peers[0].out_of_sync_blocks, 0, "paused on {node}");
-        w.must(node, Command::ResumeSync);
-        w.settle();
-        w.equal();
-    }
-}
-
-#[test]
-fn an_interrupted_first_full_resync_goes_on_where_it_was() {
-    let mut w = World::new(Setup::default());
-    w.settle();
-    for block in 0..16_384 {
-        w.nodes[ALPHA].medium.write(block, Some(crate::medium::fill(5, block)), true);
-    }
-    w.must(ALPHA, Command::InitFrom);
-    w.until("half way", |w| {
-        let left = w.status(ALPHA).peers[0].out_of_sync_blocks;
-        left > 0 && left < 24_000
-    });
-    w.cut();
-    w.run_for(100);
-    let left = w.status(ALPHA).peers[0].out_of_sync_blocks;
-    w.restore();
-    w.settle();
-    w.equal();
-    let copied = w.status(ALPHA).peers[0].last_resync_blocks;
-    assert!(copied <= left, "{copied} of {left}");
-}
-
-#[test]
 fn a_demotion_leaves_nothing_to_resync() {
     let mut w = World::running(Setup::default());
     for place in 0..30 {
@@ -684,25 +456,6 @@ fn clean_stops_leave_nothing_to_resync() {
 }
 
 #[test]
-fn a_suspended_primary_goes_on_when_the_peer_is_back() {
-    let mut w = World::running(suspend());
-    w.hold_link(true);
-    let first = w.write(ALPHA, 5, 1, 1);
-    w.run_for(10);
-    w.hold_link(false);
-    w.cut();
-    let second = w.write(ALPHA, 6, 1, 2);
-    w.run_for(5_000);
-    assert!(!w.done(ALPHA, first) && !w.done(ALPHA, second));
-    assert!(!w.status(ALPHA).suspended.is_empty());
-    w.restore();
-    w.settle();
-    assert!(w.done(ALPHA, first) && w.done(ALPHA, second));
-    w.equal();
-    assert!(w.sent[&(ALPHA, "SyncStart")] < 2, "a resync loop");
-}
-
-#[test]
 fn a_suspended_primary_goes_on_alone_at_a_word() {
     let mut w = World::running(suspend());
     w.hold_link(true);
@@ -719,21 +472,6 @@ fn a_suspended_primary_goes_on_alone_at_a_word() {
     w.settle();
     w.equal();
     assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 2);
-}
-
-#[test]
-fn a_suspended_primary_can_be_demoted_and_acknowledges_nothing() {
-    let mut w = World::running(suspend());
-    w.cut();
-    let write = w.write(ALPHA, 6, 1, 2);
-    let flush = w.flush(ALPHA);
-    w.run_for(1_000);
-    w.must(ALPHA, Command::Demote);
-    assert_eq!(w.reply(ALPHA, write), Some(&Err(RequestError::NotPrimary)));
-    assert!(w.reply(ALPHA, flush).is_some());
-    w.restore();
-    w.settle();
-    w.equal();
 }
 
 #[test]
@@ -828,29 +566,6 @@ fn a_diskless_primary_whose_peer_restarts_loses_no_marks() {
 }
 
 #[test]
-fn a_replaced_disk_gets_everything() {
-    for node in [ALPHA, BRAVO] {
-        let mut w = failing(node);
-        w.must(node, Command::DiskReplace);
-        for stamp in 10..30 {
-            w.write(ALPHA, stamp, 2, stamp);
-            w.run_for(1);
-        }
-        w.settle();
-        w.equal();
-    }
-}
-
-#[test]
-fn a_secondary_loses_its_disk_and_takes_it_back() {
-    let mut w = failing(BRAVO);
-    w.must(BRAVO, Command::DiskAttach);
-    w.settle();
-    w.equal();
-    w.holds(BRAVO, 7, 1, 3);
-}
-
-#[test]
 fn old_and_new_data_meet_right_when_a_primary_takes_its_disk_back() {
     for chaos in 1..40 {
         let mut w = failing(ALPHA);
@@ -866,130 +581,6 @@ fn old_and_new_data_meet_right_when_a_primary_takes_its_disk_back() {
         }
         w.settle();
         assert!(w.answer(ALPHA, attach).is_some_and(Result::is_ok));
-        w.equal();
-    }
-}
-
-#[test]
-fn verify_finds_exactly_the_planted_blocks_and_mends_them() {
-    for culprit in [ALPHA, BRAVO] {
-        let mut w = World::running(Setup::default());
-        w.wrote(ALPHA, 0, 100, 1);
-        w.settle();
-        w.must(ALPHA, Command::Verify { repair: false });
-        w.settle();
-        assert_eq!(w.status(ALPHA).peers[0].verify_differing_blocks, 0);
-        for block in [3, 77, 30_000] {
-            w.nodes[culprit].medium.write(block, Some(crate::medium::fill(9, block)), true);
-        }
-        w.must(ALPHA, Command::Verify { repair: false });
-        for stamp in 20..40 {
-            w.write(ALPHA, 200, 3, stamp);
-            w.run_for(1);
-        }
-        w.settle();
-        let peer = &w.status(ALPHA).peers[0];
-        assert_eq!((peer.verify_differing_blocks, peer.out_of_sync_blocks), (3, 3));
-        w.must(ALPHA, Command::Verify { repair: true });
-        w.settle();
-        w.equal();
-        assert_eq!(w.refused(BRAVO, Command::Verify { repair: false }), "peer-is-primary");
-        w.must(ALPHA, Command::Demote);
-        w.settle();
-        assert_eq!(w.refused(ALPHA, Command::Verify { repair: true }), "no-primary");
-        w.must(BRAVO, Command::Verify { repair: false });
-        w.settle();
-        w.equal();
-    }
-}
-
-#[test]
-fn an_invalidated_node_gets_everything() {
-    let mut w = World::running(Setup::default());
-    w.wrote(ALPHA, 0, 100, 1);
-    assert_eq!(w.refused(ALPHA, Command::Invalidate), "is-primary");
-    w.must(BRAVO, Command::Invalidate);
-    w.wrote(ALPHA, 50, 100, 2);
-    w.settle();
-    w.equal();
-    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 32 * 1024);
-}
-
-#[test]
-fn a_replaced_machine_gets_everything() {
-    let mut w = World::running(Setup::default());
-    w.wrote(ALPHA, 0, 100, 1);
-    w.power_cut(BRAVO);
-    w.run_for(100);
-    w.wrote(ALPHA, 50, 100, 2);
-    let boot = w.nodes[BRAVO].boot;
-    let mut dice = crate::medium::Dice(99);
-    w.nodes[BRAVO].medium.renew(boot, &mut dice);
-    w.must(ALPHA, Command::NodeReplace);
-    w.restart(BRAVO);
-    w.settle();
-    w.equal();
-}
-
-#[test]
-fn a_restored_disk_is_noticed() {
-    let mut w = World::running(Setup::default());
-    w.wrote(ALPHA, 0, 10, 1);
-    w.settle();
-    w.must(BRAVO, Command::Stop);
-    w.crash(BRAVO);
-    let old = w.nodes[BRAVO].medium.clone();
-    w.restart(BRAVO);
-    w.settle();
-    w.wrote(ALPHA, 5, 10, 2);
-    w.settle();
-    w.must(BRAVO, Command::Stop);
-    w.crash(BRAVO);
-    w.nodes[BRAVO].medium = old;
-    w.restart(BRAVO);
-    w.settle();
-    w.equal();
-    assert_eq!(w.status(ALPHA).peers[0].last_resync_blocks, 32 * 1024);
-    w.must(ALPHA, Command::Demote);
-}
-
-#[test]
-fn a_congested_link_makes_clients_wait_or_the_peer_fall_behind() {
-    for on_congestion in [OnCongestion::Wait, OnCongestion::Bitmap] {
-        let setup = Setup {
-            protocol: Protocol::A,
-            on_congestion,
-            congestion_bytes: 64 << 10,
-            ..Setup::default()
-        };
-        let mut w = World::running(setup);
-        w.hold_link(true);
-        let ids: Vec<_> = (0..40).map(|i| w.write(ALPHA, i * 1024 % 30_000, 4, i + 1)).collect();
-        w.run_for(3_000);
-        let done = ids.iter().filter(|id| w.done(ALPHA, **id)).count();
-        match on_congestion {
-            OnCongestion::Wait => assert!((2..20).contains(&done), "{done}"),
-            OnCongestion::Bitmap => assert_eq!(done, 40),
-        }
-        w.hold_link(false);
-        w.settle();
-        assert!(ids.iter().all(|id| w.done(ALPHA, *id)));
-        w.equal();
-    }
-}
-
-#[test]
-fn sixteen_hot_extents_serve_many_cold_writes() {
-    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
-        let setup = Setup { device_blocks: 256 * 1024, protocol, ..Setup::default() };
-        let mut w = World::running(setup);
-        let before = w.now;
-        let ids: Vec<_> =
-            (0..500u64).map(|i| w.write(ALPHA, (i * 37 % 255) * 1024 + 1022, 4, i + 1)).collect();
-        w.until("all done", |w| ids.iter().all(|id| w.done(ALPHA, *id)));
-        let took = w.now.since(before).as_millis();
-        assert!(took < 450, "{took} ms: it waits for idle barriers");
-        w.settle();
         w.equal();
     }
 }
@@ -1126,35 +717,4 @@ fn the_source_after_a_crash_is_who_kept_the_power_under_c() {
             assert!(w.sent.contains_key(&(from, "SyncStart")), "{protocol:?} {power}");
         }
     }
-}
-
-#[test]
-fn a_secondary_that_disconnects_is_outdated_by_its_own_word() {
-    let mut w = World::running(Setup::default());
-    w.must(BRAVO, Command::Disconnect);
-    w.settle();
-    assert_eq!(w.status(BRAVO).disk, DiskState::Outdated);
-    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
-    w.wrote(ALPHA, 5, 1, 1);
-    w.must(BRAVO, Command::Connect { discard_my_data: false });
-    w.settle();
-    w.equal();
-}
-
-#[test]
-fn a_flapping_link_mends_under_load() {
-    let mut w = World::running(Setup { chaos: 31, ..Setup::default() });
-    for round in 0..60 {
-        w.write(ALPHA, round * 17, 4, round + 1);
-        let millis = w.dice.below(4);
-        w.run_for(millis);
-        w.blip();
-    }
-    for round in 0..4000 {
-        w.write(ALPHA, (round * 1031) % 32_000, 2, round + 100);
-        w.steps(6);
-    }
-    assert!(w.established(), "load keeps the peer out");
-    w.settle();
-    w.equal();
 }

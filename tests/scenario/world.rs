@@ -31,6 +31,7 @@ pub struct Setup {
     pub on_congestion: OnCongestion,
     pub congestion_bytes: u64,
     pub checksum: bool,
+    pub rate_max_bytes: u64,
     /// 0: everything takes the same time and happens in order.
     pub chaos: u64,
 }
@@ -46,6 +47,7 @@ impl Default for Setup {
             on_congestion: OnCongestion::Wait,
             congestion_bytes: 1 << 30,
             checksum: false,
+            rate_max_bytes: u64::MAX,
             chaos: 0,
         }
     }
@@ -147,6 +149,8 @@ struct Link {
     pub held: bool,
     /// The same of data alone, by sender: what control says overtakes it.
     data_held: [bool; 2],
+    /// Frames that stay on the way, and with them what follows in their channel, by sender.
+    kinds_held: BTreeSet<(usize, &'static str)>,
     /// When a frame of this kind, from this end, would be delivered the link is cut instead.
     trap: Option<(usize, &'static str)>,
     pub trapped: u64,
@@ -289,7 +293,7 @@ impl World {
             on_congestion: self.setup.on_congestion,
             congestion_bytes: self.setup.congestion_bytes,
             resync: ResyncOptions {
-                rate_max_bytes: u64::MAX,
+                rate_max_bytes: self.setup.rate_max_bytes,
                 rate_min_bytes: 1 << 20,
                 checksum: self.setup.checksum,
             },
@@ -540,6 +544,28 @@ impl World {
         }
     }
 
+    /// A frame of this kind from `node` stays on the way, and what follows it in its channel.
+    pub fn hold_kind(&mut self, node: usize, kind: &'static str, held: bool) {
+        for link in &mut self.links {
+            if let Some(end) = link.nodes.iter().position(|n| *n == node) {
+                if held {
+                    link.kinds_held.insert((end, kind));
+                } else {
+                    link.kinds_held.remove(&(end, kind));
+                }
+            }
+        }
+    }
+
+    /// `node` takes the link for lost; the other one hears of it when frames flow again.
+    pub fn gives_up_session(&mut self, node: usize) {
+        for link in 0..self.links.len() {
+            if let Some(end) = self.links[link].nodes.iter().position(|n| *n == node) {
+                self.end_session(link, end, true);
+            }
+        }
+    }
+
     /// The next frame of this kind from `node` is lost, and the link with it.
     pub fn lose(&mut self, node: usize, kind: &'static str) {
         for link in &mut self.links {
@@ -700,15 +726,20 @@ impl World {
             }
             for (end, lane) in link.lanes.iter().enumerate() {
                 if !link.held {
-                    if let Some(parcel) = lane.data.front().filter(|_| !link.data_held[end]) {
+                    let free = |parcel: &&Parcel| {
+                        !link.kinds_held.contains(&(end, kind_name(&parcel.frame)))
+                    };
+                    let data = lane.data.front().filter(|_| !link.data_held[end]);
+                    if let Some(parcel) = data.filter(free) {
                         offer(parcel.due, parcel.order, Event::Frame(index, end, Channel::Data));
                     }
-                    if let Some(parcel) = lane.control.front() {
+                    if let Some(parcel) = lane.control.front().filter(free) {
                         let event = Event::Frame(index, end, Channel::Control);
                         offer(parcel.due, parcel.order, event);
                     }
                 }
                 if let Some((due, order)) = lane.closed
+                    && !link.held
                     && lane.data.is_empty()
                     && lane.control.is_empty()
                 {
