@@ -12,6 +12,8 @@
 
 mod field;
 mod field_disks;
+mod field_interrupt;
+mod field_io;
 mod field_lineage;
 mod field_resync;
 mod field_roles;
