@@ -119,7 +119,9 @@ impl Replica {
     fn flush_hold(&self) -> bool {
         let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
         let suspended = !self.goes_on_alone() && alone;
-        self.freezing.is_some() || !self.has_current_data() || suspended
+        // A generation that began now, the peer has not been told of.
+        let told = self.peers.iter().any(|peer| peer.unflushed && peer.negotiates());
+        self.freezing.is_some() || !self.has_current_data() || suspended || told
     }
 
     /// A FUA write was answered: later writes must not start on a peer before it is stable there.

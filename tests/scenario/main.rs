@@ -23,6 +23,7 @@ mod field_verify;
 mod found;
 mod garbage;
 mod medium;
+mod modelled;
 mod operators;
 mod stories;
 mod walk;
