@@ -121,9 +121,6 @@ impl Rules {
         if matches!(node.phase, Phase::SyncTarget | Phase::Adopting) {
             return false;
         }
-        if node.phase == Phase::SourceWaits && !self.has(Plant::PromotedAsSource) {
-            return false;
-        }
         let stale = self.has(Plant::StalePromote) && disk > DiskState::Inconsistent;
         let may = disk == DiskState::UpToDate || stale;
         if may == force {
@@ -142,16 +139,20 @@ impl Rules {
     }
 
     /// `Replica::on_promote_ask` of the peer; `n` is answered.
-    pub(crate) fn grant(s: &mut State, n: u8) -> bool {
+    pub(crate) fn grant(&self, s: &mut State, n: u8) -> bool {
         let alive = s.is_alive();
         let [mine, theirs] = [usize::from(n), 1 - usize::from(n)];
         let Some(promoting) = s.nodes[mine].promoting.filter(|it| alive && !it.granted) else {
             return false;
         };
         let adopted = s.nodes[mine].phase == Phase::Established;
+        let started = s.nodes[mine].start_sent && !self.has(Plant::GrantBeforeStart);
         let peer = &mut s.nodes[theirs];
         if adopted && peer.phase == Phase::SyncSource {
             return false; // `SyncAdopted` comes first.
+        }
+        if started && peer.phase == Phase::TargetWaits {
+            return false; // `SyncStart` comes first, and one save holds what both demand.
         }
         if matches!(peer.phase, Phase::Meeting | Phase::Noted | Phase::Equal) {
             return false; // It waits among the early frames.

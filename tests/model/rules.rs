@@ -31,13 +31,13 @@ pub(crate) enum Plant {
     MergeSplitBrain,
     /// Under C a flush is answered when this node alone is stable.
     FlushHereOnly,
-    /// Known: a source that has not told its target yet is promoted. Its target adopts the epoch, and
-    /// by that outranks it, or stands beside it, when the two meet anew.
-    PromotedAsSource,
-    /// Known: under B the former primary is the source although its host has booted and the peer's
-    /// has not.
+    /// The target of a resync grants a promotion before it takes in that the resync begins: then the
+    /// two epochs, or two former primaries of one epoch, decide between copies that are both whole.
+    GrantBeforeStart,
+    /// Nothing in the nodes: under B it is held against them that the former primary is the source
+    /// although its host has booted and the peer's has not.
     FormerPrimaryFirst,
-    /// Known: a flush begins a generation while the nodes negotiate.
+    /// A flush begins a generation while the nodes negotiate (the model found this one).
     FlushWhileMeeting,
     /// An extent cools before the page with its mark is saved.
     NoLogPages,
@@ -203,7 +203,7 @@ impl Rules {
             Step::Learn(n) => self.learn(s, n),
             Step::HearBye(n) => self.hear_bye(s, n),
             Step::Notice(n) => self.notice(s, n),
-            Step::Grant(n) => Self::grant(s, n),
+            Step::Grant(n) => self.grant(s, n),
             Step::TakeOffice(n) => self.take_office(s, n),
             Step::MarkAll(n) => Self::mark_all(s, n),
             Step::AllMarked(n) => Self::all_marked(s, n),
