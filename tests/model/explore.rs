@@ -36,7 +36,7 @@ pub(crate) type Seen = HashSet<u64, BuildHasherDefault<Plain>>;
 /// no more left leads nowhere new.
 #[derive(Default)]
 struct Visited {
-    known: HashMap<u64, [Option<Left>; 2], BuildHasherDefault<Plain>>,
+    known: HashMap<u64, Vec<Left>, BuildHasherDefault<Plain>>,
 }
 
 impl Visited {
@@ -46,11 +46,11 @@ impl Visited {
         // Whether a word was said decides what is judged.
         bare.left.words = state.left.words;
         let known = self.known.entry(bare.fingerprint()).or_default();
-        if known.iter().flatten().any(|known| known.covers(&state.left)) {
+        if known.iter().any(|known| known.covers(&state.left)) {
             return false;
         }
-        let place = usize::from(known[0].is_some_and(|first| !state.left.covers(&first)));
-        known[place] = Some(state.left);
+        known.retain(|known| !state.left.covers(known));
+        known.push(state.left);
         true
     }
 }
