@@ -29,6 +29,8 @@ pub(crate) enum Place {
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     pub(crate) protocol: &'static str,
+    /// Backing files that somebody else has made, instead of some of the cluster's own.
+    pub(crate) disks: Option<[PathBuf; 2]>,
     /// Of the backing file; with internal metadata the device is smaller.
     pub(crate) disk_bytes: [u64; 2],
     pub(crate) internal_metadata: bool,
@@ -48,6 +50,7 @@ impl Wish {
     pub(crate) fn new(mebibytes: u64) -> Self {
         Self {
             protocol: "C",
+            disks: None,
             disk_bytes: [mebibytes << 20; 2],
             internal_metadata: false,
             place: Place::Memory,
@@ -99,7 +102,9 @@ impl Site {
             proxy: [address(3), address(3)],
         };
         for node in [0, 1] {
-            site.make_disk(node, site.wish.disk_bytes[node]);
+            if site.wish.disks.is_none() {
+                site.make_disk(node, site.wish.disk_bytes[node]);
+            }
             site.write_secret(node, "a secret that both nodes know\n");
             fs::write(site.config(node), site.text(node)).expect("written");
         }
@@ -115,7 +120,8 @@ impl Site {
     }
 
     pub(crate) fn disk(&self, node: NodeIndex) -> PathBuf {
-        self.path(&format!("{}.disk", NAMES[node]))
+        let own = || self.path(&format!("{}.disk", NAMES[node]));
+        self.wish.disks.as_ref().map_or_else(own, |disks| disks[node].clone())
     }
 
     pub(crate) fn metadata(&self, node: NodeIndex) -> PathBuf {

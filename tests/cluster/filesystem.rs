@@ -1,93 +1,14 @@
 //! Owns a real file system on the export, by way of nbdfuse and a loop device: written on one node,
-//! read on the other. Must never leave a mount behind.
+//! read on the other. Must never judge by anything but what is read there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use crate::config::{RESOURCE, Wish};
 use crate::load::Random;
-use crate::stage::{Cluster, eventually, hash, run, tool};
-
-/// An export as a mounted file system; unmounted when dropped.
-struct Mounted {
-    fuse: Child,
-    file: PathBuf,
-    face: PathBuf,
-    device: String,
-    mount: PathBuf,
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("--lazy").arg(&self.mount));
-        if !self.device.is_empty() {
-            let _ = run(Command::new("losetup").args(["-d", &self.device]));
-        }
-        let _ = run(Command::new("fusermount3").arg("-u").arg(&self.face));
-        let _ = self.fuse.kill();
-        let _ = self.fuse.wait();
-    }
-}
-
-impl Mounted {
-    /// Shows the export as a block device.
-    fn attach(cluster: &Cluster, node: usize) -> Self {
-        let (face, mount) = (cluster.site.path("face"), cluster.site.path("mount"));
-        for directory in [&face, &mount] {
-            fs::create_dir_all(directory).expect("made");
-        }
-        let fuse = Command::new("nbdfuse")
-            .arg(&face)
-            .arg(cluster.site.uri(node))
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("nbdfuse starts");
-        let file = face.join("nbd");
-        let mut mounted = Self { fuse, file, face, device: String::new(), mount };
-        eventually("the file of nbdfuse", || {
-            if mounted.file.exists() { Ok(()) } else { Err("not there".to_owned()) }
-        });
-        let file = mounted.file.display().to_string();
-        tool("losetup", &["-f", "--show", &file]).trim().clone_into(&mut mounted.device);
-        mounted
-    }
-
-    fn mount(&self) {
-        tool("mount", &[&self.device, self.mount.to_str().expect("text")]);
-    }
-
-    /// A program that another test is just starting may hold a copy of a file that this one read.
-    fn unmount(&self) {
-        eventually("an end of the mount", || {
-            let ran = run(Command::new("umount").arg(&self.mount));
-            if ran.code == 0 { Ok(()) } else { Err(ran.errors) }
-        });
-    }
-
-    fn detach(mut self) {
-        self.unmount();
-        tool("losetup", &["-d", &std::mem::take(&mut self.device)]);
-        tool("fusermount3", &["-u", self.face.to_str().expect("text")]);
-        let _ = self.fuse.wait();
-    }
-}
-
-/// What keeps the test from running here.
-fn missing(mkfs: &str) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("not root".to_owned());
-    }
-    let devices = ["/dev/fuse", "/dev/loop-control"];
-    if let Some(device) = devices.iter().find(|device| !Path::new(device).exists()) {
-        return Some(format!("no {device}"));
-    }
-    let finds = |program: &&str| {
-        run(Command::new("sh").args(["-c", &format!("command -v {program}")])).code != 0
-    };
-    let programs = ["nbdfuse", "losetup", "fusermount3", mkfs];
-    programs.iter().find(|program| finds(program)).map(|program| format!("no {program}"))
-}
+use crate::mounted::{Mounted, missing};
+use crate::stage::{Cluster, hash, run, tool};
 
 /// Writes files with hashes to compare.
 fn write_files(mount: &Path, seed: u64) -> Vec<(String, String)> {
@@ -110,12 +31,12 @@ fn write_files(mount: &Path, seed: u64) -> Vec<(String, String)> {
 }
 
 fn on_both_nodes(mkfs: &str, arguments: &[&str], check: &[&str]) {
-    if let Some(why) = missing(mkfs) {
+    if let Some(why) = missing(&[mkfs]) {
         println!("SKIPPED, NOT PASSED: {mkfs} on the export: {why}");
         return;
     }
     let cluster = Cluster::in_sync(Wish::new(320));
-    let mounted = Mounted::attach(&cluster, 0);
+    let mut mounted = Mounted::attach(&cluster, 0);
     tool(mkfs, &[arguments, &[mounted.device.as_str()]].concat());
     mounted.mount();
     let files = write_files(&mounted.mount, 1);
@@ -123,7 +44,7 @@ fn on_both_nodes(mkfs: &str, arguments: &[&str], check: &[&str]) {
     cluster.assert_identical();
     cluster.done(0, &["demote", RESOURCE]);
     cluster.promote(1);
-    let mounted = Mounted::attach(&cluster, 1);
+    let mut mounted = Mounted::attach(&cluster, 1);
     tool(check[0], &[&check[1..], &[mounted.device.as_str()]].concat());
     mounted.mount();
     for (name, expected) in &files {
@@ -148,12 +69,12 @@ fn xfs_on_both_nodes() {
 /// The primary dies with the file system mounted: what the other node had is there, and the journal
 /// mends the rest. With a proxy, the newest writes are on their way when it dies.
 fn over_a_failover(wish: Wish, mkfs: &str, arguments: &[&str]) {
-    if let Some(why) = missing(mkfs) {
+    if let Some(why) = missing(&[mkfs]) {
         println!("SKIPPED, NOT PASSED: {mkfs} over a failover: {why}");
         return;
     }
     let mut cluster = Cluster::in_sync(wish);
-    let mounted = Mounted::attach(&cluster, 0);
+    let mut mounted = Mounted::attach(&cluster, 0);
     tool(mkfs, &[arguments, &[mounted.device.as_str()]].concat());
     mounted.mount();
     let files = write_files(&mounted.mount, 3);
@@ -177,7 +98,7 @@ fn over_a_failover(wish: Wish, mkfs: &str, arguments: &[&str]) {
     drop(mounted);
     cluster.wait_away(1);
     cluster.done(1, &["promote", RESOURCE, "--force", "--yes"]);
-    let mounted = Mounted::attach(&cluster, 1);
+    let mut mounted = Mounted::attach(&cluster, 1);
     if mkfs == "mkfs.xfs" {
         // Its log is replayed by mounting it.
         mounted.mount();

@@ -156,6 +156,11 @@ impl Cluster {
         });
     }
 
+    /// kill -9, without waiting for its end: a request to a disk without power keeps it.
+    pub(crate) fn strike(&mut self, node: NodeIndex) {
+        self.daemons[node].as_mut().expect("it runs").kill().expect("struck");
+    }
+
     /// kill -9.
     pub(crate) fn kill(&mut self, node: NodeIndex) {
         if let Some(mut daemon) = self.daemons[node].take() {
