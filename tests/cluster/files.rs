@@ -39,8 +39,8 @@ struct Change {
 /// How far the changes are known to be stable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
-    /// All that have ended.
-    Ended,
+    /// All that have ended by this tick.
+    Ended(u64),
     /// Those that had ended when the disk's log was so long; none that began later than `reached`.
     Logged { covered: usize, reached: usize },
     /// Those that had ended before the newest one that can be seen began.
@@ -77,6 +77,11 @@ impl FileLedger {
         }
     }
 
+    /// The present, for those who will ask what had ended by now.
+    pub(crate) const fn now(&self) -> u64 {
+        self.ticks
+    }
+
     /// Changes that have ended.
     pub(crate) fn ended(&self) -> usize {
         self.changes.iter().filter(|change| change.ended.is_some()).count()
@@ -93,13 +98,13 @@ impl FileLedger {
         let newest = self.newest(seen);
         let certain = |change: &Change| match (change.ended, bound) {
             (None, _) => false,
-            (Some(_), Bound::Ended) => true,
+            (Some(ended), Bound::Ended(tick)) => ended.tick <= tick,
             (Some(ended), Bound::Logged { covered, .. }) => ended.position <= covered,
             (Some(ended), Bound::Newest) => ended.tick <= newest,
         };
         let possible = |change: &Change| match bound {
             Bound::Logged { reached, .. } => change.begun.position <= reached,
-            Bound::Ended | Bound::Newest => true,
+            Bound::Ended(_) | Bound::Newest => true,
         };
         let mut faults = Vec::new();
         for (name, found) in seen {
@@ -249,6 +254,11 @@ impl Work {
         });
     }
 
+    /// The present.
+    pub(crate) fn now(&self) -> u64 {
+        self.shared.ledger.lock().expect("lock").now()
+    }
+
     /// That nothing failed.
     pub(crate) fn assert_well(&self) {
         let error = self.shared.error.lock().expect("lock").clone();
@@ -360,11 +370,8 @@ impl Worker {
         file.seek(SeekFrom::Start(from as u64))?;
         file.write_all(&all[from..])?;
         file.set_len(all.len() as u64)?;
-        if self.random.below(2) == 0 {
-            file.sync_all()?
-        } else {
-            file.sync_data()?
-        }
+        let synced = if self.random.below(2) == 0 { file.sync_all() } else { file.sync_data() };
+        synced?;
         self.shared.end(&[change]);
         Ok(())
     }

@@ -21,6 +21,7 @@ mod mounted;
 mod power;
 mod proxy;
 mod refusals;
+mod replay;
 mod split;
 mod stage;
 mod stamp;

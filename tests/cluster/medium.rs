@@ -37,6 +37,16 @@ impl Written {
         Self { offset, length, bytes: None, durable: false }
     }
 
+    /// Each sector as a write of its own.
+    pub(crate) fn sectors(&self) -> Vec<Self> {
+        let part = |from: usize| {
+            let length = SECTOR.min(self.length - from);
+            let bytes = self.bytes.as_ref().map(|bytes| bytes[from..from + length].into());
+            Self { offset: self.offset + from, length, bytes, durable: self.durable }
+        };
+        (0..self.length).step_by(SECTOR).map(part).collect()
+    }
+
     /// A part of it, as many bytes from `from` on; in an image that begins at its offset.
     fn put_part(&self, image: &mut [u8], from: usize, length: usize) {
         let into = &mut image[self.offset + from..][..length];
