@@ -30,6 +30,8 @@ struct Moment {
 struct Change {
     name: String,
     begun: Moment,
+    /// The tick before the first fsync for it.
+    asked: u64,
     ended: Option<Moment>,
     after: Contents,
     /// Until it ends the file may hold anything; else the old or the new.
@@ -39,8 +41,8 @@ struct Change {
 /// How far the changes are known to be stable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
-    /// All that have ended by this tick.
-    Ended(u64),
+    /// All that have ended, if fsync was asked by this tick.
+    Asked(u64),
     /// Those that had ended when the disk's log was so long; none that began later than `reached`.
     Logged { covered: usize, reached: usize },
     /// Those that had ended before the newest one that can be seen began.
@@ -66,8 +68,15 @@ impl FileLedger {
     fn begin(&mut self, name: &str, after: Contents, in_place: bool, position: usize) -> usize {
         let begun = self.moment(position);
         let name = name.to_owned();
-        self.changes.push(Change { name, begun, ended: None, after, in_place });
+        self.changes.push(Change { name, begun, asked: 0, ended: None, after, in_place });
         self.changes.len() - 1
+    }
+
+    fn ask(&mut self, changes: &[usize]) {
+        let now = self.moment(0);
+        for change in changes {
+            self.changes[*change].asked = now.tick;
+        }
     }
 
     fn end(&mut self, changes: &[usize], position: usize) {
@@ -98,13 +107,13 @@ impl FileLedger {
         let newest = self.newest(seen);
         let certain = |change: &Change| match (change.ended, bound) {
             (None, _) => false,
-            (Some(ended), Bound::Ended(tick)) => ended.tick <= tick,
+            (Some(_), Bound::Asked(tick)) => change.asked <= tick,
             (Some(ended), Bound::Logged { covered, .. }) => ended.position <= covered,
             (Some(ended), Bound::Newest) => ended.tick <= newest,
         };
         let possible = |change: &Change| match bound {
             Bound::Logged { reached, .. } => change.begun.position <= reached,
-            Bound::Ended(_) | Bound::Newest => true,
+            Bound::Asked(_) | Bound::Newest => true,
         };
         let mut faults = Vec::new();
         for (name, found) in seen {
@@ -193,6 +202,10 @@ struct Shared {
 impl Shared {
     fn begin(&self, name: &str, after: Contents, in_place: bool) -> usize {
         self.ledger.lock().expect("lock").begin(name, after, in_place, (self.clock)())
+    }
+
+    fn ask(&self, changes: &[usize]) {
+        self.ledger.lock().expect("lock").ask(changes);
     }
 
     fn end(&self, changes: &[usize]) {
@@ -352,6 +365,7 @@ impl Worker {
         file.sync_all()?;
         let change = self.shared.begin(&name, hash_of(&bytes), false);
         fs::rename(spare, self.path(&name))?;
+        self.shared.ask(&[change]);
         self.sync_directory(&name)?;
         self.sync_directory("d0/spare")?;
         self.shared.end(&[change]);
@@ -370,6 +384,7 @@ impl Worker {
         file.seek(SeekFrom::Start(from as u64))?;
         file.write_all(&all[from..])?;
         file.set_len(all.len() as u64)?;
+        self.shared.ask(&[change]);
         let synced = if self.random.below(2) == 0 { file.sync_all() } else { file.sync_data() };
         synced?;
         self.shared.end(&[change]);
@@ -388,6 +403,7 @@ impl Worker {
             self.shared.begin(&name, None, false),
         ];
         fs::rename(self.path(&name), self.path(&other))?;
+        self.shared.ask(&changes);
         self.sync_directory(&other)?;
         self.sync_directory(&name)?;
         self.shared.end(&changes);
@@ -398,6 +414,7 @@ impl Worker {
         let Some(name) = self.some_file() else { return Ok(()) };
         let change = self.shared.begin(&name, None, false);
         fs::remove_file(self.path(&name))?;
+        self.shared.ask(&[change]);
         self.sync_directory(&name)?;
         self.shared.end(&[change]);
         Ok(())

@@ -12,6 +12,7 @@ use fuser::{
     Generation, INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty,
     ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
+use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 use twinblk::format::superblock::Geometry;
 
@@ -45,7 +46,7 @@ pub(crate) struct LossyDisk {
     shared: Arc<Mutex<Shared>>,
     /// Where the two copies of the superblock lie, with internal metadata.
     superblocks: [usize; 2],
-    /// Unmounts, before the directory goes.
+    /// Ends before the directory goes.
     session: Option<BackgroundSession>,
     directory: TempDir,
 }
@@ -54,9 +55,12 @@ impl Drop for LossyDisk {
     fn drop(&mut self) {
         // Whoever still waits must not keep the mount.
         self.off();
-        let session = self.session.take().map(BackgroundSession::umount_and_join);
-        if !matches!(session, Some(Ok(()))) {
-            eprintln!("{}: {session:?}", self.directory.path().display());
+        // The kernel gives back a killed daemon's descriptors some time after its end (io_uring): until
+        // then a plain unmount is refused, and this one takes effect when they are.
+        let unmounted = umount2(self.directory.path(), MntFlags::MNT_DETACH);
+        let ended = unmounted.map(|()| self.session.take().map(BackgroundSession::join));
+        if !matches!(ended, Ok(Some(Ok(())))) {
+            eprintln!("{}: {ended:?}", self.directory.path().display());
         }
     }
 }
