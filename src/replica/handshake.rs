@@ -70,6 +70,21 @@ impl Replica {
         self.compare(peer);
     }
 
+    /// What the table says, and by which row.
+    fn verdict(&self, mine: &PeerState, theirs: &PeerState) -> (&'static str, Verdict) {
+        let trusting = self.planted(Plant::MarksTrusted);
+        let merging = self.planted(Plant::MergeSplitBrain) && mine.role != theirs.role;
+        match reconcile(mine, theirs) {
+            (label, Verdict::Refuse(Reason::SplitBrain)) if merging => {
+                let source = mine.role == Role::Primary;
+                (label, if source { Verdict::Source } else { Verdict::Target }(Extent::Full))
+            }
+            (label, Verdict::Source(_)) if trusting => (label, Verdict::Source(Extent::Marks)),
+            (label, Verdict::Target(_)) if trusting => (label, Verdict::Target(Extent::Marks)),
+            found => found,
+        }
+    }
+
     /// Compares the two states, once both are told.
     fn compare(&mut self, peer: usize) {
         let found = &self.peers[peer];
@@ -79,21 +94,7 @@ impl Replica {
         if let Some(difference) = self.incompatible(peer, mine, theirs) {
             return self.refuse(peer, ByeReason::Incompatible, difference);
         }
-        let (label, verdict) = match reconcile(mine, theirs) {
-            (label, Verdict::Refuse(Reason::SplitBrain))
-                if self.planted(Plant::MergeSplitBrain) && mine.role != theirs.role =>
-            {
-                let source = mine.role == Role::Primary;
-                (label, if source { Verdict::Source } else { Verdict::Target }(Extent::Full))
-            }
-            (label, Verdict::Source(_)) if self.planted(Plant::MarksTrusted) => {
-                (label, Verdict::Source(Extent::Marks))
-            }
-            (label, Verdict::Target(_)) if self.planted(Plant::MarksTrusted) => {
-                (label, Verdict::Target(Extent::Marks))
-            }
-            found => found,
-        };
+        let (label, verdict) = self.verdict(mine, theirs);
         let (role, disk) = (theirs.role, theirs.disk);
         let epoch = mine.epoch.max(theirs.epoch);
         let their_bond = theirs.bond();
