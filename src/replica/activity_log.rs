@@ -84,7 +84,8 @@ impl Replica {
         self.taken_slots += self.log.commit();
         self.wake_log_waiters();
         // What is written now is stable everywhere before its slots are needed again.
-        if self.taken_slots >= self.superblock.geometry.log_extents / RELIEVED_SHARE {
+        let due = self.taken_slots >= self.superblock.geometry.log_extents / RELIEVED_SHARE;
+        if due && !self.planted(Plant::CoolUnstable) {
             self.taken_slots = 0;
             self.relieve_log();
         }
