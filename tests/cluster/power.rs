@@ -22,6 +22,8 @@ enum Cut {
     /// It comes back before anybody takes over.
     PrimaryReturns,
     Both,
+    /// Of both only the other node returns, and takes over: what was answered is stable there too.
+    BothOtherReturns,
 }
 
 #[derive(Debug, Default)]
@@ -183,13 +185,19 @@ impl Rounds {
     }
 
     fn fail_over(&mut self) -> Vec<String> {
-        let (old, next) = (self.primary, 1 - self.primary);
+        let old = self.primary;
         self.cut(&[old]);
         let ledger = self.lose_mount();
+        self.take_over(old, &ledger)
+    }
+
+    /// The other node serves what it alone has; then the old primary comes back.
+    fn take_over(&mut self, old: NodeIndex, ledger: &FileLedger) -> Vec<String> {
+        let next = 1 - old;
         self.cluster.wait_away(next);
         self.cluster.done(next, &["promote", RESOURCE, "--force", "--yes"]);
         self.primary = next;
-        let faults = self.judge(&ledger);
+        let faults = self.judge(ledger);
         if faults.is_empty() {
             self.power_on(old);
             self.cluster.wait_in_sync(next);
@@ -224,12 +232,22 @@ impl Rounds {
         faults
     }
 
+    /// Under C a flush is stable on either node by itself (G4); under B only the old primary's is.
+    fn lose_both_for_the_other(&mut self) -> Vec<String> {
+        let (old, next) = (self.primary, 1 - self.primary);
+        self.cut(&[old, next]);
+        let ledger = self.lose_mount();
+        self.power_on(next);
+        self.take_over(old, &ledger)
+    }
+
     /// One cut in the middle of work, and what was wrong after it.
     fn round(&mut self) -> Vec<String> {
         let cut = match self.random.below(8) {
             0..2 => Cut::Secondary,
             2..4 => Cut::PrimaryFailsOver,
             4 => Cut::PrimaryReturns,
+            5 if self.cluster.site.wish.protocol == "C" => Cut::BothOtherReturns,
             _ => Cut::Both,
         };
         let more = 3 + self.random.below(40);
@@ -240,6 +258,7 @@ impl Rounds {
             Cut::PrimaryFailsOver => self.fail_over(),
             Cut::PrimaryReturns => self.return_as_primary(),
             Cut::Both => self.lose_both(),
+            Cut::BothOtherReturns => self.lose_both_for_the_other(),
         }
     }
 

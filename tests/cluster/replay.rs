@@ -98,10 +98,14 @@ impl Recording {
         (image, reached)
     }
 
-    /// Under C the log holds the flush before fsync answers; else the newest answers are missing.
-    const fn bound(&self, covered: usize, reached: usize) -> Bound {
+    /// Under C the log holds the flush before fsync answers: what was answered before the next sync is
+    /// owed to the last one, and must not need what was written between the two. Else the newest
+    /// answers are missing.
+    fn bound(&self, covered: usize, reached: usize) -> Bound {
+        let later = self.log.events[covered..].iter();
+        let until_sync = later.take_while(|event| matches!(event, Event::Write(_))).count();
         match self.protocol.as_bytes() {
-            b"C" => Bound::Logged { covered, reached },
+            b"C" => Bound::Logged { covered: covered + until_sync, reached },
             _ => Bound::Newest,
         }
     }
