@@ -37,14 +37,20 @@ impl Written {
         Self { offset, length, bytes: None, durable: false }
     }
 
+    /// How much of it no cut tears. Ext4's superblock takes two sectors of the first block and is written
+    /// in place at times: torn, no journal mends it, on any disk.
+    fn untorn(&self) -> usize {
+        if self.offset < BLOCK { self.length.max(1) } else { SECTOR }
+    }
+
     /// Each sector as a write of its own.
     pub(crate) fn sectors(&self) -> Vec<Self> {
         let part = |from: usize| {
-            let length = SECTOR.min(self.length - from);
+            let length = self.untorn().min(self.length - from);
             let bytes = self.bytes.as_ref().map(|bytes| bytes[from..from + length].into());
             Self { offset: self.offset + from, length, bytes, durable: self.durable }
         };
-        (0..self.length).step_by(SECTOR).map(part).collect()
+        (0..self.length).step_by(self.untorn()).map(part).collect()
     }
 
     /// A part of it, as many bytes from `from` on; in an image that begins at its offset.
@@ -146,9 +152,9 @@ impl Medium {
             if keep {
                 written.put(&mut self.durable);
             } else if kept == Kept::SomeSectors {
-                for from in (0..written.length).step_by(SECTOR) {
+                for from in (0..written.length).step_by(written.untorn()) {
                     if random.below(2) == 0 {
-                        let length = SECTOR.min(written.length - from);
+                        let length = written.untorn().min(written.length - from);
                         written.put_part(&mut self.durable, from, length);
                     }
                 }

@@ -99,11 +99,12 @@ impl Recording {
     }
 
     /// Under C the log holds the flush before fsync answers: what was answered before the next sync is
-    /// owed to the last one, and must not need what was written between the two. Else the newest
-    /// answers are missing.
+    /// owed to the last one, and must not need what was written between the two; up to a durable
+    /// write, which needs no sync. Else the newest answers are missing.
     fn bound(&self, covered: usize, reached: usize) -> Bound {
         let later = self.log.events[covered..].iter();
-        let until_sync = later.take_while(|event| matches!(event, Event::Write(_))).count();
+        let volatile = |event: &&Event| matches!(event, Event::Write(it) if !it.durable);
+        let until_sync = later.take_while(volatile).count();
         match self.protocol.as_bytes() {
             b"C" => Bound::Logged { covered: covered + until_sync, reached },
             _ => Bound::Newest,
