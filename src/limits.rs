@@ -54,6 +54,10 @@ pub const PEER_SLOTS_DEFAULT: usize = 2;
 /// overflow and extent numbers within 32 bits.
 pub const DEVICE_BLOCKS_MAX: u64 = (1 << 50) / BLOCK_BYTES;
 
+/// Each time one of so many slots of the activity log was taken anew, all writes are made stable everywhere: slots
+/// can then cool before the log is full, at one flush on each node for a quarter of the log.
+pub const LOG_RELIEVED_SHARE: u32 = 4;
+
 /// Default number of hot extents (4.8 GiB): as DRBD.
 pub const LOG_EXTENTS_DEFAULT: u32 = 1237;
 

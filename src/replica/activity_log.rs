@@ -6,12 +6,9 @@ use super::Replica;
 use super::hot_extents::extents_of;
 use super::persist::PagesJob;
 use crate::format::extent_log::window_for;
-use crate::limits::LOG_UPDATES_MAX;
+use crate::limits::{LOG_RELIEVED_SHARE, LOG_UPDATES_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence};
-
-/// The log is relieved each time such a share of its slots was taken anew.
-const RELIEVED_SHARE: u32 = 4;
 
 impl Replica {
     /// Waits until the extents of the piece are hot, in the order of asking. A piece whose extents are
@@ -84,7 +81,7 @@ impl Replica {
         self.taken_slots += self.log.commit();
         self.wake_log_waiters();
         // What is written now is stable everywhere before its slots are needed again.
-        let due = self.taken_slots >= self.superblock.geometry.log_extents / RELIEVED_SHARE;
+        let due = self.taken_slots >= self.superblock.geometry.log_extents / LOG_RELIEVED_SHARE;
         if due && !self.planted(Plant::CoolUnstable) {
             self.taken_slots = 0;
             self.relieve_log();

@@ -40,13 +40,22 @@ pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Two disks that lose writes, and a wish for daemons on them.
-pub(crate) fn lossy_pair(protocol: &'static str, mebibytes: u64) -> ([LossyDisk; 2], Wish) {
-    let disks = [0, 1].map(|_| LossyDisk::new(mebibytes << 20));
+/// Two disks that lose writes, daemons on them, and the first one's export with a new file system. To be
+/// let go of from the last to the first.
+pub(crate) fn mounted_pair(
+    protocol: &'static str,
+    system: FileSystem,
+) -> ([LossyDisk; 2], Cluster, Mounted) {
+    let disks = [0, 1].map(|_| LossyDisk::new(system.mebibytes << 20));
     let paths = [disks[0].path(), disks[1].path()];
-    let wish =
-        Wish { protocol, disks: Some(paths), internal_metadata: true, ..Wish::new(mebibytes) };
-    (disks, wish)
+    let usual = Wish::new(system.mebibytes);
+    let wish = Wish { protocol, disks: Some(paths), internal_metadata: true, ..usual };
+    let cluster = Cluster::in_sync(wish);
+    let mut mounted = Mounted::attach(&cluster, 0);
+    system.make(&mounted);
+    mounted.mount();
+    lay_out(&mounted.mount);
+    (disks, cluster, mounted)
 }
 
 /// A file system at work on a primary, to be cut off in rounds. Its parts end in this order: a mount
@@ -68,12 +77,7 @@ struct Rounds {
 
 impl Rounds {
     fn new(protocol: &'static str, system: FileSystem, seed: u64) -> Self {
-        let (disks, wish) = lossy_pair(protocol, system.mebibytes);
-        let cluster = Cluster::in_sync(wish);
-        let mut mounted = Mounted::attach(&cluster, 0);
-        system.make(&mounted);
-        mounted.mount();
-        lay_out(&mounted.mount);
+        let (disks, cluster, mounted) = mounted_pair(protocol, system);
         let mut rounds = Self {
             work: None,
             mounted: Some(mounted),

@@ -52,13 +52,15 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Proxy {
     shared: Arc<Shared>,
-    listeners: Vec<JoinHandle<()>>,
+    listeners: Vec<(SocketAddrV4, JoinHandle<()>)>,
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.change(|faults| (faults.over, faults.number) = (true, u64::MAX));
-        for listener in self.listeners.drain(..) {
+        for (face, listener) in self.listeners.drain(..) {
+            // It looks whether it is over when somebody comes.
+            let _ = TcpStream::connect(face);
             let _ = listener.join();
         }
     }
@@ -70,9 +72,8 @@ impl Proxy {
         let shared = Arc::new(Shared::default());
         let listen = |node: usize| {
             let listener = TcpListener::bind(faces[node]).expect("a proxy");
-            listener.set_nonblocking(true).expect("set");
             let (shared, target) = (Arc::clone(&shared), nodes[node]);
-            std::thread::spawn(move || accept(&listener, target, node, &shared))
+            (faces[node], std::thread::spawn(move || accept(&listener, target, node, &shared)))
         };
         let listeners = vec![listen(0), listen(1)];
         Self { shared, listeners }
@@ -128,21 +129,15 @@ impl Proxy {
 }
 
 fn accept(listener: &TcpListener, target: SocketAddrV4, node: usize, shared: &Arc<Shared>) {
-    loop {
+    for from in listener.incoming() {
         if shared.lock().over {
             return;
         }
-        match listener.accept() {
-            Ok((from, _)) => connect(&from, target, node, shared),
-            // So that the end of the test is seen: a blocking accept would not return for it.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOOK_EVERY),
-            Err(error) => panic!("the proxy cannot accept: {error}"),
-        }
+        connect(&from.expect("the proxy accepts"), target, node, shared);
     }
 }
 
 fn connect(from: &TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Shared>) {
-    from.set_nonblocking(false).expect("set");
     let _ = SockRef::from(from).set_linger(Some(Duration::ZERO));
     let (number, refusing) = {
         let faults = shared.lock();

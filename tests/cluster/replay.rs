@@ -4,12 +4,12 @@
 
 use twinblk::format::superblock::{self, DataState};
 
-use crate::files::{Bound, FileLedger, Work, lay_out};
+use crate::files::{Bound, FileLedger, Work};
 use crate::load::Random;
 use crate::lossy_disk::LossyDisk;
 use crate::medium::{DiskLog, Event, Image};
 use crate::mounted::{EXT4, FileSystem, Mounted, XFS};
-use crate::power::{from_environment, lossy_pair};
+use crate::power::{from_environment, mounted_pair};
 use crate::stage::{Cluster, tool};
 
 /// What a file system did on the primary, as it reached the secondary's disk. The disks end after
@@ -34,12 +34,7 @@ struct Point {
 impl Recording {
     /// Begins in sync, with a file system that was just made.
     fn take(protocol: &'static str, system: FileSystem, seed: u64) -> Self {
-        let (disks, wish) = lossy_pair(protocol, system.mebibytes);
-        let cluster = Cluster::in_sync(wish);
-        let mut mounted = Mounted::attach(&cluster, 0);
-        system.make(&mounted);
-        mounted.mount();
-        lay_out(&mounted.mount);
+        let (disks, cluster, mounted) = mounted_pair(protocol, system);
         let rest = || cluster.wait(0, "rest", |seen| seen.peers[0].unstable_writes == 0);
         rest();
         disks[1].record();

@@ -28,20 +28,27 @@ fn was_copied_whole(w: &mut World, node: usize) {
     w.equal();
 }
 
+/// Both began with one preset generation, and the primary has written since; with the peer's disk of
+/// the first day.
+fn served_since_day0() -> (World, Medium) {
+    let mut w = World::new(Setup::default());
+    w.both_empty();
+    stop(&mut w, BRAVO);
+    let day0 = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.settle();
+    w.must(ALPHA, PROMOTE);
+    w.wrote(ALPHA, 5, 40, 1);
+    (w, day0)
+}
+
 /// day0-uuid-diskful-primary (and -three-node): both disks begin with one preset generation, the
 /// primary writes, the peer's machine is given its disk of the first day again: twice, the second
 /// time after it had missed writes. G13, G14: the same id is not the same data.
 #[test]
 fn day0_uuid_diskful_primary() {
     for missed in [false, true] {
-        let mut w = World::new(Setup::default());
-        w.both_empty();
-        stop(&mut w, BRAVO);
-        let day0 = w.nodes[BRAVO].medium.clone();
-        w.restart(BRAVO);
-        w.settle();
-        w.must(ALPHA, PROMOTE);
-        w.wrote(ALPHA, 5, 40, 1);
+        let (mut w, day0) = served_since_day0();
         for round in 0..2 {
             w.settle();
             stop(&mut w, BRAVO);
@@ -59,14 +66,7 @@ fn day0_uuid_diskful_primary() {
 /// known, so neither is overwritten, and the words name what to do. G14, G18.
 #[test]
 fn day0_uuid_without_a_primary() {
-    let mut w = World::new(Setup::default());
-    w.both_empty();
-    stop(&mut w, BRAVO);
-    let day0 = w.nodes[BRAVO].medium.clone();
-    w.restart(BRAVO);
-    w.settle();
-    w.must(ALPHA, PROMOTE);
-    w.wrote(ALPHA, 5, 40, 1);
+    let (mut w, day0) = served_since_day0();
     w.must(ALPHA, Command::Demote);
     stop(&mut w, BRAVO);
     returns_with(&mut w, BRAVO, day0);

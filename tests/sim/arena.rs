@@ -12,7 +12,7 @@ use crate::checker::oracle::Violation;
 use crate::client::{Client, Habits};
 use crate::clockwork::{Event, LifeId, Trace};
 use crate::disk::Lies;
-use crate::faults::{Kind, Plan, mend_links, skew};
+use crate::faults::{Blow, Kind, Plan, mend_links, name, skew};
 use crate::image::Image;
 use crate::node::{Ask, Life, Maker};
 use crate::operator::{Operator, is_lost, is_whole, mend};
@@ -53,7 +53,7 @@ pub(crate) enum Step {
     Whim,
     Mend,
     Fault,
-    Strike(Kind, usize, u32),
+    Strike(Blow, u32),
     Over(Kind, usize),
     Judge,
     Snapshot,
@@ -168,6 +168,10 @@ impl Arena {
         world.clockwork.note(format_args!("{plan:?} {habits:?}"));
         let skewed =
             (options.only.is_empty() || options.only.contains(&Kind::Clock)) && random.percent(50);
+        let mut tally = Tally::default();
+        if skewed {
+            tally.add(What::Fault, name(Kind::Clock).to_owned());
+        }
         let mut nodes = Vec::new();
         for number in 0..2 {
             if skewed {
@@ -215,7 +219,7 @@ impl Arena {
             given_up: false,
             conceded: false,
             violation: None,
-            tally: Tally::default(),
+            tally,
             inputs: 0,
             swapped: false,
             snapshots: [None, None],
@@ -306,7 +310,7 @@ impl Arena {
             Step::Whim => self.whim(),
             Step::Mend => self.mend(),
             Step::Fault => self.fault(),
-            Step::Strike(kind, node, tries) => self.strike(kind, node, tries),
+            Step::Strike(blow, tries) => self.strike(blow, tries),
             Step::Over(kind, node) => self.fault_over(kind, node),
             Step::Judge => self.judge_step(),
             Step::Snapshot => self.snapshot(),

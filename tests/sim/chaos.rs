@@ -3,13 +3,11 @@
 
 use std::rc::Rc;
 
-use crate::arena::{Arena, Phase, Step};
 use twinblk::format::frame::{DiskState, Role};
-use twinblk::replica::event::{Command, Replication, Status};
+use twinblk::replica::event::Command;
 
-use crate::clockwork::LifeId;
-use crate::faults::{Kind, mend_links, name, spoil_disk, spoil_link};
-use crate::image::Image;
+use crate::arena::{Arena, Phase, Step};
+use crate::faults::{Blow, Kind, mend_links, name, spoil_disk, spoil_link};
 use crate::node::Place;
 use crate::tally::What;
 
@@ -29,14 +27,15 @@ impl Arena {
         self.faults += u64::from(kind != Kind::None);
         let tries = if self.random.percent(70) { STRIKE_TRIES } else { 0 };
         if !self.options.without.contains(&self.faults) {
-            self.strike(kind, node, tries);
+            self.strike(Blow { number: self.faults, kind, node }, tries);
         }
         let pause = self.random.around(self.plan.pause);
         self.after(pause, Step::Fault);
     }
 
     /// Does its harm, preferably while the node's disk is at work.
-    pub(crate) fn strike(&mut self, kind: Kind, node: usize, tries: u32) {
+    pub(crate) fn strike(&mut self, blow: Blow, tries: u32) {
+        let Blow { number, kind, node } = blow;
         if self.phase != Phase::Chaos {
             return;
         }
@@ -44,7 +43,7 @@ impl Arena {
         let at_work = self.world.borrow().disks[self.nodes[node].disk].in_flight();
         if deadly && at_work == 0 && tries > 0 {
             let pause = self.random.around(100_000);
-            return self.after(pause, Step::Strike(kind, node, tries - 1));
+            return self.after(pause, Step::Strike(blow, tries - 1));
         }
         let longer = if kind == Kind::StopLong { STOP_LONG } else { 0 };
         let waits = match kind {
@@ -54,32 +53,37 @@ impl Arena {
         };
         if waits && tries > 0 {
             let pause = self.random.around(10_000_000);
-            return self.after(pause, Step::Strike(kind, node, tries - 1));
+            return self.after(pause, Step::Strike(blow, tries - 1));
         }
         let span = self.random.around(self.plan.span) + longer;
-        let number = self.faults;
         self.note(format_args!("fault {number} {kind:?} at {node} for {span}"));
         if kind != Kind::None {
-            self.tally.add(What::Fault, name(kind).to_owned());
             self.judge_copies();
-            self.harm(kind, node);
+            if self.harm(kind, node) {
+                self.tally.add(What::Fault, name(kind).to_owned());
+            }
             self.after(span, Step::Over(kind, node));
         }
     }
 
-    fn harm(&mut self, kind: Kind, node: usize) {
+    /// Whether anything was hit: who is down already cannot be killed.
+    fn harm(&mut self, kind: Kind, node: usize) -> bool {
         let world = Rc::clone(&self.world);
         match kind {
-            Kind::None | Kind::Clock | Kind::Operator => {}
-            Kind::Kill => self.kill(node),
-            Kind::KillBoth => (0..2).for_each(|node| self.kill(node)),
-            Kind::Crash => self.light_fuse(node),
-            Kind::Power => self.cut_power(node),
-            Kind::PowerBoth => (0..2).for_each(|node| self.cut_power(node)),
+            Kind::None | Kind::Clock | Kind::Operator => return false,
+            Kind::Kill => return self.kill(node),
+            Kind::KillBoth => return self.kill(0) & self.kill(1),
+            Kind::Crash => return self.light_fuse(node),
+            Kind::Power => return self.cut_power(node),
+            Kind::PowerBoth => return self.cut_power(0) & self.cut_power(1),
+            Kind::DiskWiped => return self.wipe(node),
+            Kind::DiskRestored => return self.restore(node),
+            Kind::DisksSwapped => return self.swap_disks(),
             Kind::Stop | Kind::StopLong => {
-                if let Some((life, _)) = &self.nodes[node].life {
-                    world.borrow_mut().set_stopped(*life, true);
-                }
+                let Some((life, _)) = &self.nodes[node].life else {
+                    return false;
+                };
+                world.borrow_mut().set_stopped(*life, true);
             }
             Kind::Reset => {
                 let world = &mut *world.borrow_mut();
@@ -94,9 +98,6 @@ impl Arena {
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 spoil_link(&mut world.borrow_mut(), kind);
             }
-            Kind::DiskWiped => self.wipe(node),
-            Kind::DiskRestored => self.restore(node),
-            Kind::DisksSwapped => self.swap_disks(),
             Kind::ClockJump => {
                 let span = 1 << self.random.between(28, 38);
                 world.borrow_mut().jump_clock(node, span);
@@ -106,6 +107,7 @@ impl Arena {
                 spoil_disk(&mut world.borrow_mut(), self.nodes[node].disk, kind);
             }
         }
+        true
     }
 
     pub(crate) fn fault_over(&mut self, kind: Kind, node: usize) {
@@ -148,107 +150,17 @@ impl Arena {
     }
 
     /// The life dies in the midst of what a turn does.
-    fn light_fuse(&mut self, node: usize) {
+    fn light_fuse(&mut self, node: usize) -> bool {
         let operations = u32::try_from(1 + self.random.below(6)).expect("small");
-        if let Some((life, _)) = &self.nodes[node].life {
-            self.world.borrow_mut().set_fuse(*life, operations);
-        }
-    }
-
-    /// Only a copy that is surely held elsewhere is taken away.
-    fn is_spare(&self, node: usize) -> bool {
-        let other = 1 - node;
-        !self.swapped && self.copies.is_serving(other) && self.copies.has_another(node)
-    }
-
-    /// The disk is exchanged for a new one, which `create` lays out.
-    fn wipe(&mut self, node: usize) {
-        if !self.is_spare(node) {
-            return;
-        }
-        self.cut_power(node);
-        self.tally.add(What::Fault, "disk-wiped, in fact".to_owned());
-        self.maker.create(&mut self.world.borrow_mut(), node, self.nodes[node].disk);
-        self.nodes[node].copied_from = None;
-        self.nodes[node].half = true;
-        self.snapshots[node] = None;
-        self.copies.wiped(node);
-    }
-
-    /// Keeps what a disk holds, to bring it back later.
-    pub(crate) fn snapshot(&mut self) {
-        if self.phase != Phase::Chaos || self.swapped {
-            return;
-        }
-        let node = self.random.index(2);
-        let marked = |status: &Status| status.disk > DiskState::Inconsistent;
-        let whole = self.nodes[node].status.as_ref().is_some_and(marked);
-        if whole && !self.copies.is_mixed(node) {
-            let image = self.world.borrow().disks[self.nodes[node].disk].durable().clone();
-            self.note(format_args!("snapshot of the disk of {node}"));
-            let life = self.nodes[node].life.as_ref().expect("it has a status").0;
-            self.snapshots[node] = Some((life, image));
-            self.copies.keeps(node);
-        }
-        let pause = self.random.around(1 << 33);
-        self.after(pause, Step::Snapshot);
-    }
-
-    /// The last snapshot is of an earlier run than that in which the nodes last met: a younger one cannot be told
-    /// from what was there (G14).
-    fn is_restorable(&self, node: usize) -> bool {
-        let meets = |status: &Status| status.peers[0].replication == Replication::Established;
-        let met = self.nodes[node].status.as_ref().is_some_and(meets);
         let life = self.nodes[node].life.as_ref().map(|(life, _)| *life);
-        let older = |(of, _): &(LifeId, Image)| life.is_some_and(|life| life != *of);
-        met && self.is_spare(node) && self.snapshots[node].as_ref().is_some_and(older)
+        life.inspect(|life| self.world.borrow_mut().set_fuse(*life, operations)).is_some()
     }
 
-    /// The disk is as it was at the last snapshot.
-    fn restore(&mut self, node: usize) {
-        if !self.is_restorable(node) {
-            return;
-        }
-        let (_, image) = self.snapshots[node].take().expect("just seen");
-        self.cut_power(node);
-        self.tally.add(What::Fault, "disk-restored, in fact".to_owned());
-        self.note(format_args!("the disk of {node} is restored"));
-        self.world.borrow_mut().disks[self.nodes[node].disk].replace(image);
-        self.nodes[node].copied_from = None;
-        self.nodes[node].half = false;
-        self.nodes[node].restored = true;
-        self.copies.restored(node);
-    }
-
-    /// Each node gets the other's disk.
-    fn swap_disks(&mut self) {
-        if self.swapped {
-            return;
-        }
-        (0..2).for_each(|node| self.cut_power(node));
-        self.exchange();
-        (0..2).for_each(|node| self.recover(node));
-    }
-
-    /// And its own again.
-    pub(crate) fn swap_back(&mut self) {
-        if !self.swapped {
-            return;
-        }
-        (0..2).for_each(|node| self.cut_power(node));
-        self.exchange();
-        (0..2).for_each(|node| self.recover(node));
-    }
-
-    fn exchange(&mut self) {
-        let disk = self.nodes[0].disk;
-        self.nodes[0].disk = std::mem::replace(&mut self.nodes[1].disk, disk);
-        self.swapped = !self.swapped;
-        self.note(format_args!("the disks are swapped: {}", self.swapped));
-    }
-
-    pub(crate) fn kill(&mut self, node: usize) {
-        if let Some((life, daemon)) = self.nodes[node].life.take() {
+    /// Whether there was one to kill.
+    pub(crate) fn kill(&mut self, node: usize) -> bool {
+        let life = self.nodes[node].life.take();
+        let lived = life.is_some();
+        if let Some((life, daemon)) = life {
             self.lose_clients(node);
             self.copies.killed(node);
             self.forgets_news(node);
@@ -256,18 +168,22 @@ impl Arena {
             drop(daemon);
         }
         self.forget_status(node);
+        lived
     }
 
-    fn cut_power(&mut self, node: usize) {
+    /// Whether there was any.
+    pub(crate) fn cut_power(&mut self, node: usize) -> bool {
         self.lose_clients(node);
         self.copies.lost_power(node);
         self.forgets_news(node);
         let disk = self.nodes[node].disk;
-        if self.world.borrow().hosts[node].powered {
+        let powered = self.world.borrow().hosts[node].powered;
+        if powered {
             self.world.borrow_mut().cut_power(node, &[disk]);
         }
         self.nodes[node].life = None;
         self.forget_status(node);
+        powered
     }
 
     fn forget_status(&mut self, node: usize) {

@@ -77,6 +77,14 @@ pub(crate) enum Kind {
     Operator,
 }
 
+/// One fault: its number in the world, and whom it hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blow {
+    pub(crate) number: u64,
+    pub(crate) kind: Kind,
+    pub(crate) node: usize,
+}
+
 /// How often what goes wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {

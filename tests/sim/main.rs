@@ -18,6 +18,7 @@ mod checker;
 mod client;
 mod clockwork;
 mod disk;
+mod exchange;
 mod faults;
 mod image;
 mod link;

@@ -177,7 +177,9 @@ pub(crate) fn play(run: &Run) -> bool {
     let (worlds, bad) = (of(&sums.worlds), of(&sums.bad));
     let seconds = begin.elapsed().as_secs_f64();
     let tally = sums.tally.lock().expect("the threads have ended");
-    print!("{}", tally.show());
+    if run.system == System::Product {
+        print!("{}", tally.show());
+    }
     println!(
         "{worlds} worlds, {} events (inputs handled by a core), {} happenings, {} requests, {} faults: \
          {bad} violations; {:.0} worlds and {:.0} events a minute",

@@ -275,7 +275,6 @@ impl Toy {
                 if length == 0 {
                     self.hang_up();
                 } else if !self.wire.leaving {
-                    self.wire.heard = self.ring.now();
                     self.take_frames();
                 }
             }
@@ -300,7 +299,11 @@ impl Toy {
             let body = take(&mut self.wire.incoming, length);
             let good = u64::from_le_bytes(head[4..].try_into().expect("eight")) == sum(&body);
             match Frame::decode(&body).filter(|_| good) {
-                Some(frame) => self.on_frame(frame),
+                Some(frame) => {
+                    // Whole: where a length was damaged, bytes go on coming and mean nothing.
+                    self.wire.heard = self.ring.now();
+                    self.on_frame(frame);
+                }
                 None => self.hang_up(),
             }
         }
