@@ -119,9 +119,9 @@ impl Replica {
     fn flush_hold(&self) -> bool {
         let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
         let suspended = !self.goes_on_alone() && alone;
-        // A generation that began now, the peer has not been told of.
-        let told = self.peers.iter().any(|peer| peer.unflushed && peer.negotiates());
-        self.freezing.is_some() || !self.has_current_data() || suspended || told
+        // The peer has told its state and heard ours: of a generation that began now it would never hear.
+        let compared = self.peers.iter().any(|peer| peer.unflushed && peer.negotiates());
+        self.freezing.is_some() || !self.has_current_data() || suspended || compared
     }
 
     /// A FUA write was answered: later writes must not start on a peer before it is stable there.
