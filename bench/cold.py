@@ -10,10 +10,11 @@ from processes import run
 from report import number
 
 MIB = 1 << 20
-# Blocks are written at these distances only, so that a device with many extents needs little space.
-STRIDE_BYTES = MIB
 DEVICE_BYTES = 64 << 30
 EXTENT_BYTES = 4 * MIB
+# One block of each extent is written: a device with many extents needs little space, and a file system that
+# discards what is deleted is not busy for minutes with it.
+STRIDE_BYTES = EXTENT_BYTES
 # All extents of the device (the most a log can hold), and the default: one write in thirteen meets a hot one.
 LOG_EXTENTS = {"hot": 16384, "cold": 1237}
 COLD_SHARE = 1 - LOG_EXTENTS["cold"] * EXTENT_BYTES / DEVICE_BYTES

@@ -77,7 +77,8 @@ pub struct PeerState {
     pub epoch: Epoch,
     /// Boot of the sender's host.
     pub boot: BootId,
-    /// The sender's host has booted since the store last ran (its unsynced writes may be gone).
+    /// What the sender acknowledged may be gone since the copies were last equal: its host has booted,
+    /// its disk failed, or, under B, its process ended with writes in memory.
     pub rebooted: bool,
     /// The sender was primary when its last life ended, or is now.
     pub was_primary: bool,

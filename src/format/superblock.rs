@@ -103,7 +103,7 @@ pub struct Superblock {
     pub parted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
-    /// The present (or last) life of the store.
+    /// The present (or last) life of the store; 0 if it ended with nothing left in memory.
     pub run: RunId,
     /// The boot of the host in which that life began.
     pub boot: BootId,

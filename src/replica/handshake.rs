@@ -50,7 +50,7 @@ impl Replica {
             data: superblock.data,
             epoch: superblock.epoch,
             boot: superblock.boot,
-            rebooted: superblock.rebooted,
+            rebooted: superblock.rebooted || self.forgot_what_it_received(),
             was_primary: superblock.former_primary || self.role == Role::Primary,
             discard_my_data: self.peers[peer].discard_my_data,
             lineage: superblock.lineage.clone(),
@@ -58,6 +58,12 @@ impl Replica {
             slot: superblock.slots[peer],
             marked_blocks: self.maps.get(peer).map_or(0, super::dirty_map::DirtyMap::marked),
         }
+    }
+
+    /// Under B the peer acknowledges what it has in memory, and a new process of it has not.
+    fn forgot_what_it_received(&self) -> bool {
+        let served = self.superblock.former_primary || self.role == Role::Primary;
+        self.options.protocol == Protocol::B && self.restarted && !served
     }
 
     pub(super) fn on_state(&mut self, peer: usize, state: Box<PeerState>) {
@@ -419,6 +425,7 @@ impl Replica {
             && superblock.data == DataState::Consistent;
         superblock.former_primary = false;
         superblock.rebooted = false;
+        self.restarted = false;
         superblock.parted = false;
         superblock.data = DataState::Consistent;
         superblock.sync_target = None;
@@ -493,11 +500,20 @@ impl Replica {
         if self.peers[peer].session != Some(session) {
             return self.check_settled(peer);
         }
-        let Some(source) = &self.peers[peer].source else {
-            return;
-        };
-        let token = source.token();
-        self.send(peer, Frame::SyncStart { token });
+        if self.role == Role::Secondary && self.has_open_disk() {
+            // Under B the peer made stable what was flushed, and this node has it in memory: it gives up
+            // nothing before all is stable here. A primary's flushes were its own.
+            return self.sync_source(peer, session);
+        }
+        self.start_source(peer);
+    }
+
+    /// Asks the peer to give its copy up for this one.
+    pub(super) fn start_source(&mut self, peer: usize) {
+        if let Some(source) = &self.peers[peer].source {
+            let token = source.token();
+            self.send(peer, Frame::SyncStart { token });
+        }
     }
 
     pub(super) fn all_marks_saved(&mut self, peer: usize) {

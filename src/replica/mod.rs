@@ -117,6 +117,8 @@ pub struct Replica {
     disk_reason: String,
     /// The disk was let go for a reason after which it may lack what was not flushed.
     let_go_unsafe: bool,
+    /// This process is younger than the last meeting at which the copies were equal.
+    restarted: bool,
     opening_for: Option<CommandId>,
     freezing: Option<Freeze>,
     /// The generation a primary serves while its own disk is no current copy.
@@ -195,6 +197,7 @@ impl Replica {
             disk_phase: DiskPhase::Absent,
             disk_reason: String::new(),
             let_go_unsafe: false,
+            restarted: false,
             opening_for: None,
             freezing: None,
             served: None,

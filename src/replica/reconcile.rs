@@ -349,12 +349,13 @@ fn copy(state: &PeerState) -> Replica {
 }
 
 /// Between copies of one generation that may differ: the source is the one of the higher epoch;
-/// under C the one whose host kept its power; then the former primary; then the lower node id.
+/// under C and B the one that has all it acknowledged; then the former primary; then the lower node
+/// id. Under A only the former primary is sure to have what was flushed.
 fn outranks(mine: &PeerState, theirs: &PeerState) -> bool {
     if mine.epoch != theirs.epoch {
         return mine.epoch > theirs.epoch;
     }
-    if mine.protocol == Protocol::C && mine.rebooted != theirs.rebooted {
+    if mine.protocol != Protocol::A && mine.rebooted != theirs.rebooted {
         return theirs.rebooted;
     }
     if mine.was_primary != theirs.was_primary {

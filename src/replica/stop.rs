@@ -8,7 +8,7 @@ use super::event::{CommandId, Output};
 use super::persist::{After, AfterPages, PagesJob};
 use crate::format::frame::{ByeReason, Frame, Role};
 use crate::limits::GOODBYE_DELAY;
-use crate::units::{Nanos, Sequence, Session};
+use crate::units::{Nanos, RunId, Sequence, Session};
 
 /// A stop on its way.
 #[derive(Debug)]
@@ -125,6 +125,7 @@ impl Replica {
     pub(super) fn marks_saved_for_stop(&mut self) {
         // All is marked or stable, so nothing of the log counts.
         self.superblock.log_live = false;
+        self.superblock.run = RunId(0);
         self.save(After::Stopped);
     }
 

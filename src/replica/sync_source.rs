@@ -98,8 +98,7 @@ impl Replica {
         self.superblock.parted = false;
         self.save(super::persist::After::SourceToken { peer, session });
         if self.has_open_disk() {
-            let io = self.start_io(IoPurpose::SourceSync { peer, session });
-            self.emit(Output::Sync { io });
+            self.sync_source(peer, session);
         }
         self.tell_pause(peer);
         self.resend_owed(peer);
@@ -116,14 +115,23 @@ impl Replica {
         self.feed_resync(peer);
     }
 
+    pub(super) fn sync_source(&mut self, peer: usize, session: crate::units::Session) {
+        let io = self.start_io(IoPurpose::SourceSync { peer, session });
+        self.emit(Output::Sync { io });
+    }
+
     /// What this node wrote before, perhaps in a former life of the process, survives a power cut.
     pub(super) fn source_synced(&mut self, peer: usize, session: crate::units::Session, ok: bool) {
         if !ok {
             return self.fail_disk(DiskLoss::Flush);
         }
-        if self.peers[peer].session == Some(session)
-            && let Some(source) = &mut self.peers[peer].source
-        {
+        if self.peers[peer].session != Some(session) {
+            return;
+        }
+        if self.peers[peer].phase == Phase::SourceWaits {
+            return self.start_source(peer);
+        }
+        if let Some(source) = &mut self.peers[peer].source {
             source.stable = true;
             self.feed_resync(peer);
         }
@@ -420,6 +428,7 @@ impl Replica {
         slot.all_marked = false;
         self.superblock.former_primary = false;
         self.superblock.rebooted = false;
+        self.restarted = false;
         let secondary = self.role == Role::Secondary && self.promoting.is_none();
         if secondary && !self.peers.iter().any(|peer| peer.needs_marks_here) {
             // What was written here for a peer without a disk is there now, and stable here.

@@ -328,9 +328,9 @@ impl Copies {
         // One that began before may have reached this copy, whenever it was acknowledged.
         let newest = self.checker(node).newest_acknowledged();
         let behind = !copy.current && newest > copy.complete_at && better;
-        // Under A and B the former primary is the one to go by, after a power cut too: to its clients
-        // that is a disk that lost what was not flushed.
-        let first = self.protocol != Protocol::C && copy.firsthand;
+        // Under A the former primary is the one to go by, after a power cut too: to its clients that is
+        // a disk that lost what was not flushed.
+        let first = self.protocol == Protocol::A && copy.firsthand;
         let forgot = copy.lost_memory && elsewhere && !first;
         if !forced && (behind || forgot) {
             let what = if behind { "later writes" } else { "what it had not made stable" };

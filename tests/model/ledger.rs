@@ -103,11 +103,6 @@ impl Ledger {
         self.change(|_, _, write| write.holders &= 1 << member);
     }
 
-    /// Nobody who may have it is sure to be asked for it.
-    pub(crate) fn forget_holders(&mut self) {
-        self.change(|_, _, write| write.holders = 0);
-    }
-
     /// Both are members, and have what both show.
     pub(crate) fn together(&mut self, nodes: &[Node; 2]) {
         self.change(|all, number, write| {

@@ -167,8 +167,9 @@ fn every_planted_bug_breaks_a_property() {
         (Plant::GrantBeforeStart, Protocol::A, small),
         (Plant::GrantBeforeStart, Protocol::C, plain([1, 1, 2, 0, 1])),
         (Plant::FlushWhileMeeting, Protocol::C, two),
-        // No bug: what decision 3 of the design costs under B, if it is judged by G2.
         (Plant::FormerPrimaryFirst, Protocol::B, small),
+        (Plant::RestartUntold, Protocol::B, plain([1, 1, 2, 0, 1])),
+        (Plant::StartBeforeSync, Protocol::B, plain([1, 1, 2, 1, 1])),
     ];
     let mut missed = Vec::new();
     for (plant, protocol, left) in cases {

@@ -4,7 +4,7 @@
 use crate::ledger::Ledger;
 use crate::rules::{Plant, Rules, Watch};
 use crate::state::{Node, Phase, State, Worth};
-use twinblk::format::frame::{DiskState, PeerState, Role};
+use twinblk::format::frame::{DiskState, PeerState, Protocol, Role};
 use twinblk::format::lineage::Relation;
 use twinblk::format::superblock::{Bond, DataState, PeerSlot, SyncTarget};
 use twinblk::replica::reconcile::{Extent, Reason, Verdict, reconcile};
@@ -44,6 +44,17 @@ impl Rules {
         }
     }
 
+    /// What it acknowledged may be gone, as it tells its peer; `Replica::forgot_what_it_received`.
+    fn may_lack(&self, node: &Node) -> bool {
+        let record = &node.record;
+        if self.protocol != Protocol::B {
+            return record.rebooted;
+        }
+        let served = record.former_primary || node.primary;
+        let forgot = node.restarted && !served && !self.has(Plant::RestartUntold);
+        forgot || (record.rebooted && !self.has(Plant::FormerPrimaryFirst))
+    }
+
     /// `Replica::own_state`.
     pub(crate) fn told(&self, s: &State, n: u8, discard: Option<u8>) -> PeerState {
         let node = &s.nodes[usize::from(n)];
@@ -73,7 +84,7 @@ impl Rules {
             data: node.data(),
             epoch: Epoch(record.epoch.into()),
             boot: BootId(0),
-            rebooted: record.rebooted,
+            rebooted: self.may_lack(node),
             was_primary: record.former_primary || node.primary,
             discard_my_data: discard == Some(n),
             lineage: s.lineage(record.lineage),
@@ -162,7 +173,7 @@ impl Rules {
     }
 
     /// `Replica::confirm_bond`, `confirmed_bond_saved`.
-    pub(crate) fn confirm(s: &mut State, n: u8, watch: &mut Watch) -> bool {
+    pub(crate) fn confirm(&self, s: &mut State, n: u8, watch: &mut Watch) -> bool {
         let heard = s.nodes[1 - usize::from(n)].phase != Phase::Meeting;
         let (alive, session) = (s.is_alive(), s.session);
         let fresh = s.fresh_token();
@@ -182,6 +193,12 @@ impl Rules {
                 node.token = if goes_on { kept } else { fresh };
                 node.lifted = node.record.data.0 == DataState::Outdated;
                 node.start_sent = extent == Extent::Marks;
+                // A flush that the peer had no part in shows only where nothing else makes it stable.
+                let bare = self.has(Plant::StartBeforeSync) || self.has(Plant::FlushHereOnly);
+                if !node.primary && !bare {
+                    // `Replica::sync_source`, before it starts.
+                    node.sync();
+                }
             }
             Some(Verdict::Target(_)) => node.phase = Phase::TargetWaits,
             Some(Verdict::AwaitInit) => node.phase = Phase::Idle,
@@ -200,6 +217,7 @@ impl Rules {
         let record = &mut node.record;
         (record.base, record.sync_token, record.all_marked) = (None, 0, false);
         (record.withdrawn, record.former_primary, record.rebooted) = (false, false, false);
+        node.restarted = false;
         (record.parted, record.sync_target) = (false, None);
         record.data = Worth(DataState::Consistent);
         self.establish(s, n);

@@ -192,6 +192,7 @@ impl Rules {
         record.data = Worth(DataState::Consistent);
         (record.sync_target, record.base, record.sync_token) = (None, None, 0);
         (record.former_primary, record.rebooted, record.parted) = (false, false, false);
+        node.restarted = false;
         (record.all_marked, record.withdrawn) = (false, false);
         self.establish(s, n);
         true
@@ -210,6 +211,7 @@ impl Rules {
         let record = &mut node.record;
         (record.base, record.sync_token, record.all_marked) = (None, 0, false);
         (record.former_primary, record.rebooted) = (false, false);
+        node.restarted = false;
         if !node.primary && node.promoting.is_none() {
             record.log_live = false;
         }

@@ -31,7 +31,10 @@ impl Rules {
         s.left.crashes -= 1;
         self.down(s, n);
         let node = s.nodes[usize::from(n)];
-        s.ledger.down(n, &node, false);
+        // Clause: rule 5 of the arbitration. Under B a peer acknowledges out of its memory, so one whose
+        // process ended is not sure to have it.
+        let served = node.record.primary || node.record.former_primary;
+        s.ledger.down(n, &node, self.protocol == Protocol::B && !served);
         self.start(s, n, false);
         true
     }
@@ -50,12 +53,6 @@ impl Rules {
         node.sync();
         let node = s.nodes[usize::from(n)];
         s.ledger.down(n, &node, true);
-        let former = node.record.primary || node.record.former_primary;
-        if self.protocol == Protocol::B && former && !self.has(Plant::FormerPrimaryFirst) {
-            // Clause: decision 3 of the design. Under B the former primary is the source of what is
-            // marked, whatever it lost; its peer may have had the rest in memory alone.
-            s.ledger.forget_holders();
-        }
         self.start(s, n, true);
         true
     }
@@ -89,6 +86,7 @@ impl Rules {
         (record.pages, record.all_marked) = (marks, false);
         (record.primary, record.log_live, record.hot) = (false, false, 0);
         node.map = marks;
+        node.restarted = true;
         // The store makes stable what it finds.
         node.sync();
     }
@@ -105,8 +103,11 @@ impl Rules {
         node.sync();
         node.record.pages = node.map;
         node.record.log_live = false;
+        let restarted = node.restarted;
         self.down(s, n);
         self.start(s, n, false);
+        // `Replica::marks_saved_for_stop`: the record says that nothing was left in memory.
+        s.nodes[usize::from(n)].restarted = restarted;
         true
     }
 
@@ -306,6 +307,7 @@ impl Rules {
             map: kept.map,
             lifted: kept.lifted,
             unflushed: kept.unflushed,
+            restarted: kept.restarted,
             owes_generation: kept.owes_generation,
             piece: kept.piece,
             promoting: kept.promoting.filter(|_| kept.phase == Phase::Down),

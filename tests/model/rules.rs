@@ -34,9 +34,12 @@ pub(crate) enum Plant {
     /// The target of a resync grants a promotion before it takes in that the resync begins: then the
     /// two epochs, or two former primaries of one epoch, decide between copies that are both whole.
     GrantBeforeStart,
-    /// Nothing in the nodes: under B it is held against them that the former primary is the source
-    /// although its host has booted and the peer's has not.
+    /// Under B the former primary is the source although its host has booted and the peer's has not.
     FormerPrimaryFirst,
+    /// Under B a peer whose process ended does not say so.
+    RestartUntold,
+    /// The target gives up its copy before that of the source is stable.
+    StartBeforeSync,
     /// A flush begins a generation while the nodes negotiate (the model found this one).
     FlushWhileMeeting,
     /// An extent cools before the page with its mark is saved.
@@ -198,7 +201,7 @@ impl Rules {
             Step::Barrier => self.barrier(s),
             Step::Meet(discard) => self.meet(s, discard, watch),
             Step::Note(n) => Self::note(s, n),
-            Step::Confirm(n) => Self::confirm(s, n, watch),
+            Step::Confirm(n) => self.confirm(s, n, watch),
             Step::Equal(n) => self.equal(s, n),
             Step::Learn(n) => self.learn(s, n),
             Step::HearBye(n) => self.hear_bye(s, n),

@@ -127,6 +127,8 @@ pub(crate) struct Node {
     /// Memory says Consistent where the record still says Outdated.
     pub(crate) lifted: bool,
     pub(crate) unflushed: bool,
+    /// The process is younger than the last meeting at which the copies were equal.
+    pub(crate) restarted: bool,
     /// A generation is begun in memory and not yet durable.
     pub(crate) owes_generation: bool,
     pub(crate) piece: Option<Piece>,
@@ -155,6 +157,7 @@ impl Node {
             adopting: 0,
             lifted: false,
             unflushed: false,
+            restarted: false,
             owes_generation: false,
             piece: None,
             promoting: None,

@@ -691,7 +691,7 @@ fn a_disk_that_fails_while_its_log_is_mended_is_let_go_of() {
 }
 
 #[test]
-fn the_source_after_a_crash_is_who_kept_the_power_under_c() {
+fn the_source_after_a_crash_is_who_kept_the_power_unless_the_peer_may_be_behind() {
     for protocol in [Protocol::A, Protocol::B, Protocol::C] {
         for power in [false, true] {
             let mut w = World::running(under(protocol));
@@ -710,11 +710,57 @@ fn the_source_after_a_crash_is_who_kept_the_power_under_c() {
             w.restart(ALPHA);
             w.settle();
             w.equal();
-            let lost = power && protocol != Protocol::C;
-            // Under A and B the former primary is source: what its host lost unflushed is gone.
-            w.holds(BRAVO, 5, 4, if lost { 0 } else { 1 });
-            let from = usize::from(power && protocol == Protocol::C);
+            // Under A the former primary is source: what its host lost unflushed is gone.
+            w.holds(BRAVO, 5, 4, if power && protocol == Protocol::A { 0 } else { 1 });
+            let from = usize::from(power && protocol != Protocol::A);
             assert!(w.sent.contains_key(&(from, "SyncStart")), "{protocol:?} {power}");
         }
     }
+}
+
+/// G2, G4: under B the peer acknowledges out of its memory. If its process ends as well, the disk of
+/// the former primary is the one that has what was flushed.
+#[test]
+fn under_b_a_peer_that_forgot_what_it_received_is_not_the_source() {
+    for peer_restarts in [false, true] {
+        let mut w = World::running(under(Protocol::B));
+        w.nodes[BRAVO].stalled.insert("store");
+        w.wrote(ALPHA, 5, 4, 1);
+        let flush = w.flush(ALPHA);
+        w.until("flushed", |w| w.done(ALPHA, flush));
+        w.wrote(ALPHA, 5, 4, 2);
+        w.nodes[ALPHA].medium.lose_unsynced();
+        w.power_cut(ALPHA);
+        if peer_restarts {
+            w.nodes[BRAVO].pending.clear();
+            w.crash(BRAVO);
+        }
+        w.nodes[BRAVO].stalled.clear();
+        if peer_restarts {
+            w.restart(BRAVO);
+        }
+        w.run_for(100);
+        w.restart(ALPHA);
+        w.settle();
+        w.equal();
+        w.holds(ALPHA, 5, 4, if peer_restarts { 1 } else { 2 });
+    }
+}
+
+/// G2: a peer that was stopped with nothing left in memory, for an upgrade say, has all that it
+/// acknowledged.
+#[test]
+fn under_b_a_peer_that_was_stopped_in_order_is_the_source_after_a_power_cut() {
+    let mut w = World::running(under(Protocol::B));
+    w.wrote(ALPHA, 5, 4, 1);
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.power_cut(ALPHA);
+    w.run_for(100);
+    w.must(BRAVO, Command::Stop);
+    w.crash(BRAVO);
+    w.restart(BRAVO);
+    w.restart(ALPHA);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 4, 1);
 }
