@@ -1,4 +1,4 @@
-//! Owns stories of two cores, told in virtual time: what happens, and what must hold at the end.
+//! Owns stories of two and three cores, told in virtual time: what happens, and what must hold at the end.
 //! Must never open a socket or a file, nor sleep.
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -26,5 +26,6 @@ mod medium;
 mod modelled;
 mod operators;
 mod stories;
+mod three;
 mod walk;
 mod world;

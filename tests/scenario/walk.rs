@@ -109,7 +109,7 @@ impl Judge {
     }
 
     /// The node is gone: what it was asked may have happened or not.
-    fn forget(&mut self, node: usize) {
+    pub fn forget(&mut self, node: usize) {
         let gone: Vec<_> = self.asked.keys().filter(|(n, _)| *n == node).copied().collect();
         for key in gone {
             if let Some(Asked::Write { start, count, stamp }) = self.asked.remove(&key) {
@@ -121,7 +121,7 @@ impl Judge {
     }
 
     /// Not flushed may be lost.
-    fn widen_to_flush(&mut self) {
+    pub fn widen_to_flush(&mut self) {
         for cell in self.cells.values_mut() {
             let more = cell.since_flush.clone();
             cell.now.extend(more);
@@ -136,14 +136,14 @@ impl Judge {
         }
     }
 
-    fn write(&mut self, w: &mut World, node: usize, start: u64, count: u64, stamp: u64) {
+    pub fn write(&mut self, w: &mut World, node: usize, start: u64, count: u64, stamp: u64) {
         self.began(start, count, stamp);
         let fua = w.dice.one_in(8);
         let id = w.write_as(node, start, count, stamp, fua);
         self.asked.insert((node, id), Asked::Write { start, count, stamp });
     }
 
-    fn zero(&mut self, w: &mut World, node: usize, start: u64, count: u64) {
+    pub fn zero(&mut self, w: &mut World, node: usize, start: u64, count: u64) {
         // A zero has no stamp of its own: the block may be 0 from here on.
         for block in start..start + count {
             self.began(block, 1, 0);
@@ -152,13 +152,13 @@ impl Judge {
         self.asked.insert((node, id), Asked::Write { start, count, stamp: 0 });
     }
 
-    fn flush(&mut self, w: &mut World, node: usize) {
+    pub fn flush(&mut self, w: &mut World, node: usize) {
         let at = self.cells.iter().map(|(block, cell)| (*block, cell.now.clone())).collect();
         let id = w.flush(node);
         self.asked.insert((node, id), Asked::Flush { at });
     }
 
-    fn read(&mut self, w: &mut World, node: usize, start: u64, count: u64) {
+    pub fn read(&mut self, w: &mut World, node: usize, start: u64, count: u64) {
         let before = (start..start + count).map(|b| (b, self.cell(b).clone())).collect();
         let id = w.read(node, start * 4096, count * 4096);
         self.asked.insert((node, id), Asked::Read { start, before });
@@ -330,7 +330,7 @@ fn walk(seed: u64, setup: Setup, forced: bool) -> (u64, u64) {
     (walk.w.events, walk.judge.checked)
 }
 
-fn setup_for(seed: u64) -> Setup {
+pub fn setup_for(seed: u64) -> Setup {
     let mut setup = Setup { device_blocks: 24 * 1024, ..Setup::default() };
     setup.protocol = match seed % 5 {
         0 => Protocol::A,
@@ -351,16 +351,16 @@ fn range(name: &str, usual: u64) -> std::ops::Range<u64> {
     }
 }
 
-fn walks(name: &str, usual: u64, forced: bool) {
+pub fn walks(name: &str, usual: u64, walk: impl Fn(u64) -> (u64, u64)) {
     let mut bad = Vec::new();
     let seeds = range(name, usual);
     let single = seeds.end - seeds.start == 1;
     for seed in seeds {
         if single {
-            println!("{:?}", walk(seed, setup_for(seed), forced));
+            println!("{:?}", walk(seed));
             continue;
         }
-        let quiet = std::panic::catch_unwind(|| walk(seed, setup_for(seed), forced));
+        let quiet = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| walk(seed)));
         if let Err(what) = quiet {
             let text = what.downcast_ref::<String>().cloned().unwrap_or_default();
             let text = what.downcast_ref::<&str>().map_or(text, |s| (*s).to_owned());
@@ -372,10 +372,10 @@ fn walks(name: &str, usual: u64, forced: bool) {
 
 #[test]
 fn random_walks_without_force() {
-    walks("WALK", 300, false);
+    walks("WALK", 300, |seed| walk(seed, setup_for(seed), false));
 }
 
 #[test]
 fn random_walks_with_forced_promotions() {
-    walks("FORCED", 200, true);
+    walks("FORCED", 200, |seed| walk(seed, setup_for(seed), true));
 }

@@ -17,6 +17,7 @@ use twinblk::units::*;
 
 pub const ALPHA: usize = 0;
 pub const BRAVO: usize = 1;
+pub const CHARLIE: usize = 2;
 const NAMES: [&str; 3] = ["alpha", "bravo", "charlie"];
 const DISK_TIME: u64 = 100_000;
 const LINK_TIME: u64 = 30_000;
@@ -24,6 +25,8 @@ const LINK_TIME: u64 = 30_000;
 #[derive(Clone)]
 pub struct Setup {
     pub nodes: usize,
+    /// The only node that the others know, and that knows them all; none: everybody knows everybody.
+    pub hub: Option<usize>,
     pub device_blocks: u64,
     pub log_extents: u32,
     pub protocol: Protocol,
@@ -40,6 +43,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             nodes: 2,
+            hub: None,
             device_blocks: 32 * 1024,
             log_extents: 16,
             protocol: Protocol::C,
@@ -50,6 +54,16 @@ impl Default for Setup {
             rate_max_bytes: u64::MAX,
             chaos: 0,
         }
+    }
+}
+
+impl Setup {
+    /// The nodes that this one is configured to know, in slot order.
+    fn peers_of(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
+        let knows = move |other: &usize| {
+            *other != node && self.hub.is_none_or(|hub| hub == node || hub == *other)
+        };
+        (0..self.nodes).filter(knows)
     }
 }
 
@@ -218,10 +232,6 @@ fn pool() -> Pool {
     Pool::new(Budgets { client_bytes: 1 << 32, peer_bytes: 1 << 32, background_bytes: 1 << 32 })
 }
 
-fn peer_index(node: usize, other: usize) -> PeerIndex {
-    PeerIndex(u8::try_from(if other < node { other } else { other - 1 }).expect("few"))
-}
-
 impl World {
     /// Fresh nodes, started, links up.
     pub fn new(setup: Setup) -> Self {
@@ -249,7 +259,7 @@ impl World {
             .collect();
         let mut links = Vec::new();
         for a in 0..setup.nodes {
-            for b in a + 1..setup.nodes {
+            for b in setup.peers_of(a).filter(|b| *b > a) {
                 links.push(Link { nodes: [a, b], up: true, ..Link::default() });
             }
         }
@@ -277,7 +287,7 @@ impl World {
     pub fn start(&mut self, node: usize) {
         assert!(self.nodes[node].replica.is_none());
         self.runs += 1;
-        let peers = (0..self.nodes.len()).filter(|other| *other != node);
+        let peers = self.setup.peers_of(node);
         let options = Options {
             resource: "r0".to_owned(),
             node: NodeId(u8::try_from(node).expect("few")),
@@ -498,6 +508,11 @@ impl World {
 
     // ---- links ----
 
+    fn peer_index(&self, node: usize, other: usize) -> PeerIndex {
+        let place = self.setup.peers_of(node).position(|peer| peer == other).expect("a peer");
+        PeerIndex(u8::try_from(place).expect("few"))
+    }
+
     fn link(&self, a: usize, b: usize) -> usize {
         let pair = [a.min(b), a.max(b)];
         self.links.iter().position(|link| link.nodes == pair).expect("a pair")
@@ -507,11 +522,18 @@ impl World {
         (0..self.links.len()).for_each(|link| self.cut_link(link));
     }
 
+    /// Cuts one pair only.
+    pub fn cut_between(&mut self, a: usize, b: usize) {
+        self.cut_link(self.link(a, b));
+    }
+
     fn cut_link(&mut self, link: usize) {
         self.links[link].up = false;
         self.links[link].trap = None;
         self.links[link].redial = None;
-        self.log.push(format!("{:>12} the link is cut", self.now.0));
+        let [a, b] = self.links[link].nodes;
+        self.log
+            .push(format!("{:>12} the link of {} and {} is cut", self.now.0, NAMES[a], NAMES[b]));
         for end in 0..2 {
             self.end_session(link, end, true);
         }
@@ -524,11 +546,20 @@ impl World {
     }
 
     pub fn restore(&mut self) {
-        for link in 0..self.links.len() {
-            self.links[link].up = true;
-            self.log.push(format!("{:>12} the link is back", self.now.0));
-            self.schedule_dial(link);
-        }
+        (0..self.links.len()).for_each(|link| self.restore_link(link));
+    }
+
+    /// Mends one pair only.
+    pub fn restore_between(&mut self, a: usize, b: usize) {
+        self.restore_link(self.link(a, b));
+    }
+
+    fn restore_link(&mut self, link: usize) {
+        self.links[link].up = true;
+        let [a, b] = self.links[link].nodes;
+        self.log
+            .push(format!("{:>12} the link of {} and {} is back", self.now.0, NAMES[a], NAMES[b]));
+        self.schedule_dial(link);
     }
 
     pub fn hold_link(&mut self, held: bool) {
@@ -605,7 +636,8 @@ impl World {
         self.links[link].lanes = Default::default();
         self.log.push(format!("{:>12} session {} stands", self.now.0, session.0));
         for (node, other) in [(a, b), (b, a)] {
-            self.handle(node, Input::LinkUp { peer: peer_index(node, other), session });
+            let peer = self.peer_index(node, other);
+            self.handle(node, Input::LinkUp { peer, session });
         }
     }
 
@@ -626,7 +658,8 @@ impl World {
             }
         }
         if told {
-            self.handle(node, Input::LinkDown { peer: peer_index(node, other), session });
+            let peer = self.peer_index(node, other);
+            self.handle(node, Input::LinkDown { peer, session });
         }
         self.schedule_dial(link);
     }
@@ -833,7 +866,7 @@ impl World {
             pool.bytes_mut(span).copy_from_slice(&bytes);
             payload
         });
-        let (peer, epoch, frame) = (peer_index(to, from), parcel.epoch, parcel.frame);
+        let (peer, epoch, frame) = (self.peer_index(to, from), parcel.epoch, parcel.frame);
         self.handle(to, Input::Frame { peer, session, epoch, frame, payload });
     }
 
@@ -990,7 +1023,7 @@ impl World {
     }
 
     fn end_of(&self, node: usize, peer: PeerIndex) -> (usize, usize) {
-        let other = usize::from(peer.0) + usize::from(usize::from(peer.0) >= node);
+        let other = self.setup.peers_of(node).nth(usize::from(peer.0)).expect("a peer");
         let link = self.link(node, other);
         (link, usize::from(self.links[link].nodes[1] == node))
     }
