@@ -14,11 +14,20 @@ use twinblk::units::*;
 struct Cell {
     /// What a reader may find.
     now: BTreeSet<u64>,
-    /// Written and not answered.
-    flying: BTreeSet<u64>,
+    /// Written and not answered, and how often: all zeroes have the same stamp.
+    flying: BTreeMap<u64, u32>,
     /// What it may hold if all that was not flushed is lost.
     since_flush: BTreeSet<u64>,
     ever: BTreeSet<u64>,
+}
+
+impl Cell {
+    fn landed(&mut self, stamp: u64) {
+        if let Some(count) = self.flying.get_mut(&stamp) {
+            *count -= 1;
+        }
+        self.flying.retain(|_, count| *count > 0);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +60,7 @@ impl Judge {
     fn began(&mut self, start: u64, count: u64, stamp: u64) {
         for block in start..start + count {
             let cell = self.cell(block);
-            cell.flying.insert(stamp);
+            *cell.flying.entry(stamp).or_default() += 1;
             cell.now.insert(stamp);
             cell.since_flush.insert(stamp);
             cell.ever.insert(stamp);
@@ -68,9 +77,9 @@ impl Judge {
                 (Asked::Write { start, count, stamp }, Ok(_)) => {
                     for block in start..start + count {
                         let cell = self.cell(block);
-                        cell.flying.remove(&stamp);
-                        let flying = cell.flying.clone();
-                        cell.now.retain(|old| *old == stamp || flying.contains(old));
+                        cell.landed(stamp);
+                        let flying = &cell.flying;
+                        cell.now.retain(|old| *old == stamp || flying.contains_key(old));
                     }
                 }
                 (Asked::Flush { at }, Ok(_)) => {
@@ -114,7 +123,7 @@ impl Judge {
         for key in gone {
             if let Some(Asked::Write { start, count, stamp }) = self.asked.remove(&key) {
                 for block in start..start + count {
-                    self.cell(block).flying.remove(&stamp);
+                    self.cell(block).landed(stamp);
                 }
             }
         }
