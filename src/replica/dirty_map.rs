@@ -24,6 +24,8 @@ impl DirtyMap {
     /// A map of these words, as read from disk; bits past the end of the device are dropped.
     pub(crate) fn new(mut words: Vec<u64>, device_blocks: u64) -> Self {
         let pages = usize::try_from(device_blocks.div_ceil(PAGE_BLOCKS)).expect("fits in memory");
+        // Not more than that: a vector that grows by itself takes twice what it had.
+        words.reserve_exact((pages * PAGE_WORDS).saturating_sub(words.len()));
         words.resize(pages * PAGE_WORDS, 0);
         let mut map =
             Self { words, device_blocks, marked: 0, unsaved: vec![0; pages.div_ceil(64)] };
