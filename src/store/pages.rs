@@ -15,7 +15,26 @@ pub(super) struct Pages {
     why: Vec<String>,
 }
 
+/// Memory that is left over when the bitmaps have theirs (32 MiB), for all else that a start needs.
+const SPARE_WORDS: usize = (32 << 20) / 8;
+
 impl Pages {
+    /// Bytes that the bitmaps of a device take in memory.
+    pub(super) fn bytes(geometry: &Geometry) -> u64 {
+        geometry.device_blocks.div_ceil(64) * 8 * u64::from(geometry.peer_slots)
+    }
+
+    /// Whether the system gives that much now. If it did not when they are made, the process would
+    /// end, and all resources with it.
+    pub(super) fn fit(geometry: &Geometry) -> bool {
+        let words = usize::try_from(Self::bytes(geometry) / 8).unwrap_or(usize::MAX);
+        let mut probe: Vec<u64> = Vec::new();
+        let fit = probe.try_reserve_exact(words.saturating_add(SPARE_WORDS)).is_ok();
+        // Or the compiler leaves out what nobody uses.
+        std::hint::black_box(&probe);
+        fit
+    }
+
     pub(super) fn new(superblock: &Superblock) -> Self {
         let geometry = superblock.geometry;
         let slots = usize::from(geometry.peer_slots);

@@ -414,6 +414,9 @@ impl Opening {
         self.check(&superblock)?;
         let start = self.files.metadata_offset(&superblock.geometry);
         let start = start.ok_or_else(|| self.too_small(&superblock.geometry))?;
+        if !Pages::fit(&superblock.geometry) {
+            return Err(self.no_memory(&superblock.geometry));
+        }
         Ok(Contents { stale, ..Contents::new(superblock, start) })
     }
 
@@ -466,6 +469,16 @@ impl Opening {
         } else {
             format!("it has {metadata_bytes} bytes, fewer than the {metadata} at `create`")
         })
+    }
+
+    fn no_memory(&self, geometry: &Geometry) -> Refused {
+        let mebibytes = Pages::bytes(geometry).div_ceil(1 << 20);
+        let name = self.expected.name.as_deref().unwrap_or("RES");
+        self.refused(&format!(
+            "its bitmaps need {mebibytes} MiB of memory, which the system does not give; free some \
+             or raise the limit (MemoryMax= and LimitAS= in the systemd unit), then run `twinblk \
+             disk attach {name}`"
+        ))
     }
 
     fn refused(&self, text: &str) -> Refused {
