@@ -37,6 +37,8 @@ pub(crate) struct Wish {
     pub(crate) place: Place,
     /// All traffic between the nodes goes through a proxy.
     pub(crate) proxied: bool,
+    /// What the proxy's sockets buffer, if not as much as the system likes.
+    pub(crate) socket_bytes: Option<usize>,
     /// Further lines for `[resource.r0]`.
     pub(crate) resource_lines: String,
     /// Further sections.
@@ -55,6 +57,7 @@ impl Wish {
             internal_metadata: false,
             place: Place::Memory,
             proxied: false,
+            socket_bytes: None,
             resource_lines: String::new(),
             sections: String::new(),
             engine: "auto",

@@ -19,6 +19,7 @@ mod medium;
 mod memory;
 mod mounted;
 mod power;
+mod pressure;
 mod proxy;
 mod refusals;
 mod replay;

@@ -2,12 +2,12 @@
 //! of a connection that lives: TCP does not either, it holds bytes back or breaks.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// How often a thread without traffic looks whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -35,11 +35,19 @@ struct Faults {
 struct Shared {
     faults: Mutex<Faults>,
     changed: Condvar,
+    socket_bytes: Option<usize>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().expect("no thread panics with it")
+    }
+
+    fn narrow(&self, socket: &Socket) {
+        if let Some(bytes) = self.socket_bytes {
+            socket.set_recv_buffer_size(bytes).expect("set");
+            socket.set_send_buffer_size(bytes).expect("set");
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Faults)) {
@@ -69,9 +77,20 @@ impl Drop for Proxy {
 impl Proxy {
     /// What comes to `faces[node]` goes on to `nodes[node]`.
     pub(crate) fn start(faces: [SocketAddrV4; 2], nodes: [SocketAddrV4; 2]) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::narrow(faces, nodes, None)
+    }
+
+    /// The same, with sockets that buffer so much; none: as the system likes.
+    pub(crate) fn narrow(
+        faces: [SocketAddrV4; 2],
+        nodes: [SocketAddrV4; 2],
+        socket_bytes: Option<usize>,
+    ) -> Self {
+        let shared = Arc::new(Shared { socket_bytes, ..Shared::default() });
         let listen = |node: usize| {
             let listener = TcpListener::bind(faces[node]).expect("a proxy");
+            // Before anybody connects: a window that was offered is not taken back.
+            shared.narrow(&SockRef::from(&listener));
             let (shared, target) = (Arc::clone(&shared), nodes[node]);
             (faces[node], std::thread::spawn(move || accept(&listener, target, node, &shared)))
         };
@@ -146,9 +165,12 @@ fn connect(from: &TcpStream, target: SocketAddrV4, node: usize, shared: &Arc<Sha
     if refusing {
         return;
     }
-    let Ok(to) = TcpStream::connect_timeout(&SocketAddr::V4(target), Duration::from_secs(5)) else {
+    let to = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    shared.narrow(&to);
+    if to.connect_timeout(&target.into(), Duration::from_secs(5)).is_err() {
         return;
-    };
+    }
+    let to = TcpStream::from(to);
     let _ = SockRef::from(&to).set_linger(Some(Duration::ZERO));
     for stream in [from, &to] {
         let _ = stream.set_nodelay(true);

@@ -80,7 +80,8 @@ impl Cluster {
     /// Files and addresses; nothing is laid out and nothing runs.
     pub(crate) fn bare(wish: Wish) -> Self {
         let site = Site::new(wish);
-        let proxy = site.wish.proxied.then(|| Proxy::start(site.proxy, site.link));
+        let proxy = site.wish.proxied;
+        let proxy = proxy.then(|| Proxy::narrow(site.proxy, site.link, site.wish.socket_bytes));
         Self { site, daemons: [None, None], proxy }
     }
 
@@ -138,10 +139,13 @@ impl Cluster {
 
     /// Starts a daemon without waiting for it.
     pub(crate) fn launch(&mut self, node: NodeIndex) {
+        self.spawn(node, self.twinblk(node, &["serve"]));
+    }
+
+    fn spawn(&mut self, node: NodeIndex, mut daemon: Command) {
         assert!(self.daemons[node].is_none(), "{} runs", NAMES[node]);
         let log = OpenOptions::new().create(true).append(true).open(self.site.log(node));
         let log = log.expect("a log");
-        let mut daemon = self.twinblk(node, &["serve"]);
         daemon.stdin(Stdio::null()).stdout(log.try_clone().expect("a copy")).stderr(log);
         self.daemons[node] = Some(daemon.spawn().expect("the daemon starts"));
     }
@@ -149,6 +153,20 @@ impl Cluster {
     /// Starts a daemon and waits until it answers.
     pub(crate) fn start(&mut self, node: NodeIndex) {
         self.launch(node);
+        self.wait_answer(node);
+    }
+
+    /// The same, with no more than this much address space.
+    pub(crate) fn start_within(&mut self, node: NodeIndex, most_kib: u64) {
+        let daemon = self.twinblk(node, &["serve"]);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--as={}:", most_kib << 10)).arg(daemon.get_program());
+        limited.args(daemon.get_args());
+        self.spawn(node, limited);
+        self.wait_answer(node);
+    }
+
+    fn wait_answer(&mut self, node: NodeIndex) {
         eventually("an answer of the daemon", || {
             let ended = self.daemons[node].as_mut().and_then(|it| it.try_wait().expect("ours"));
             assert_eq!(ended, None, "{} ended at once", NAMES[node]);
@@ -183,6 +201,19 @@ impl Cluster {
     pub(crate) fn assert_alive(&mut self, node: NodeIndex) {
         let daemon = self.daemons[node].as_mut().expect("it was started");
         assert_eq!(daemon.try_wait().expect("ours"), None, "{} died", NAMES[node]);
+    }
+
+    /// Lets a daemon have so much more address space than it has now; none: as much as it likes.
+    pub(crate) fn limit_memory(&self, node: NodeIndex, more_kib: Option<u64>) {
+        let pid = self.daemons[node].as_ref().expect("it runs").id();
+        let now = self.address_space_kib(node);
+        let most = more_kib.map_or("unlimited".to_owned(), |more| ((now + more) << 10).to_string());
+        tool("prlimit", &[&format!("--pid={pid}"), &format!("--as={most}:")]);
+    }
+
+    /// Address space of a daemon in KiB.
+    pub(crate) fn address_space_kib(&self, node: NodeIndex) -> u64 {
+        self.memory_kib(node, "VmSize:")
     }
 
     /// Memory of a daemon in KiB.
