@@ -614,5 +614,5 @@ fn walk(seed: u64) -> (u64, u64) {
 
 #[test]
 fn random_walks_of_three() {
-    walks("THREE", 100, walk);
+    walks("THREE", 60, walk);
 }
