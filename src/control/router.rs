@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -122,10 +123,19 @@ async fn status_of_all(State(shared): State<Shared>) -> Result<Response, Failure
     Ok(json(StatusCode::OK, &StatusBody { schema_version: SCHEMA_VERSION, node, resources }))
 }
 
+/// What an address names: it may be escaped to what is no text.
+fn named<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Failure> {
+    let bad = |why: PathRejection| {
+        Failure::new("bad_request", format!("the path cannot be read: {}", why.body_text()))
+    };
+    path.map(|Path(names)| names).map_err(bad)
+}
+
 async fn status(
     State(shared): State<Shared>,
-    Path(resource): Path<String>,
+    path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Failure> {
+    let resource = named(path)?;
     let resources = vec![shared.gateway.status(&resource).await?];
     let node = shared.gateway.here();
     Ok(json(StatusCode::OK, &StatusBody { schema_version: SCHEMA_VERSION, node, resources }))
@@ -133,9 +143,10 @@ async fn status(
 
 async fn run(
     State(shared): State<Shared>,
-    Path((resource, name)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     body: Body,
 ) -> Result<Response, Failure> {
+    let (resource, name) = named(path)?;
     let bad = |message: String| Failure::new("bad_request", message);
     let body = timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await;
     let body = body.map_err(|_| bad("the body did not arrive in time".to_owned()))?;

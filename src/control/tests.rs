@@ -226,6 +226,8 @@ async fn failures_say_what_kind_they_are() {
     let (code, body) = daemon.get("/v1/status/r9").await;
     assert_eq!((code, kind(&body).as_str()), (404, "no_such_resource"));
     assert!(body.contains("it has: r0"), "{body}");
+    let (code, body) = daemon.get("/v1/status/%ff").await;
+    assert_eq!((code, kind(&body).as_str()), (400, "bad_request"));
     let (code, body) = daemon.post("/v1/resource/r0/promote", "{}").await;
     let error = serde_json::from_str::<ErrorBody>(&body).expect("an error").error;
     assert_eq!(
@@ -252,6 +254,9 @@ async fn nonsense_is_refused_and_harmless() {
         ("/v1/status", "", 405),
         ("/v2/status", "", 404),
         ("/v1/resource/r0/demote/now", "", 404),
+        // Escaped to what is no text.
+        ("/v1/resource/%ff/demote", "", 400),
+        ("/v1/resource/r0/%ff", "", 400),
     ];
     for (path, body, expected) in refused {
         let (code, answer) = daemon.post(path, body).await;
