@@ -23,6 +23,8 @@ mod server;
 mod stall;
 
 pub use gateway::{Announcer, ControlError, Door, Facts, Gateway, Order, OrderKind, Wake};
+#[doc(hidden)]
+pub use server::serve;
 pub use server::{BindError, Server};
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -155,9 +156,23 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopping| *stopping).await;
 }
 
+/// Serves a connection of somebody who may command the daemon, as [`Server::run`] does. For the
+/// fuzz targets, which have no socket.
+#[doc(hidden)]
+pub async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    gateway: Arc<Gateway>,
+    stop: watch::Receiver<bool>,
+) {
+    let routes = router::routes(Shared::new(gateway, stop.clone()));
+    if let Ok(place) = Arc::new(Semaphore::new(1)).try_acquire_owned() {
+        converse(stream, routes, stop, place).await;
+    }
+}
+
 /// Serves one connection until either side ends it.
 pub(super) async fn converse(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     routes: Router,
     mut stop: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,

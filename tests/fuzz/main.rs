@@ -10,8 +10,6 @@ use std::path::PathBuf;
 
 use targets::{ALL, Target};
 
-/// Inputs for each target; a few seconds in all.
-const INPUTS: u64 = 100_000;
 const INPUT_BYTES_MAX: usize = 16 << 10;
 
 /// SplitMix64 (Steele, Lea, Flood 2014), so that one seed is one run.
@@ -76,14 +74,14 @@ fn change(dice: &mut Dice, input: &mut Vec<u8>, others: &[Vec<u8>]) {
 }
 
 /// The first input, in hexadecimal, on which the target panics.
-fn fuzz(target: Target, first: &[Vec<u8>], inputs: u64) -> Option<String> {
+fn fuzz(target: Target, first: &[Vec<u8>]) -> Option<String> {
     assert!(!first.is_empty(), "{}: no first input", target.name);
     let panics = |input: &[u8]| catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err();
     let hex = |input: &[u8]| input.iter().map(|byte| format!("{byte:02x}")).collect();
     if let Some(input) = first.iter().find(|input| panics(input)) {
         return Some(hex(input));
     }
-    (0..inputs).find_map(|seed| {
+    (0..target.inputs).find_map(|seed| {
         let mut dice = Dice(seed);
         let mut input = first[dice.below(first.len())].clone();
         for _ in 0..=dice.below(6) {
@@ -96,7 +94,7 @@ fn fuzz(target: Target, first: &[Vec<u8>], inputs: u64) -> Option<String> {
 #[test]
 fn no_input_breaks_a_parser() {
     for target in ALL {
-        let found = fuzz(target, &corpus(target.name), INPUTS);
+        let found = fuzz(target, &corpus(target.name));
         assert_eq!(found, None, "{}: an input that breaks it", target.name);
     }
 }
@@ -105,9 +103,10 @@ fn no_input_breaks_a_parser() {
 /// the fuzzer that sees the code.
 #[test]
 fn a_planted_bug_is_found() {
-    let shallow = Target { name: "plant", run: |bytes| assert!(bytes.len() < 3) };
-    assert_eq!(fuzz(shallow, &[b"abc".to_vec()], 0), Some("616263".to_owned()));
-    let deep = Target { name: "plant", run: |bytes| assert!(bytes.get(5) != Some(&0x80)) };
-    let found = fuzz(deep, &[vec![7; 16]], INPUTS).expect("it is found");
+    let shallow = Target { name: "plant", inputs: 0, run: |bytes| assert!(bytes.len() < 3) };
+    assert_eq!(fuzz(shallow, &[b"abc".to_vec()]), Some("616263".to_owned()));
+    let run: fn(&[u8]) = |bytes| assert!(bytes.get(5) != Some(&0x80));
+    let deep = Target { name: "plant", inputs: 100_000, run };
+    let found = fuzz(deep, &[vec![7; 16]]).expect("it is found");
     assert_eq!(&found[10..12], "80");
 }

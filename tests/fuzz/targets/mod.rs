@@ -3,28 +3,48 @@
 //! ordinary tests and the coverage-guided fuzzer run the same functions.
 
 mod disk;
+mod dump;
+mod http;
 mod link;
 mod nbd;
+mod stream;
 mod text;
+mod wires;
 
 /// One parser.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     /// Also the name of its binary, and of its folder of first inputs.
     pub(crate) name: &'static str,
+    /// How many inputs the ordinary tests give it: what takes a few seconds.
+    #[allow(dead_code, reason = "the fuzzer goes by time")]
+    pub(crate) inputs: u64,
     pub(crate) run: fn(&[u8]),
 }
 
-pub(crate) const ALL: [Target; 9] = [
-    Target { name: "superblock", run: disk::superblock },
-    Target { name: "bitmap", run: disk::bitmap },
-    Target { name: "activity_log", run: disk::activity_log },
-    Target { name: "frames", run: link::frames },
-    Target { name: "hello", run: link::hello },
-    Target { name: "nbd_server", run: nbd::server },
-    Target { name: "nbd_client", run: nbd::client },
-    Target { name: "config", run: text::config },
-    Target { name: "admin", run: text::admin },
+/// A function that only reads.
+const fn parser(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, inputs: 100_000, run }
+}
+
+/// One that needs a link, a disk or a server for each input.
+const fn part(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, inputs: 10_000, run }
+}
+
+pub(crate) const ALL: [Target; 12] = [
+    parser("superblock", disk::superblock),
+    parser("bitmap", disk::bitmap),
+    parser("activity_log", disk::activity_log),
+    parser("frames", link::frames),
+    parser("hello", link::hello),
+    part("link_stream", stream::link_stream),
+    parser("nbd_server", nbd::server),
+    parser("nbd_client", nbd::client),
+    parser("config", text::config),
+    parser("admin", text::admin),
+    part("admin_http", http::admin_http),
+    part("metadata_dump", dump::metadata_dump),
 ];
 
 /// Runs the target of that name.
