@@ -176,7 +176,8 @@ struct Sender {
 enum Harm {
     /// A byte of it, at so many 65536ths of its length, arrives changed.
     Flip { place: u64, change: u8 },
-    /// All of it from there on is lost.
+    /// All from there on is lost, what comes after it included: a frame that is lost as a whole, or
+    /// whose lost bytes the next one happens to make up for, would be no fault.
     Cut { place: u64 },
     /// It bears another number.
     Number(u64),
@@ -260,6 +261,9 @@ impl Sender {
     }
 
     fn push(&mut self, mut bytes: Vec<u8>, harm: Option<Harm>) {
+        if self.lost {
+            return;
+        }
         let length = bytes.len() as u64;
         let at = |place: u64| usize::try_from((place * length) >> 16).expect("within the frame");
         match harm {
