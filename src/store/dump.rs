@@ -3,7 +3,7 @@
 //!
 //! Random numbers and ids stand in hexadecimal, since JSON readers lose digits of large numbers.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bits;
 use super::create::{FIRST_TRANSACTION, describe};
@@ -82,12 +82,18 @@ struct Dump {
     run: String,
     boot: String,
     lineage: Vec<GenerationDump>,
+    #[serde(deserialize_with = "present")]
     sync_target: Option<SyncTargetDump>,
     slots: Vec<SlotDump>,
     log: LogDump,
     bitmaps: Vec<BitmapDump>,
     /// What was found damaged.
     notes: Vec<String>,
+}
+
+/// What may be null, but never absent: a line that got lost must not read as "none".
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -125,6 +131,7 @@ struct SyncTargetDump {
 struct SlotDump {
     in_use: bool,
     node: u8,
+    #[serde(deserialize_with = "present")]
     base: Option<GenerationDump>,
     sync_token: String,
     all_marked: bool,

@@ -139,12 +139,18 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
     let (mut disk, superblock) = lived_in(folder.path());
     let good = dump(&disk).expect("whole");
     type Spoil = fn(&mut serde_json::Value);
-    let spoils: [(&str, Spoil); 17] = [
+    let spoils: [(&str, Spoil); 19] = [
         ("resource", |dump| dump["resource"] = "zz".into()),
         ("resource", |dump| dump["resource"] = "0".into()),
         ("version", |dump| dump["version"] = 3.into()),
         ("missing field", |dump| {
             dump.as_object_mut().expect("an object").remove("serial");
+        }),
+        ("missing field `sync_target`", |dump| {
+            dump.as_object_mut().expect("an object").remove("sync_target");
+        }),
+        ("missing field `base`", |dump| {
+            dump["slots"][1].as_object_mut().expect("an object").remove("base");
         }),
         ("parted", |dump| {
             dump.as_object_mut().expect("an object").remove("parted");
