@@ -9,12 +9,12 @@ const FORCE: Command = Command::Promote { force: true };
 const PROMOTE: Command = Command::Promote { force: false };
 const CONNECT: Command = Command::Connect { discard_my_data: false };
 
-fn under(protocol: Protocol) -> World {
+pub fn under(protocol: Protocol) -> World {
     World::running(Setup { protocol, ..Setup::default() })
 }
 
 /// The disk fails a read, and only that.
-fn lose_disk_to_a_read(w: &mut World, node: usize) {
+pub fn lose_disk_to_a_read(w: &mut World, node: usize) {
     w.nodes[node].medium.broken = true;
     w.read(node, 999 * 4096, 4096);
     w.until("let go of", |w| w.status(node).disk == DiskState::Diskless);
@@ -27,24 +27,24 @@ fn lose_power(w: &mut World, node: usize) {
     w.power_cut(node);
 }
 
-fn flushed(w: &mut World, node: usize) {
+pub fn flushed(w: &mut World, node: usize) {
     let id = w.flush(node);
     w.until("flushed", |w| w.done(node, id));
 }
 
-fn stand_alone(w: &World) -> [bool; 2] {
+pub fn stand_alone(w: &World) -> [bool; 2] {
     [ALPHA, BRAVO].map(|node| w.status(node).peers[0].connection == Connection::StandAlone)
 }
 
 /// What a read that was answered found.
-fn stamp_read(w: &World, node: usize, id: RequestId, block: u64) -> Option<u64> {
+pub fn stamp_read(w: &World, node: usize, id: RequestId, block: u64) -> Option<u64> {
     let bytes = w.reply(node, id).unwrap().as_ref().unwrap();
     crate::medium::stamp_of(bytes, block)
 }
 
 /// G1 under B: the client was told when the write was in the peer's memory.
 #[test]
-fn under_b_what_was_received_is_in_the_copy_after_a_forced_promotion() {
+pub fn under_b_what_was_received_is_in_the_copy_after_a_forced_promotion() {
     // Held back behind a flush; waiting for its range.
     for stalled in ["sync", "store"] {
         let mut w = under(Protocol::B);

@@ -10,6 +10,7 @@
     reason = "stories read better with all they are about in one call"
 )]
 
+mod corners;
 mod field;
 mod field_disks;
 mod field_interrupt;
@@ -22,6 +23,7 @@ mod field_suspend;
 mod field_verify;
 mod found;
 mod garbage;
+mod losses;
 mod medium;
 mod modelled;
 mod operators;
