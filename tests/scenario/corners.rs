@@ -47,6 +47,20 @@ fn not_primary(w: &World, id: RequestId) -> bool {
     matches!(w.reply(ALPHA, id), Some(Err(RequestError::NotPrimary)))
 }
 
+/// G18: two beginnings would be two histories.
+#[test]
+fn of_two_offers_to_begin_with_zeroes_at_most_one_is_taken() {
+    let mut w = created();
+    let ids = [ALPHA, BRAVO].map(|node| (node, w.command(node, Command::InitEmpty)));
+    w.settle();
+    let taken = ids.iter().filter(|(node, id)| w.answer(*node, *id).expect("answered").is_ok());
+    if taken.count() == 0 {
+        return begins(w);
+    }
+    w.equal();
+    w.must(ALPHA, PROMOTE);
+}
+
 /// G24: nothing has begun that the other node does not know of.
 #[test]
 fn an_offer_to_begin_with_zeroes_ends_with_the_link_while_a_disk_is_looked_through() {
