@@ -72,8 +72,10 @@ impl Replica {
     }
 
     pub(super) fn on_empty_ask(&mut self, peer: usize, generation: Generation) {
+        // Of two offers that cross, that of the lower node id stands: each would begin its own history.
+        let own_stands = self.offered.is_some() && self.options.node < self.peers[peer].node;
         let fits = self.superblock.lineage.head().is_none() && self.scanning.is_none();
-        if !fits || self.peers[peer].phase != Phase::Idle || !self.has_open_disk() {
+        if !fits || own_stands || self.peers[peer].phase != Phase::Idle || !self.has_open_disk() {
             return self.send(peer, Frame::EmptyAnswer { empty: false });
         }
         let session = self.peers[peer].session_id();
@@ -149,7 +151,8 @@ impl Replica {
         if !empty {
             let them = self.peers[peer].name.clone();
             let text = format!(
-                "the device of {them} does not hold only zeroes, or has data; use `init --from NODE`"
+                "the device of {them} does not hold only zeroes, has data, or is being begun with \
+                 from there; see `twinblk status`, or use `init --from NODE`"
             );
             return self.refuse_command(id, "not-empty", &text);
         }

@@ -53,6 +53,8 @@ struct Copy {
     serving: bool,
     /// An operator said that what only it holds may be given up.
     given_up: bool,
+    /// An operator chose an older copy, restored from a backup, against what was acknowledged until then.
+    overruled: Mark,
     /// Its server was demoted, which makes all stable, and nothing was written to it since.
     settled: bool,
     /// It was exchanged: what a server says of it is about what was there before, until the two have met.
@@ -92,6 +94,7 @@ impl Copies {
             mixed: false,
             serving: false,
             given_up: false,
+            overruled: 0,
             settled: false,
             exchanged: false,
         };
@@ -208,7 +211,7 @@ impl Copies {
         });
         let parted = parted.expect("all histories begin as one");
         let newest = self.histories[&copy.history].newest_acknowledged();
-        if newest <= parted {
+        if newest <= parted.max(copy.overruled) {
             return Ok(());
         }
         let text = format!(
@@ -338,6 +341,9 @@ impl Copies {
             return Err(refuse("G14", node, &text));
         }
         let loses = forgot || (forced && !copy.current);
+        if forced && copy.exchanged {
+            self.overrule(node);
+        }
         if loses || rival.is_some() {
             self.fork(node);
         }
@@ -460,6 +466,14 @@ impl Copies {
         let copy = &mut self.copies[node];
         (copy.serving, copy.history, copy.current) = (true, history, false);
         Ok(())
+    }
+
+    /// The operator's word for an old copy, against all that others hold by now.
+    fn overrule(&mut self, node: usize) {
+        for other in (0..self.copies.len()).filter(|other| *other != node) {
+            let mark = self.checker(other).mark();
+            self.copies[other].overruled = mark;
+        }
     }
 
     fn fork(&mut self, node: usize) {

@@ -94,6 +94,8 @@ impl Arena {
                 spoil_link(&mut world.borrow_mut(), kind);
                 let pause = self.random.below(12_000_000_000);
                 self.after(pause, Step::Force(node));
+                let later = pause + self.random.below(1 << 31);
+                self.after(later, Step::Force(node));
             }
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 spoil_link(&mut world.borrow_mut(), kind);
@@ -137,14 +139,20 @@ impl Arena {
         }
     }
 
-    /// An operator promotes a node, by force if need be.
+    /// An operator promotes a node, by force if need be, or has it go on alone.
     pub(crate) fn force(&mut self, node: usize) {
         let Some(status) = self.nodes[node].status.as_ref() else {
             return;
         };
         let force = !status.promote_refusal.is_empty();
         let whole = status.disk > DiskState::Inconsistent;
-        if self.phase == Phase::Chaos && whole && status.role == Role::Secondary {
+        let role = status.role;
+        if self.phase != Phase::Chaos {
+            return;
+        }
+        if role == Role::Primary {
+            self.order(node, Command::Resume);
+        } else if whole {
             self.order(node, Command::Promote { force });
         }
     }

@@ -42,6 +42,9 @@ impl Operator {
         if nobody_serves && self.random.percent(70) {
             return Some((node, self.promote(status)));
         }
+        if is_split(status) && !primary(status) && self.random.percent(30) {
+            return Some((node, Command::Connect { discard_my_data: true }));
+        }
         let command = match self.random.weighted(&[4, 6, 4, 4, 1, 2, 2, 2, 1]) {
             0 => self.promote(status),
             1 => Command::Demote,
