@@ -58,6 +58,8 @@ pub(crate) enum Step {
     Judge,
     Snapshot,
     Force(usize),
+    Part,
+    Loud,
     Calm,
 }
 
@@ -76,6 +78,8 @@ pub(crate) struct Node {
     pub(crate) life: Option<(LifeId, Box<dyn Life>)>,
     pub(crate) status: Option<Status>,
     pub(crate) client: Client,
+    /// Its client asks for nothing, so that it begins no history of its own.
+    pub(crate) quiet: bool,
     /// The promotions by force that have not been refused.
     pub(crate) forcing: Vec<u64>,
     /// The word that nobody else serves was given elsewhere, out of its sight.
@@ -187,6 +191,7 @@ impl Arena {
                 life: None,
                 status: None,
                 client,
+                quiet: false,
                 forcing,
                 passed_over,
                 copied_from,
@@ -315,6 +320,8 @@ impl Arena {
             Step::Judge => self.judge_step(),
             Step::Snapshot => self.snapshot(),
             Step::Force(node) => self.force(node),
+            Step::Part => self.part(),
+            Step::Loud => self.nodes.iter_mut().for_each(|node| node.quiet = false),
             Step::Calm => self.calm(),
         }
     }
@@ -335,6 +342,9 @@ impl Arena {
         }
         if self.asks > self.asks_max {
             return self.calm();
+        }
+        if self.nodes[node].quiet {
+            return self.wake_client(node);
         }
         let mut asked = false;
         while let Some(ask) = self.nodes[node].client.next(self.next_id + 1) {

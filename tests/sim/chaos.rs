@@ -91,8 +91,13 @@ impl Arena {
                 world.deliver();
             }
             Kind::Takeover => {
-                spoil_link(&mut world.borrow_mut(), kind);
-                let pause = self.random.below(12_000_000_000);
+                for (quiet, percent) in [(1 - node, 50), (node, 20)] {
+                    self.nodes[quiet].quiet |= self.random.percent(percent);
+                }
+                // What quiet clients have asked for ends before.
+                self.after(1 << 29, Step::Part);
+                let longest = [28, 31, 33][self.random.index(3)];
+                let pause = (1 << 29) + self.random.below(1 << longest);
                 self.after(pause, Step::Force(node));
                 let later = pause + self.random.below(1 << 31);
                 self.after(later, Step::Force(node));
@@ -124,7 +129,10 @@ impl Arena {
             | Kind::StopLong
             | Kind::DiskWiped
             | Kind::DiskRestored => self.recover(node),
-            Kind::Takeover => self.after(1 << 33, Step::Over(Kind::Cut, node)),
+            Kind::Takeover => {
+                self.after(1 << 33, Step::Over(Kind::Cut, node));
+                self.after(1 << 34, Step::Loud);
+            }
             Kind::Cut | Kind::CutOneWay | Kind::SlowLink | Kind::Corrupt => {
                 let world = &mut *world.borrow_mut();
                 mend_links(world);
@@ -139,7 +147,17 @@ impl Arena {
         }
     }
 
-    /// An operator promotes a node, by force if need be, or has it go on alone.
+    /// The nodes lose sight of each other, both at once.
+    pub(crate) fn part(&mut self) {
+        if self.phase == Phase::Chaos {
+            let world = &mut *self.world.borrow_mut();
+            world.net.break_connections(&mut world.clockwork, 0, 1);
+            world.deliver();
+            spoil_link(world, Kind::Takeover);
+        }
+    }
+
+    /// An operator promotes a node, by force if need be, or has it go on alone, or end it again.
     pub(crate) fn force(&mut self, node: usize) {
         let Some(status) = self.nodes[node].status.as_ref() else {
             return;
@@ -151,7 +169,8 @@ impl Arena {
             return;
         }
         if role == Role::Primary {
-            self.order(node, Command::Resume);
+            let command = if self.random.percent(70) { Command::Resume } else { Command::Demote };
+            self.order(node, command);
         } else if whole {
             self.order(node, Command::Promote { force });
         }
