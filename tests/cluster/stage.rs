@@ -92,7 +92,7 @@ impl Cluster {
             cluster.done(node, &["create", RESOURCE]);
             cluster.start(node);
         }
-        cluster.wait_connected(0);
+        (0..2).for_each(|node| cluster.wait_connected(node));
         cluster
     }
 
@@ -271,8 +271,11 @@ impl Cluster {
         })
     }
 
+    /// Connected, and done with comparing the copies.
     pub(crate) fn wait_connected(&self, node: NodeIndex) {
-        self.wait(node, "a connection", |seen| seen.peers[0].connection == "Connected");
+        let met =
+            |peer: &PeerBody| peer.connection == "Connected" && peer.replication != "Negotiating";
+        self.wait(node, "a connection", |seen| met(&seen.peers[0]));
     }
 
     pub(crate) fn wait_away(&self, node: NodeIndex) {
