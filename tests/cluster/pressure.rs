@@ -10,7 +10,7 @@ use crate::stamp::{BLOCK, content};
 
 /// Of 4 TiB, and what they need for one peer.
 const LARGE_MEBIBYTES: u64 = 4 << 20;
-const BITMAP_KIB: u64 = 4 * 32 << 10;
+const BITMAP_KIB: u64 = (4 * 32) << 10;
 
 fn large() -> Wish {
     Wish {
