@@ -3,6 +3,8 @@
 //!
 //! Random numbers and ids stand in hexadecimal, since JSON readers lose digits of large numbers.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bits;
@@ -436,10 +438,15 @@ impl LogDump {
     /// What each log slot holds.
     fn slots(&self, geometry: Geometry) -> Result<Vec<Option<u32>>, &'static str> {
         let mut slots = vec![None; geometry.log_extents as usize];
+        let mut seen = BTreeSet::new();
         for (slot, extent) in &self.hot {
             let slot = slots.get_mut(*slot as usize).ok_or("a log slot of it is none")?;
             if *extent >= geometry.extents() || slot.replace(*extent).is_some() {
                 return Err("a hot extent of it is none");
+            }
+            // A log that says so counts as unreadable.
+            if !seen.insert(*extent) {
+                return Err("a hot extent of it is in two log slots");
             }
         }
         Ok(slots)

@@ -139,7 +139,7 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
     let (mut disk, superblock) = lived_in(folder.path());
     let good = dump(&disk).expect("whole");
     type Spoil = fn(&mut serde_json::Value);
-    let spoils: [(&str, Spoil); 19] = [
+    let spoils: [(&str, Spoil); 20] = [
         ("resource", |dump| dump["resource"] = "zz".into()),
         ("resource", |dump| dump["resource"] = "0".into()),
         ("version", |dump| dump["version"] = 3.into()),
@@ -159,6 +159,7 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
         ("lies outside", |dump| dump["bitmaps"][0]["runs"] = serde_json::json!([[65_099, 2]])),
         ("lies outside", |dump| dump["bitmaps"][0]["runs"] = serde_json::json!([[1, u64::MAX]])),
         ("hot extent", |dump| dump["log"]["hot"] = serde_json::json!([[0, 64]])),
+        ("two log slots", |dump| dump["log"]["hot"] = serde_json::json!([[0, 1], [1, 1]])),
         ("log slot", |dump| dump["log"]["hot"] = serde_json::json!([[1237, 0]])),
         ("generation", |dump| dump["lineage"][0]["id"] = "0".into()),
         ("bitmaps", |dump| dump["bitmaps"] = serde_json::json!([])),
