@@ -252,6 +252,8 @@ fn resync_copies_marks_and_hot_extents() {
     assert!((5 * (4 << 20)..128 << 20).contains(&expected), "{expected}: {dump}");
 
     cluster.start(0);
+    // The daemon answers before it has opened the disk, which holds the marks.
+    cluster.wait(0, "an open disk", |seen| seen.disk != "Diskless");
     assert_eq!(cluster.peer(0).out_of_sync_bytes, expected, "status tells the truth");
     cluster.start(1);
     cluster.wait_in_sync(0);
