@@ -125,7 +125,10 @@ impl Replica {
     pub(super) fn marks_saved_for_stop(&mut self) {
         // All is marked or stable, so nothing of the log counts.
         self.superblock.log_live = false;
-        self.superblock.run = RunId(0);
+        if !self.restarted {
+            // What an earlier process forgot, this one did not bring back.
+            self.superblock.run = RunId(0);
+        }
         self.save(After::Stopped);
     }
 

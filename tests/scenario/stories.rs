@@ -722,7 +722,7 @@ fn the_source_after_a_crash_is_who_kept_the_power_unless_the_peer_may_be_behind(
 /// the former primary is the one that has what was flushed.
 #[test]
 fn under_b_a_peer_that_forgot_what_it_received_is_not_the_source() {
-    for peer_restarts in [false, true] {
+    for peer in ["lives", "was killed", "was killed, and then stopped"] {
         let mut w = World::running(under(Protocol::B));
         w.nodes[BRAVO].stalled.insert("store");
         w.wrote(ALPHA, 5, 4, 1);
@@ -731,19 +731,26 @@ fn under_b_a_peer_that_forgot_what_it_received_is_not_the_source() {
         w.wrote(ALPHA, 5, 4, 2);
         w.nodes[ALPHA].medium.lose_unsynced();
         w.power_cut(ALPHA);
-        if peer_restarts {
+        let killed = peer.contains("killed");
+        if killed {
             w.nodes[BRAVO].pending.clear();
             w.crash(BRAVO);
         }
         w.nodes[BRAVO].stalled.clear();
-        if peer_restarts {
+        if killed {
+            w.restart(BRAVO);
+        }
+        if peer.contains("stopped") {
+            w.run_for(100);
+            w.must(BRAVO, Command::Stop);
+            w.crash(BRAVO);
             w.restart(BRAVO);
         }
         w.run_for(100);
         w.restart(ALPHA);
         w.settle();
         w.equal();
-        w.holds(ALPHA, 5, 4, if peer_restarts { 1 } else { 2 });
+        w.holds(ALPHA, 5, 4, if killed { 1 } else { 2 });
     }
 }
 
