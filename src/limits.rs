@@ -70,6 +70,12 @@ pub const LOG_EXTENTS_MAX: u32 = 16_384;
 /// Extents one activity log transaction can change: bounds the log block, allows batching.
 pub const LOG_UPDATES_MAX: usize = 64;
 
+/// Fewer cold writes than so many at a time do not wait for each other: a log write for each few keeps up with them.
+pub const LOG_GATHER_MIN: usize = 16;
+
+/// How long a write waits at most for others to share its log write: about what one takes on a loaded disk, twice.
+pub const LOG_GATHER_TIME: Nanos = Nanos(1_000_000);
+
 /// Writes acknowledged by a peer but not yet stable there before the primary asks for a barrier:
 /// bounds the memory of decision 6 and what a blip makes us resync.
 pub const UNSTABLE_WRITES_MAX: usize = 1024;

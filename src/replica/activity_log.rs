@@ -6,9 +6,44 @@ use super::Replica;
 use super::hot_extents::extents_of;
 use super::persist::PagesJob;
 use crate::format::extent_log::window_for;
-use crate::limits::{LOG_RELIEVED_SHARE, LOG_UPDATES_MAX};
+use crate::limits::{LOG_GATHER_MIN, LOG_GATHER_TIME, LOG_RELIEVED_SHARE, LOG_UPDATES_MAX};
 use crate::plant::Plant;
-use crate::units::{Blocks, Sequence};
+use crate::units::{Blocks, Nanos, Sequence};
+
+/// When a transaction has gathered enough of those who are about to wait for it. A client that keeps
+/// many cold writes in flight sends a new one for each that ends: the log is written for half of them
+/// at a time, while the other half is on its way, or it would be written for a few at a time.
+#[derive(Debug)]
+pub(super) struct Gather {
+    /// Most cold writes seen at a time, waiting or under way, since the last transaction began.
+    most: usize,
+    /// When the first who waits has waited long enough.
+    until: Nanos,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self { most: 0, until: Nanos::NEVER }
+    }
+}
+
+impl Gather {
+    /// Whether a transaction should begin now, for `waiting` while `under_way` other cold writes are.
+    fn is_enough(&mut self, now: Nanos, waiting: usize, under_way: usize) -> bool {
+        self.most = self.most.max(waiting + under_way);
+        let half = self.most.div_ceil(2).min(LOG_UPDATES_MAX);
+        if self.most >= LOG_GATHER_MIN && waiting < half {
+            if self.until == Nanos::NEVER {
+                self.until = now + LOG_GATHER_TIME;
+            }
+            if now < self.until {
+                return false;
+            }
+        }
+        *self = Self { most: waiting + under_way, until: Nanos::NEVER };
+        true
+    }
+}
 
 impl Replica {
     /// Waits until the extents of the piece are hot, in the order of asking. A piece whose extents are
@@ -32,10 +67,9 @@ impl Replica {
         if self.log.under_way() || self.log_waiting.is_empty() || !self.has_open_disk() {
             return;
         }
-        // While those of the last transactions are under way, more are about to come: one transaction
-        // for more than half of all, or the log would be written for a few at a time.
-        let enough = self.were_cold + self.were_cold / 4;
-        if self.log_waiting.len() < enough.min(LOG_UPDATES_MAX) {
+        // Whoever waits for slots to cool has waited long enough.
+        let waiting = self.log_waiting.len();
+        if !self.log_full && !self.gather.is_enough(self.now, waiting, self.were_cold) {
             return;
         }
         let coolable = self.coolable();
@@ -60,6 +94,12 @@ impl Replica {
                 self.relieve_log();
             }
         }
+    }
+
+    /// When those who wait have waited long enough for others.
+    pub(super) fn log_due(&self) -> Nanos {
+        let idle = self.log_waiting.is_empty() || self.log.under_way() || !self.has_open_disk();
+        if idle { Nanos::NEVER } else { self.gather.until }
     }
 
     fn blocks_of_waiter(&self, waiter: super::LogWaiter) -> Blocks {
@@ -123,5 +163,42 @@ impl Replica {
         let peers = self.peers.iter().filter(|peer| !peer.is_ahead());
         let peers = peers.map(super::peer::Peer::coolable);
         peers.fold(here, Sequence::min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Nanos = Nanos(5_000);
+
+    #[test]
+    fn half_of_many_are_gathered() {
+        let mut gather = Gather::default();
+        assert!(!gather.is_enough(NOW, 15, 17));
+        assert!(!gather.is_enough(NOW, 15, 0), "those that ended are about to come again");
+        assert!(gather.is_enough(NOW, 16, 0));
+        assert!(gather.is_enough(NOW, 9, 0), "16 were all there were");
+    }
+
+    #[test]
+    fn few_do_not_wait_for_each_other() {
+        let mut gather = Gather::default();
+        assert!(gather.is_enough(NOW, 1, LOG_GATHER_MIN - 2));
+    }
+
+    #[test]
+    fn a_full_transaction_does_not_wait() {
+        let mut gather = Gather::default();
+        assert!(gather.is_enough(NOW, LOG_UPDATES_MAX, 10 * LOG_UPDATES_MAX));
+    }
+
+    #[test]
+    fn nobody_waits_for_those_who_do_not_come() {
+        let mut gather = Gather::default();
+        assert!(!gather.is_enough(NOW, 1, 40));
+        assert!(!gather.is_enough(NOW + Nanos(LOG_GATHER_TIME.0 - 1), 1, 0));
+        assert!(gather.is_enough(NOW + LOG_GATHER_TIME, 1, 0));
+        assert!(gather.is_enough(NOW + LOG_GATHER_TIME, 1, 0), "and that is learned");
     }
 }

@@ -137,6 +137,7 @@ pub struct Replica {
     log_full: bool,
     /// Pieces under way that waited for the log.
     were_cold: usize,
+    gather: activity_log::Gather,
     /// Slots of the log taken since it was last relieved.
     taken_slots: u32,
     /// Transactions begun, for `status`.
@@ -210,6 +211,7 @@ impl Replica {
             inputs: 0,
             log_full: false,
             were_cold: 0,
+            gather: activity_log::Gather::default(),
             taken_slots: 0,
             log_writes: 0,
             local: LocalStream::default(),

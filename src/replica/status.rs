@@ -256,7 +256,7 @@ impl Replica {
     #[must_use]
     pub fn deadline(&self) -> Nanos {
         let stop = self.stopping.as_ref().and_then(Stopping::due);
-        let mut next = stop.unwrap_or(Nanos::NEVER);
+        let mut next = stop.unwrap_or(Nanos::NEVER).min(self.log_due());
         for peer in &self.peers {
             let times =
                 [Some(peer.deadline), peer.out.barrier_due(), peer.ahead_until, peer.redial];
