@@ -88,6 +88,7 @@ enum IoPurpose {
     Apply { peer: usize, session: Session, sequence: Sequence },
     Barrier { peer: usize, session: Session },
     SourceSync { peer: usize, session: Session },
+    PromotionSync { id: CommandId },
     Item { peer: usize, session: Session, item: usize },
     Serve { peer: usize, session: Session, id: u64, blocks: Blocks },
     Verify { session: Session, number: u64, chunk: usize },
@@ -393,6 +394,7 @@ impl Replica {
             IoPurpose::SourceSync { peer, session } => {
                 self.source_synced(peer, session, result.is_ok());
             }
+            IoPurpose::PromotionSync { id } => self.promotion_synced(id, result.is_ok()),
             other => debug_assert!(false, "{other:?} does not end in Done"),
         }
     }

@@ -3,16 +3,17 @@
 //! on every peer in reach, and what a peer lacks is marked.
 //!
 //! ```text
-//!   Secondary ── promote ──▶ asking every connected peer ──▶ saving ──▶ Primary (export open)
+//!   Secondary ── promote ──▶ asking every connected peer ──▶ syncing (A, B) ──▶ saving ──▶ Primary (export open)
 //!   Primary ── demote ──▶ draining ──▶ flushing everywhere ──▶ marks ──▶ saving ──▶ Secondary
 //! ```
 
-use super::Replica;
 use super::disk::DiskPhase;
+use super::disk_loss::DiskLoss;
 use super::event::{CommandId, Output, Refusal, Reply, RequestError};
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
-use crate::format::frame::{DiskState, Frame, Role};
+use super::{IoPurpose, Replica};
+use crate::format::frame::{DiskState, Frame, Protocol, Role};
 use crate::format::superblock::{DataState, PeerSlot};
 use crate::plant::Plant;
 use crate::units::{Epoch, Sequence, Session};
@@ -26,8 +27,18 @@ pub(super) struct Promoting {
     waiting: Vec<usize>,
     /// By the operator's word alone.
     forced: bool,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The peers, and whatever a former primary sent that has not landed.
+    Waiting,
+    /// What a former primary sent is on its way to stable storage.
+    Syncing,
+    Synced,
     /// The role is on its way to the disk.
-    saving: bool,
+    Saving,
 }
 
 /// A demotion on its way.
@@ -180,8 +191,8 @@ impl Replica {
         let epoch = self.superblock.epoch.next();
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
-        let saving = false;
-        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone(), forced, saving });
+        let step = Step::Waiting;
+        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone(), forced, step });
         for peer in &waiting {
             self.send(*peer, Frame::PromoteAsk { epoch });
         }
@@ -216,20 +227,30 @@ impl Replica {
     }
 
     /// Becomes primary once every peer has agreed and nothing a former primary sent can land any
-    /// more: what it was told is received must be in what this node serves.
+    /// more: what it was told is received must be in what this node serves. And what its clients
+    /// flushed must survive a power cut here; under C it does, since a flush waits for both.
     pub(super) fn take_office(&mut self) {
         let (leftovers, open) = (self.has_leftovers(), self.has_open_disk());
         let Some(promoting) = &mut self.promoting else {
             return;
         };
-        if promoting.saving || !promoting.waiting.is_empty() || leftovers {
+        if promoting.step == Step::Saving || !promoting.waiting.is_empty() || leftovers {
             return;
         }
         if !open {
             let text = format!("the local disk of {} failed meanwhile", self.options.name);
             return self.fail_promotion("disk-failed", text);
         }
-        promoting.saving = true;
+        match promoting.step {
+            Step::Syncing => return,
+            Step::Waiting if self.options.protocol != Protocol::C => {
+                promoting.step = Step::Syncing;
+                let id = promoting.id;
+                let io = self.start_io(IoPurpose::PromotionSync { id });
+                return self.emit(Output::Sync { io });
+            }
+            _ => promoting.step = Step::Saving,
+        }
         let (epoch, forced) = (promoting.epoch, promoting.forced);
         if forced {
             // Not before all agreed: a promotion that fails changes nothing.
@@ -240,6 +261,15 @@ impl Replica {
         superblock.primary = true;
         superblock.log_live = true;
         self.save(After::Promoted);
+    }
+
+    pub(super) fn promotion_synced(&mut self, id: CommandId, ok: bool) {
+        if !ok {
+            return self.fail_disk(DiskLoss::Flush);
+        }
+        if let Some(promoting) = self.promoting.as_mut().filter(|it| it.id == id) {
+            promoting.step = Step::Synced;
+        }
     }
 
     pub(super) fn promoted(&mut self) {
@@ -302,7 +332,7 @@ impl Replica {
 
     /// Ends a promotion, unless the role is on its way to the disk already.
     pub(super) fn give_up_promotion(&mut self, reason: &'static str, text: &str) {
-        if self.promoting.as_ref().is_some_and(|promoting| !promoting.saving) {
+        if self.promoting.as_ref().is_some_and(|it| it.step != Step::Saving) {
             self.fail_promotion(reason, text.to_owned());
         }
     }

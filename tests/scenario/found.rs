@@ -1,7 +1,7 @@
 //! Owns the stories of bugs that were found and mended, each named by what must hold.
 
 use crate::world::*;
-use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::format::frame::{DiskState, Protocol, Role};
 use twinblk::replica::event::*;
 use twinblk::replica::options::*;
 
@@ -978,4 +978,43 @@ fn a_late_word_of_a_disk_that_failed_is_not_believed() {
     w.must(BRAVO, Command::DiskAttach);
     w.settle();
     w.equal();
+}
+
+/// G2: what the old primary flushed, and its peer only received, survives the peer's loss of power
+/// once that is primary by force.
+#[test]
+fn under_a_and_b_a_new_primary_keeps_through_a_power_cut_what_the_old_one_flushed() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.settle();
+        w.lose(ALPHA, "Barrier");
+        w.wrote(ALPHA, 5, 1, 7);
+        flushed(&mut w, ALPHA);
+        w.crash(ALPHA);
+        w.run_for(20);
+        w.must(BRAVO, FORCE);
+        lose_power(&mut w, BRAVO);
+        w.restart(BRAVO);
+        w.run_for(1_000);
+        w.holds(BRAVO, 5, 1, 7);
+    }
+}
+
+/// G11: a disk that cannot make stable what it holds is no primary's.
+#[test]
+fn a_promotion_fails_with_the_sync_before_it() {
+    let mut w = under(Protocol::B);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 7);
+    w.crash(ALPHA);
+    w.run_for(20);
+    w.nodes[BRAVO].stalled.insert("sync");
+    let promote = w.command(BRAVO, FORCE);
+    w.run_for(100);
+    assert!(w.answer(BRAVO, promote).is_none(), "not before it is stable");
+    w.nodes[BRAVO].medium.broken = true;
+    w.nodes[BRAVO].stalled.clear();
+    w.until("an answer", |w| w.answer(BRAVO, promote).is_some());
+    assert_eq!(w.answer(BRAVO, promote).unwrap().as_ref().unwrap_err().reason, "disk-failed");
+    assert_eq!(w.role(BRAVO), Role::Secondary);
 }
