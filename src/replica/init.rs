@@ -3,7 +3,7 @@
 
 use super::Replica;
 use super::event::{CommandId, Output};
-use super::peer::Phase;
+use super::peer::{Peer, Phase};
 use super::persist::After;
 use crate::format::frame::Frame;
 use crate::format::lineage::{Generation, Lineage};
@@ -59,6 +59,12 @@ impl Replica {
     pub(super) fn init_empty(&mut self, id: CommandId) {
         if !self.may_init(id) {
             return;
+        }
+        let agreeing = |peer: &Peer| peer.negotiates() || peer.phase == Phase::Settling;
+        if self.peers.iter().any(agreeing) {
+            let text =
+                "the nodes have just met and are comparing what they hold; try again in a moment";
+            return self.refuse_command(id, "negotiating", text);
         }
         if !self.peers.iter().any(|peer| peer.phase == Phase::Idle) {
             let text = "both nodes must be connected for --both-empty; see `twinblk status`";

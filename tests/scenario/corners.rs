@@ -82,6 +82,21 @@ fn an_offer_to_begin_with_zeroes_ends_with_the_link_while_a_disk_is_looked_throu
     }
 }
 
+/// G24: who is just meeting is not "not connected".
+#[test]
+fn to_begin_with_zeroes_the_nodes_must_have_met() {
+    let mut w = created();
+    w.cut();
+    w.nodes[BRAVO].stalled.insert("superblock");
+    w.restore();
+    w.run_for(1_000);
+    for node in [ALPHA, BRAVO] {
+        assert_eq!(not_now(&mut w, node, Command::InitEmpty), "negotiating");
+    }
+    w.nodes[BRAVO].stalled.clear();
+    begins(w);
+}
+
 /// G24: a disk that cannot be read is not empty.
 #[test]
 fn a_disk_that_cannot_be_looked_through_is_not_taken_for_empty() {
