@@ -99,12 +99,6 @@ pub enum FrameError {
         /// The kind.
         kind: Kind,
     },
-    /// The payload is not the one the header announced.
-    #[error("the payload of a {kind:?} frame is damaged or of another length")]
-    Payload {
-        /// The kind.
-        kind: Kind,
-    },
     /// A field that is not as it must be; `reserved` if one that the kind does not use is in use.
     #[error("the field {field} of a {kind:?} frame breaks a rule")]
     Field {
@@ -244,19 +238,6 @@ impl Header {
     #[must_use]
     pub const fn payload_sum(&self) -> u32 {
         if self.payload_bytes() == 0 { 0 } else { self.tail_sum }
-    }
-
-    /// Whether these bytes are the payload.
-    ///
-    /// # Errors
-    /// If they are not.
-    pub fn check_payload(&self, payload: &[u8]) -> Result<(), FrameError> {
-        let whole = payload.len() as u64 == u64::from(self.payload_bytes());
-        if whole && checksum::of(payload) == self.payload_sum() {
-            Ok(())
-        } else {
-            Err(FrameError::Payload { kind: self.kind() })
-        }
     }
 
     /// The frame, from its header and the [`body_bytes`](Self::body_bytes) bytes after it. The

@@ -12,7 +12,7 @@ use super::superblock::Geometry;
 use crate::limits::{
     DEVICE_BLOCKS_MAX, EXTENT_BLOCKS, LOG_EXTENTS_MAX, LOG_EXTENTS_MIN, PEER_SLOTS_MAX,
 };
-use crate::units::{BLOCK_BYTES, Blocks};
+use crate::units::BLOCK_BYTES;
 
 const RECORD: u64 = RECORD_BYTES as u64;
 
@@ -73,14 +73,6 @@ impl Geometry {
     #[expect(clippy::cast_possible_truncation, reason = "asserted below for the largest device")]
     pub const fn pages_per_slot(&self) -> u32 {
         self.device_blocks.div_ceil(BITS_PER_PAGE) as u32
-    }
-
-    /// Blocks of the device whose marks bitmap page `page` holds; fewer in the last one, none
-    /// (`count` 0) beyond it.
-    #[must_use]
-    pub fn page_blocks(&self, page: u32) -> Blocks {
-        let start = (u64::from(page) * BITS_PER_PAGE).min(self.device_blocks);
-        Blocks::new(start, BITS_PER_PAGE.min(self.device_blocks - start))
     }
 
     /// Blocks in the ring of the activity log.
@@ -158,9 +150,6 @@ mod tests {
         assert_eq!(layout.page_offset(1, 1), 7 * 4096);
         assert_eq!(layout.superblock_offset(1), 8 * 4096);
         assert_eq!(layout.metadata_bytes(), 9 * 4096);
-        assert_eq!(layout.page_blocks(0), Blocks::new(0, 32_512));
-        assert_eq!(layout.page_blocks(1), Blocks::new(32_512, 1));
-        assert_eq!(layout.page_blocks(u32::MAX).count, 0);
     }
 
     #[test]

@@ -211,19 +211,15 @@ impl Replica {
             return self.run_read(key);
         }
         let op = &mut self.ops[key];
-        if op.next_block == op.blocks.start {
-            op.next_block = op.body().start;
-            let edges: Vec<_> = op.edges.iter().map(|(b, p)| (*b, p.share())).collect();
-            op.running += 1; // Held until every piece has been started.
-            for (blocks, payload) in edges {
-                self.ops[key].running += 1;
-                self.start_piece(key, blocks, Some(Part { payload, first: 0 }));
-            }
-            self.run_pieces(key);
-            self.piece_ended(key);
-        } else {
-            self.run_pieces(key);
+        op.next_block = op.body().start;
+        let edges: Vec<_> = op.edges.iter().map(|(b, p)| (*b, p.share())).collect();
+        op.running += 1; // Held until every piece has been started.
+        for (blocks, payload) in edges {
+            self.ops[key].running += 1;
+            self.start_piece(key, blocks, Some(Part { payload, first: 0 }));
         }
+        self.run_pieces(key);
+        self.piece_ended(key);
     }
 
     fn run_pieces(&mut self, key: usize) {

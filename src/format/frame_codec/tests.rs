@@ -55,12 +55,11 @@ fn a_header_says_what_follows() {
     assert_eq!(header.tag(), TAG);
     assert_eq!(header.kind(), Kind::Write);
     assert_eq!((header.body_bytes(), header.payload_bytes()), (0, 3 * 4096));
-    assert_eq!(header.check_payload(b"other"), Err(FrameError::Payload { kind: Kind::Write }));
     let mut bytes = Vec::new();
     let payload = [9; 4096];
     encode(&write(1), TAG, checksum::of(&payload), &mut bytes);
     let (header, _) = read(&bytes).unwrap();
-    assert_eq!(header.check_payload(&payload), Ok(()));
+    assert_eq!(header.payload_sum(), checksum::of(&payload));
 }
 
 #[test]
