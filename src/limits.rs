@@ -194,3 +194,10 @@ pub const NEGOTIATION_BYTES_MAX: usize = 256 << 10;
 /// Bytes one shard hashes or scans in one turn: about a tenth of a millisecond, so that no client
 /// waits for a resync's arithmetic. Shared by its disks, through `Disk::resume`.
 pub const TURN_WORK_BYTES: usize = 256 << 10;
+
+/// How long a busy shard looks for completions before it sleeps, in microseconds: longer than most answers of a disk
+/// or a peer nearby take.
+pub const POLL_US_DEFAULT: u16 = 200;
+
+/// Most of the same: many times what a sleep costs.
+pub const POLL_US_MAX: u64 = 10_000;

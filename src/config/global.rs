@@ -4,8 +4,10 @@
 use super::problem::{Complaint, Problems};
 use super::section::{Places, Section};
 use super::value::{bytes, choice, integer, time};
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::limits::{POLL_US_MAX, REQUEST_BYTES_MAX};
 use crate::units::Nanos;
+use std::ops::RangeInclusive;
+use toml::de::DeValue;
 
 /// Most shards: more threads than any machine's disks and links can feed.
 pub(super) const SHARDS_MAX: u64 = 64;
@@ -32,6 +34,9 @@ pub struct Tuning {
     pub shards: Option<u16>,
     /// How requests reach the kernel.
     pub engine: Engine,
+    /// How long a busy shard looks for completions before it sleeps, in microseconds; 0: never.
+    /// None: 200, but never on a machine with a single processor.
+    pub poll_us: Option<u16>,
     /// Buffers of each shard for what clients write and read, in bytes. Default 64 MiB: the
     /// largest single request, and over a thousand of the usual ones at once.
     pub client_buffers: u64,
@@ -46,6 +51,7 @@ impl Default for Tuning {
         Self {
             shards: None,
             engine: Engine::Auto,
+            poll_us: None,
             client_buffers: 64 << 20,
             peer_buffers: 64 << 20,
             background_buffers: 32 << 20,
@@ -84,13 +90,11 @@ pub(super) fn tuning(file: &mut Section<'_>, problems: &mut Problems) -> Tuning 
     let mut section = file.table("tuning", "`[tuning]`", problems);
     let default = Tuning::default();
     let buffers = |most| bytes((8 << 20)..=most);
-    let shards = section.setting("shards", problems, |value| match value.as_str() {
-        Some("auto") => Ok(None),
-        Some(_) => Err(Complaint::new("this is a text", "write a whole number, or \"auto\"")),
-        None => integer(1..=SHARDS_MAX)(value).map(|n| u16::try_from(n).ok()),
-    });
+    let shards = section.setting("shards", problems, auto_or(1..=SHARDS_MAX));
+    let poll_us = section.setting("poll_us", problems, auto_or(0..=POLL_US_MAX));
     let tuning = Tuning {
         shards: shards.flatten(),
+        poll_us: poll_us.flatten(),
         engine: section.setting("engine", problems, choice(&ENGINES)).unwrap_or_default(),
         client_buffers: section
             .setting("client_buffers", problems, bytes(REQUEST_BYTES_MAX..=BUFFERS_MAX))
@@ -104,6 +108,17 @@ pub(super) fn tuning(file: &mut Section<'_>, problems: &mut Problems) -> Tuning 
     };
     section.finish(problems);
     tuning
+}
+
+/// A whole number, or none for "auto".
+fn auto_or(
+    allowed: RangeInclusive<u64>,
+) -> impl FnOnce(&DeValue<'_>) -> Result<Option<u16>, Complaint> {
+    |value| match value.as_str() {
+        Some("auto") => Ok(None),
+        Some(_) => Err(Complaint::new("this is a text", "write a whole number, or \"auto\"")),
+        None => integer(allowed)(value).map(|number| u16::try_from(number).ok()),
+    }
 }
 
 /// Largest budget of one purpose: a slip of a unit must not take the machine's memory.

@@ -73,6 +73,7 @@ run_directory = "/run/a"
 [tuning]
 shards = 2
 engine = "portable"
+poll_us = 0
 client_buffers = "128MiB"
 peer_buffers = "16MiB"
 background_buffers = "8MiB"

@@ -70,6 +70,8 @@ pub(super) struct Known {
 /// What a shard's thread is started with.
 pub(super) struct Start {
     pub(super) choice: RingChoice,
+    /// How long its ring looks before it sleeps.
+    pub(super) poll: Nanos,
     pub(super) budgets: Budgets,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) setups: Vec<Setup>,
@@ -270,6 +272,7 @@ pub(super) fn start(number: usize, start: Start) -> Result<(Mailbox, Thread), Ri
                 return;
             }
         };
+        ring.poll_for(start.poll);
         let mail = Mailbox { letters, waker: ring.waker() };
         let _ = report.send(Ok(mail.clone()));
         run(ring, mail, start, &inbox);

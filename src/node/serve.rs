@@ -200,6 +200,7 @@ fn start_shards(
         }
         let start = Start {
             choice: choice(options.config.tuning.engine),
+            poll: setup::poll(options.config.tuning.poll_us),
             budgets: setup::budgets(&options.config),
             listeners: listeners.take().unwrap_or_default(),
             setups: setups.collect::<Result<_, _>>()?,

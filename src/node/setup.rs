@@ -6,11 +6,12 @@ use super::serve::{ServeError, ServeOptions};
 use crate::buffer::Budgets;
 use crate::config::{self, Config, Node, Resource};
 use crate::format::hello::Versions;
+use crate::limits::POLL_US_DEFAULT;
 use crate::link::{LinkOptions, Names, Path, Timing};
 use crate::plant::Plants;
 use crate::replica::event::PeerIndex;
 use crate::replica::options::{OnCongestion, Options, PeerLoss, PeerOptions, ResyncOptions};
-use crate::units::{BootId, RunId};
+use crate::units::{BootId, Nanos, RunId};
 use std::net::{IpAddr, SocketAddr};
 
 /// What is the same for all resources of one start of the daemon.
@@ -31,11 +32,20 @@ pub(super) fn budgets(config: &Config) -> Budgets {
     }
 }
 
+/// How long a shard's ring looks before it sleeps: on a single processor it would only keep away whom it waits for.
+pub(super) fn poll(configured_us: Option<u16>) -> Nanos {
+    let default = if processors() > 1 { POLL_US_DEFAULT } else { 0 };
+    Nanos(u64::from(configured_us.unwrap_or(default)) * 1_000)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// On which shard each resource of this node runs: as configured, or the least laden.
 pub(super) fn shards<'a>(options: &'a ServeOptions) -> Vec<Vec<&'a Resource>> {
     let resources: Vec<&Resource> = options.config.resources_on(options.node).collect();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let wanted = options.config.tuning.shards.map_or(cores / 2, usize::from);
+    let wanted = options.config.tuning.shards.map_or(processors() / 2, usize::from);
     let fixed = resources.iter().filter_map(|resource| resource.shard).max();
     let needed = fixed.map_or(0, |shard| usize::from(shard) + 1);
     let count = wanted.min(resources.len()).max(needed).max(1);

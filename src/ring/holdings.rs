@@ -53,6 +53,8 @@ pub(super) struct Holdings {
     pub(super) entropy: Entropy,
     /// Completions of the next turn.
     pub(super) ready: Vec<Completion>,
+    /// The waker was heard in the last turn.
+    pub(super) woken: bool,
     /// After this long an attempt to connect has failed.
     pub(super) connect_time: Nanos,
     spare: Vec<Vectors>,
@@ -68,6 +70,7 @@ impl Holdings {
             waker,
             entropy: Entropy::new(),
             ready: Vec::new(),
+            woken: false,
             connect_time: CONNECT_TIME,
             spare: Vec::new(),
         })

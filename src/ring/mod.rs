@@ -10,6 +10,7 @@ mod files;
 mod flights;
 mod holdings;
 mod outgoing;
+mod polling;
 mod portable;
 mod setup;
 mod system;

@@ -40,7 +40,6 @@ pub(super) struct PortableRing {
     dialing: Vec<u32>,
     events: Box<[EpollEvent; EVENTS]>,
     errands_done: Vec<(u64, Result<u32, Errno>)>,
-    woken: bool,
 }
 
 impl PortableRing {
@@ -57,7 +56,6 @@ impl PortableRing {
             dialing: Vec::new(),
             events: Box::new([EpollEvent::empty(); EVENTS]),
             errands_done: Vec::new(),
-            woken: false,
         })
     }
 
@@ -236,7 +234,7 @@ impl PortableRing {
             let mark = self.events[event].data();
             self.act(mark);
         }
-        if self.woken {
+        if self.held.woken {
             self.collect_errands();
         }
     }
@@ -244,7 +242,7 @@ impl PortableRing {
     fn act(&mut self, mark: u64) {
         if mark == BELL {
             self.held.waker.read();
-            self.woken = true;
+            self.held.woken = true;
         } else if mark & DIAL != 0 {
             if let Some(index) = self.flights.find(mark & !DIAL) {
                 self.end_connect(index, false);
@@ -298,6 +296,7 @@ impl Ring for PortableRing {
     }
 
     fn turn(&mut self, _pool: &mut Pool, until: Nanos, completions: &mut Vec<Completion>) {
+        self.held.woken = false;
         loop {
             self.expire_connects();
             let limit = match self.held.ready.is_empty() {
@@ -306,7 +305,7 @@ impl Ring for PortableRing {
             };
             self.wait(limit);
             let over = !self.held.ready.is_empty() || until <= self.now();
-            if std::mem::take(&mut self.woken) || over {
+            if self.held.woken || over {
                 break;
             }
         }

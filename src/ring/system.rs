@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use super::endpoints::Closing;
 use super::files::FileEngine;
 use super::holdings::Engine;
+use super::polling::Polling;
 use super::portable::PortableRing;
 use super::setup::{self, Build, Refused};
 use super::uring::UringRing;
@@ -43,6 +44,7 @@ pub enum RingError {
 pub struct SystemRing {
     pub(super) engine: Box<dyn Engine>,
     name: &'static str,
+    polling: Polling,
 }
 
 impl SystemRing {
@@ -74,18 +76,24 @@ impl SystemRing {
     fn uring(build: Build<'_>) -> Result<Self, Refused> {
         let (ring, wish) = UringRing::new(build)?;
         tracing::info!(queue = wish.completions(), flags = wish.flags(), "io_uring engine");
-        Ok(Self { engine: Box::new(ring), name: "uring" })
+        Ok(Self { engine: Box::new(ring), name: "uring", polling: Polling::new(Nanos(0)) })
     }
 
     fn portable() -> Result<Self, RingError> {
         let ring = PortableRing::new().map_err(RingError::Descriptors)?;
-        Ok(Self { engine: Box::new(ring), name: "portable" })
+        Ok(Self { engine: Box::new(ring), name: "portable", polling: Polling::new(Nanos(0)) })
     }
 
     /// `uring` or `portable`, for status and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// From now on looks so long for completions before it sleeps, while most waits are shorter than
+    /// that; 0, as at first: never.
+    pub const fn poll_for(&mut self, limit: Nanos) {
+        self.polling = Polling::new(limit);
     }
 
     /// Ends this ring's turns from other threads.
@@ -156,7 +164,24 @@ impl Ring for SystemRing {
     }
 
     fn turn(&mut self, pool: &mut Pool, until: Nanos, completions: &mut Vec<Completion>) {
+        let begun = self.now();
+        if until <= begun {
+            return self.engine.turn(pool, until, completions);
+        }
+        let before = completions.len();
+        if let Some(span) = self.polling.span() {
+            let end = until.min(begun + span);
+            while self.now() < end {
+                self.engine.turn(pool, Nanos(0), completions);
+                if completions.len() > before || self.engine.held().woken {
+                    return self.polling.waited(self.now().since(begun));
+                }
+                // Whoever this waits for may need this very processor.
+                std::thread::yield_now();
+            }
+        }
         self.engine.turn(pool, until, completions);
+        self.polling.waited(self.now().since(begun));
     }
 
     fn recycle(&mut self, gather: Box<Gather>) {

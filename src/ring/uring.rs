@@ -52,7 +52,6 @@ pub(super) struct UringRing {
     /// Where the kernel puts the count of rings.
     bell_count: Box<u64>,
     bell_armed: bool,
-    woken: bool,
     /// Flags of every wait.
     wait_flags: EnterFlags,
 }
@@ -77,7 +76,6 @@ impl UringRing {
             errands_done: Vec::new(),
             bell_count: Box::new(0),
             bell_armed: false,
-            woken: false,
             wait_flags,
         };
         ring.push_entries();
@@ -205,7 +203,7 @@ impl UringRing {
         for (key, result) in results.drain(..) {
             if key == BELL {
                 self.bell_armed = false;
-                self.woken = true;
+                self.held.woken = true;
                 self.held.waker.heard();
             } else if let Some(index) = self.flights.find(key) {
                 self.advance(index, outcome(result));
@@ -214,7 +212,7 @@ impl UringRing {
             }
         }
         self.results = results;
-        if self.woken {
+        if self.held.woken {
             self.collect_errands();
         }
     }
@@ -348,6 +346,7 @@ impl Ring for UringRing {
     }
 
     fn turn(&mut self, _pool: &mut Pool, until: Nanos, completions: &mut Vec<Completion>) {
+        self.held.woken = false;
         loop {
             self.push_entries();
             let span = match (self.held.ready.is_empty(), until) {
@@ -362,7 +361,7 @@ impl Ring for UringRing {
             }
             self.reap();
             let over = !self.held.ready.is_empty() || span == Nanos(0);
-            if std::mem::take(&mut self.woken) || over {
+            if self.held.woken || over {
                 break;
             }
         }

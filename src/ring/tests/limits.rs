@@ -8,7 +8,11 @@ use super::*;
 on_both! {
     fn another_thread_ends_a_turn(world) {
         let waker = world.ring.waker();
-        for round in 0..100 {
+        for round in 0..200 {
+            if round == 100 {
+                // From here on it is seldom asleep.
+                world.ring.poll_for(Nanos::from_millis(10_000));
+            }
             let waker = waker.clone();
             let caller = std::thread::spawn(move || waker.wake());
             if round % 2 == 0 {
@@ -38,6 +42,19 @@ on_both! {
             heard += receiver.try_iter().count();
         }
         caller.join().expect("all sent");
+    }
+
+    fn who_looks_for_completions_finds_them_and_goes_to_sleep(world) {
+        world.ring.poll_for(Nanos::from_millis(1));
+        let file = world.ring.register_file(disk_file(1 << 20), FileEngine::Uring);
+        for _ in 0..100 {
+            assert_eq!(world.run(Op::Sync { file }), Ok(0));
+        }
+        for millis in [5, 1] {
+            let until = world.ring.now() + Nanos::from_millis(millis);
+            world.ring.turn(&mut world.pool, until, &mut world.completions);
+            assert!(world.ring.now() >= until && world.completions.is_empty());
+        }
     }
 
     fn a_turn_ends_at_its_time_and_not_before(world) {
