@@ -64,7 +64,7 @@ pub const LOG_EXTENTS_DEFAULT: u32 = 1237;
 /// Fewest hot extents: a 1 MiB piece can touch two, and several must be able to run at once.
 pub const LOG_EXTENTS_MIN: u32 = 16;
 
-/// Most hot extents: keeps recovery marks below 64 GiB.
+/// Most hot extents: keeps recovery marks at 64 GiB.
 pub const LOG_EXTENTS_MAX: u32 = 16_384;
 
 /// Extents one activity log transaction can change: bounds the log block, allows batching.
@@ -73,11 +73,11 @@ pub const LOG_UPDATES_MAX: usize = 64;
 /// Fewer cold writes than so many at a time do not wait for each other: a log write for each few keeps up with them.
 pub const LOG_GATHER_MIN: usize = 16;
 
-/// How long a write waits at most for others to share its log write: about what one takes on a loaded disk, twice.
+/// How long a write waits at most for others to share its log write: twice what one takes on a loaded disk.
 pub const LOG_GATHER_TIME: Nanos = Nanos(1_000_000);
 
 /// Writes acknowledged by a peer but not yet stable there before the primary asks for a barrier:
-/// bounds the memory of decision 6 and what a blip makes us resync.
+/// bounds the memory of what a peer acknowledged and has not flushed, and what a blip makes us resync.
 pub const UNSTABLE_WRITES_MAX: usize = 1024;
 
 /// Bytes of the same before the primary asks for a barrier.
@@ -125,7 +125,7 @@ pub const RESYNC_TICK: Nanos = Nanos::from_millis(100);
 /// The time over which a resync's rate is told: long enough to be steady, short enough to be now.
 pub const RATE_SPAN: Nanos = Nanos::from_millis(2_000);
 
-/// Bytes in one piece of a resync or verify: small enough that a client write waits little for
+/// Blocks in one piece (256 KiB) of a resync or verify: small enough that a client write waits little for
 /// the lock, large enough for a disk to stream.
 pub const RESYNC_PIECE_BLOCKS: u64 = (256 << 10) / BLOCK_BYTES;
 

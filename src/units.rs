@@ -7,7 +7,7 @@ use std::ops::{Add, Sub};
 /// Bytes in one block: the unit of the dirty bitmap, of range locks and of every replicated write.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// A point in time, in nanoseconds of `CLOCK_BOOTTIME` (or of the simulator's virtual clock).
+/// A point in time or a span, in nanoseconds of `CLOCK_BOOTTIME` (or of the simulator's virtual clock).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nanos(pub u64);
 
@@ -92,6 +92,16 @@ impl Blocks {
     #[must_use]
     pub const fn length_bytes(self) -> u64 {
         self.count * BLOCK_BYTES
+    }
+
+    /// The words of a bitmap, 64 blocks each, that the run touches, each with the bits of the run.
+    pub(crate) fn words(self) -> impl Iterator<Item = (usize, u64)> {
+        (self.start / 64..self.end().div_ceil(64)).map(move |word| {
+            let from = self.start.saturating_sub(word * 64).min(63);
+            let upto = (self.end() - word * 64).min(64);
+            let mask = (u64::MAX << from) & (u64::MAX >> (64 - upto));
+            (usize::try_from(word).unwrap_or(usize::MAX), mask)
+        })
     }
 
     /// Cuts the run into pieces of at most `most` blocks, in ascending order.

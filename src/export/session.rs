@@ -273,10 +273,6 @@ impl Session {
                 return Ok(());
             }
             (Reply::Failed(RequestError::NotPrimary), _) => return Err(NotPrimary),
-            (Reply::Failed(error), _) => {
-                tally.counters.failed += 1;
-                self.fail(&request, errno(error));
-            }
             (reply @ Reply::Data(_), _) | (reply, Operation::Read { .. }) => {
                 debug_assert!(false, "data answers reads, and nothing else does");
                 release_reply(pool, reply);
@@ -385,13 +381,5 @@ impl Session {
 pub(super) fn release_reply(pool: &mut Pool, reply: Reply) {
     if let Reply::Data(pieces) = reply {
         spread::release(pool, pieces);
-    }
-}
-
-const fn errno(error: RequestError) -> Errno {
-    match error {
-        RequestError::Io => Errno::IO,
-        RequestError::NoSpace => Errno::NOSPC,
-        RequestError::NotPrimary => Errno::SHUTDOWN,
     }
 }

@@ -19,8 +19,6 @@ pub struct Counters {
     pub read_bytes: u64,
     /// Bytes of successful WRITEs.
     pub written_bytes: u64,
-    /// Requests that the core failed.
-    pub failed: u64,
     /// Requests that broke a rule of the protocol and were answered with an error.
     pub refused: u64,
 }

@@ -91,9 +91,8 @@ pub const fn window_for(number: u64, log_extents: u32) -> Range<u32> {
 }
 
 /// The blocks of a log without hot extents, in ring order: transactions `first` and following, one
-/// for each place. `create` begins at 1; a log that was unreadable is begun anew at its
-/// `next_transaction`, while all is marked by other means. The next number is
-/// `first + ring_blocks`.
+/// for each place. `create` begins at 1, `meta restore` at what the dump says comes next. The number
+/// after these is `first + ring_blocks`.
 #[must_use]
 pub fn fresh_ring(log: LogIdentity, first: u64) -> Vec<[u8; super::RECORD_BYTES]> {
     let log_extents = log.geometry.log_extents;

@@ -113,7 +113,7 @@ pub enum ByeReason {
     Stop,
     /// The sender refuses: split brain.
     SplitBrain,
-    /// The sender refuses: unrelated data.
+    /// The sender refuses: unrelated data, a disk that was restored, or no whole copy to go by.
     Unrelated,
     /// The sender refuses: something in the configurations differs.
     Incompatible,
@@ -206,7 +206,8 @@ pub enum Frame {
         /// The token, drawn by the source in `SyncStart`.
         token: u64,
     },
-    /// Data, from the source: the resync's token is durable in its slot.
+    /// Data, from the source: give your copy up under this token. The source's own slot holds it durably
+    /// before any mark goes.
     SyncStart {
         /// Drawn anew, or that of the interrupted resync.
         token: u64,

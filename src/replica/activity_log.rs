@@ -46,20 +46,25 @@ impl Gather {
 }
 
 impl Replica {
-    /// Waits until the extents of the piece are hot, in the order of asking. A piece whose extents are
-    /// hot does not queue, unless slots are short: then those who wait would wait for ever.
+    /// Waits until the extents of the piece are hot, in the order of asking.
     pub(super) fn enter_log(&mut self, key: usize) {
         let blocks = self.pieces[key].blocks;
         if !self.has_open_disk() {
             return self.issue(key);
         }
-        let may_pass = self.log_waiting.is_empty() || !self.log_full;
-        if may_pass && self.log.enter(blocks) {
+        if self.enter_if_hot(blocks) {
             self.pieces[key].entered = true;
             return self.issue(key);
         }
         self.log_waiting.push_back(super::LogWaiter::Piece(key));
         self.plan_log();
+    }
+
+    /// Whoever finds its extents hot does not queue, unless slots are short: then those who wait would
+    /// wait for ever.
+    pub(super) fn enter_if_hot(&mut self, blocks: Blocks) -> bool {
+        let may_pass = self.log_waiting.is_empty() || !self.log_full;
+        may_pass && self.log.enter(blocks)
     }
 
     /// Begins a log transaction for those who wait, if none is under way.

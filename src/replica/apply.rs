@@ -240,7 +240,7 @@ impl Replica {
         // The peer works without a disk: what is written here, it lacks. On record first.
         let blocks = self.apply_blocks(peer, sequence);
         self.mark(peer, blocks);
-        if self.log_waiting.is_empty() && self.log.enter(blocks) {
+        if self.enter_if_hot(blocks) {
             return self.apply_entered(peer, sequence);
         }
         self.log_waiting.push_back(LogWaiter::Apply { peer, sequence });

@@ -11,7 +11,12 @@ use crate::format::frame::{ByeReason, DiskState, Frame, Role};
 use crate::format::lineage::Lineage;
 use crate::format::superblock::{Bond, DataState};
 
-const OPENING: &str = "the disk is being opened; try again in a moment";
+pub(super) const OPENING: &str = "the disk is being opened; try again in a moment";
+pub(super) const LET_GO: &str = "the disk is being let go of; try again in a moment";
+pub(super) const STOPPING: &str =
+    "the daemon is stopping; start it again with `twinblk serve` and repeat the command";
+pub(super) const NO_DISK: &str = "there is no local disk; run `twinblk disk attach RESOURCE`";
+pub(super) const ROLE_CHANGES: &str = "a change of role is under way; try again in a moment";
 
 impl Replica {
     pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
@@ -39,14 +44,16 @@ impl Replica {
         self.emit(Output::Answer { id, result: Box::new(result) });
     }
 
+    /// `RESOURCE` in the text is put into words.
     pub(super) fn refuse_command(&mut self, id: CommandId, reason: &'static str, text: &str) {
-        let text = format!("{} on {}: {text}", self.options.resource, self.options.name);
+        let (resource, me) = (&self.options.resource, &self.options.name);
+        let text = format!("{resource} on {me}: {}", text.replace("RESOURCE", resource));
         self.answer(id, Err(Refusal { reason, text }));
     }
 
     fn connect(&mut self, id: CommandId, discard_my_data: bool) {
         if discard_my_data && self.role == Role::Primary {
-            let text = "a primary cannot give up its data; run demote first";
+            let text = "a primary cannot give up its data; run `twinblk demote RESOURCE` first";
             return self.refuse_command(id, "is-primary", text);
         }
         if !self.leaving.is_empty() {
@@ -57,7 +64,7 @@ impl Replica {
             let found = &mut self.peers[peer];
             if found.session.is_some() {
                 if discard_my_data {
-                    let text = "the nodes are connected already; there is nothing to discard";
+                    let text = "the nodes are connected, so nothing parts them; `twinblk invalidate RESOURCE` gives this copy up";
                     return self.refuse_command(id, "connected", text);
                 }
                 continue;
@@ -111,10 +118,13 @@ impl Replica {
         for peer in &self.peers {
             let them = &peer.name;
             if primary && self.disk != DiskState::UpToDate {
-                let next = if self.has_open_disk() { "wait --for insync" } else { "disk attach" };
+                let next = match self.has_open_disk() {
+                    true => format!("twinblk wait {resource} --for insync"),
+                    false => format!("twinblk disk attach {resource}"),
+                };
                 let text = format!(
                     "this primary works on the copy of {them}, and without it client I/O would \
-                     wait. Run `twinblk {next} {resource}` first, or `twinblk demote {resource}`"
+                     wait. Run `{next}` first, or `twinblk demote {resource}`"
                 );
                 return Some(("last-copy", text));
             }
@@ -177,16 +187,20 @@ impl Replica {
 
     fn invalidate(&mut self, id: CommandId) {
         if self.role == Role::Primary {
-            let text = "a primary cannot forget its data; run demote first";
+            let text = "a primary cannot forget its data; run `twinblk demote RESOURCE` first";
             return self.refuse_command(id, "is-primary", text);
         }
-        if !self.has_open_disk() || self.demoting.is_some() || self.promoting.is_some() {
-            return self.refuse_command(id, "busy", "the disk is not there, or its role changes");
+        if !self.has_open_disk() {
+            return self.refuse_command(id, "no-disk", NO_DISK);
+        }
+        if self.demoting.is_some() || self.promoting.is_some() {
+            return self.refuse_command(id, "busy", ROLE_CHANGES);
         }
         let whole = self.superblock.data != DataState::Inconsistent;
         let worse = |peer: &super::peer::Peer| peer.disk.is_some_and(|it| it < DiskState::Outdated);
         if whole && self.superblock.lineage.head().is_some() && self.peers.iter().any(worse) {
-            let text = "the peer has no whole copy, so this one is the last; see `twinblk status`";
+            let text = "the peer has no whole copy, so this one is the last; wait until it has: `twinblk \
+                        wait RESOURCE --for insync`";
             return self.refuse_command(id, "last-copy", text);
         }
         self.superblock.lineage = Lineage::default();
@@ -244,11 +258,15 @@ impl Replica {
 
     fn verify_command(&mut self, id: CommandId, repair: bool) {
         if self.verify.is_some() {
-            return self.refuse_command(id, "busy", "a verify is running already");
+            return self.refuse_command(
+                id,
+                "busy",
+                "a verify is running already; `twinblk status RESOURCE` shows how far it is",
+            );
         }
         let found = self.peers.iter().position(|peer| peer.phase == Phase::Established);
         let Some(peer) = found.filter(|_| self.disk == DiskState::UpToDate) else {
-            let text = "verify needs two connected, up-to-date nodes; see `twinblk status`";
+            let text = "verify needs two connected, up-to-date nodes; `twinblk status RESOURCE` says what is missing";
             return self.refuse_command(id, "not-in-sync", text);
         };
         if self.peers[peer].role == Some(Role::Primary) {
@@ -282,12 +300,12 @@ impl Replica {
             peer.phase == Phase::Established && peer.disk == Some(DiskState::UpToDate)
         };
         if self.role == Role::Primary && !self.peers.iter().any(served) {
-            let text = "this is the last up-to-date copy in reach; connect the peer first";
+            let text = "this is the last up-to-date copy in reach; run `twinblk connect RESOURCE` and \
+                        `twinblk wait RESOURCE --for insync` first";
             return self.refuse_command(id, "last-copy", text);
         }
         if self.peers.iter().any(|peer| self.is_only_copy_of(peer)) {
-            let text =
-                "the peer is primary and works on this copy; run `twinblk disk attach` there";
+            let text = "the peer is primary and works on this copy; run `twinblk disk attach RESOURCE` there";
             return self.refuse_command(id, "last-copy", text);
         }
         self.fail_disk(DiskLoss::Detached);
@@ -301,11 +319,10 @@ impl Replica {
                 self.refuse_command(id, "busy", OPENING);
             }
             DiskPhase::Closing => {
-                let text = "the disk is being let go of; try again in a moment";
-                self.refuse_command(id, "busy", text);
+                self.refuse_command(id, "busy", LET_GO);
             }
             DiskPhase::Open => {
-                let text = "there is a local disk; run `twinblk disk detach` first";
+                let text = "there is a local disk; run `twinblk disk detach RESOURCE` first";
                 self.refuse_command(id, "has-disk", text);
             }
         }
@@ -313,11 +330,12 @@ impl Replica {
 
     fn node_replace(&mut self, id: CommandId) {
         if self.peers.iter().any(|peer| peer.session.is_some()) {
-            let text = "the peer is connected; node replace is for a machine that is gone";
+            let text = "the peer is connected, and `node replace` is for a machine that is gone; if it is \
+                        to be given up, run `twinblk disconnect RESOURCE` first";
             return self.refuse_command(id, "connected", text);
         }
         if !self.has_open_disk() {
-            return self.refuse_command(id, "no-disk", "there is no local disk");
+            return self.refuse_command(id, "no-disk", NO_DISK);
         }
         for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
             slot.bond = Bond::default();

@@ -28,7 +28,7 @@ impl Replica {
         }
     }
 
-    /// Protocol A, congested for too long: this node marks instead of sending.
+    /// Protocol A, more queued than the limit: this node marks instead of sending.
     pub(super) fn congestion_began(&mut self, peer: usize) {
         let bitmap = self.options.on_congestion == super::options::OnCongestion::Bitmap;
         if bitmap && self.peers[peer].phase == Phase::Established {

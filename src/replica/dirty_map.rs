@@ -2,13 +2,8 @@
 //! bitmap pages differ from those on disk.
 //! Must never decide when a page is written.
 
+use crate::format::bitmap::{BITS_PER_PAGE as PAGE_BLOCKS, WORDS_PER_PAGE as PAGE_WORDS};
 use crate::units::Blocks;
-
-/// Words of 64 blocks in one bitmap page; see `manual::disk_format`.
-pub(crate) const PAGE_WORDS: usize = 508;
-
-/// Blocks one bitmap page covers.
-pub(crate) const PAGE_BLOCKS: u64 = PAGE_WORDS as u64 * 64;
 
 /// One bit per block of the device; words past the device's end are always zero.
 #[derive(Debug)]
@@ -67,7 +62,7 @@ impl DirtyMap {
 
     /// Whether any block of the run is marked.
     pub(crate) fn any(&self, blocks: Blocks) -> bool {
-        self.marked > 0 && masks(blocks).any(|(index, mask)| self.words[index] & mask != 0)
+        self.marked > 0 && blocks.words().any(|(index, mask)| self.words[index] & mask != 0)
     }
 
     /// The first marked run at or after `from`, at most `most` blocks long.
@@ -137,7 +132,7 @@ impl DirtyMap {
 
     fn change(&mut self, blocks: Blocks, apply: impl Fn(u64, u64) -> u64) {
         debug_assert!(blocks.end() <= self.device_blocks, "{blocks} past the device");
-        for (index, mask) in masks(blocks) {
+        for (index, mask) in blocks.words() {
             let old = self.words[index];
             let new = apply(old, mask);
             if new != old {
@@ -176,17 +171,6 @@ impl DirtyMap {
             index += 1;
         }
     }
-}
-
-/// The words a run touches, each with the bits of the run.
-fn masks(blocks: Blocks) -> impl Iterator<Item = (usize, u64)> {
-    let (start, end) = (blocks.start, blocks.end());
-    (start / 64..end.div_ceil(64)).map(move |index| {
-        let low = start.saturating_sub(index * 64).min(63);
-        let high = (end - index * 64).min(64);
-        let mask = (u64::MAX >> (64 - high)) & (u64::MAX << low);
-        (usize::try_from(index).expect("fits in memory"), mask)
-    })
 }
 
 #[cfg(test)]

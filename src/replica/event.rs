@@ -97,10 +97,6 @@ pub enum Request {
 /// Why a client request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestError {
-    /// Neither the local disk nor a peer could do it, and the operator chose errors over waiting.
-    Io,
-    /// The disk is full.
-    NoSpace,
     /// The node is no longer primary; the client should look for the other one.
     NotPrimary,
 }

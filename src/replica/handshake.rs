@@ -207,7 +207,8 @@ impl Replica {
         if both_have_data && mine.resource != theirs.resource {
             return Some(format!(
                 "{resource}: the disks of {me} and {peer} belong to different resources; if one \
-                 of them is to be overwritten, run `twinblk create {resource} --force` there"
+                 of them is to be overwritten, run `twinblk create {resource} --force` there, with its \
+                 daemon stopped"
             ));
         }
         if mine.protocol != theirs.protocol {
@@ -221,7 +222,8 @@ impl Replica {
         if !diskless && mine.device_blocks != theirs.device_blocks {
             return Some(format!(
                 "{resource}: the device has {} bytes on {me} and {} on {peer}; both must have the \
-                 same size: create the smaller one's copy on a larger disk",
+                 same size: give the node with the smaller one a larger disk and run `twinblk disk \
+                 replace {resource}` there",
                 mine.device_blocks * crate::units::BLOCK_BYTES,
                 theirs.device_blocks * crate::units::BLOCK_BYTES
             ));
@@ -599,9 +601,15 @@ impl Replica {
             | ByeReason::Incompatible
             | ByeReason::PrimaryWouldBeTarget => {
                 if self.peers[peer].connection != Connection::StandAlone {
+                    let why = match reason {
+                        ByeReason::SplitBrain => "it is a split brain",
+                        ByeReason::PrimaryWouldBeTarget => "the copy that serves is the older one",
+                        ByeReason::Incompatible => "configuration, size or resource differ",
+                        _ => "the copies do not fit together",
+                    };
                     let words = format!(
-                        "{them} refused the connection for {resource}: {reason:?}; `twinblk status \
-                         {resource}` on {them} says why"
+                        "{them} refused the connection for {resource}: {why}; `twinblk status \
+                         {resource}` on {them} says what to do"
                     );
                     self.stand_alone(peer, words);
                 }

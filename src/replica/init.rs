@@ -2,6 +2,7 @@
 //! zeroes. Must never take a disk for empty that was not looked through, nor begin twice.
 
 use super::Replica;
+use super::command::NO_DISK;
 use super::event::{CommandId, Output};
 use super::peer::{Peer, Phase};
 use super::persist::After;
@@ -38,12 +39,12 @@ impl Replica {
 
     fn may_init(&mut self, id: CommandId) -> bool {
         if !self.has_open_disk() {
-            let text = "there is no local disk; see `twinblk status`";
-            self.refuse_command(id, "no-disk", text);
+            self.refuse_command(id, "no-disk", NO_DISK);
             return false;
         }
         if self.superblock.lineage.head().is_some() {
-            let text = "it holds data already; `invalidate` is the way to give it up";
+            let text =
+                "it holds data already; `twinblk invalidate RESOURCE` is the way to give it up";
             self.refuse_command(id, "has-data", text);
             return false;
         }
@@ -59,6 +60,11 @@ impl Replica {
     pub(super) fn init_empty(&mut self, id: CommandId) {
         if !self.may_init(id) {
             return;
+        }
+        if self.offered.is_some() {
+            let text = "the peer has been asked already whether it holds only zeroes; `twinblk \
+                        status RESOURCE` shows what comes of it";
+            return self.refuse_command(id, "busy", text);
         }
         let agreeing = |peer: &Peer| peer.negotiates() || peer.phase == Phase::Settling;
         if self.peers.iter().any(agreeing) {
@@ -100,7 +106,8 @@ impl Replica {
                 self.refuse_command(id, "not-scanned", text);
             }
             EmptyScan::Command(id) => {
-                let text = "the device does not hold only zeroes; use `init --from NODE`";
+                let text =
+                    "the device does not hold only zeroes; use `twinblk init RESOURCE --from NODE`";
                 self.refuse_command(id, "not-empty", text);
             }
             EmptyScan::Peer { peer, session, .. } if empty != Some(true) => {
@@ -158,7 +165,8 @@ impl Replica {
             let them = self.peers[peer].name.clone();
             let text = format!(
                 "the device of {them} does not hold only zeroes, has data, or is being begun with \
-                 from there; see `twinblk status`, or use `init --from NODE`"
+                 from there; `twinblk status RESOURCE` tells; or use `twinblk init RESOURCE \
+                 --from NODE`"
             );
             return self.refuse_command(id, "not-empty", &text);
         }

@@ -2,7 +2,7 @@
 //! Must never outlive its session with anything but durable records and marks.
 //!
 //! ```text
-//!            LinkUp            State both ways          bond durable on both
+//!           LinkUp            State sent          State heard         bond durable on both
 //!   Down ───────────▶ Settling ──────▶ StateSent ──────▶ Bonding ─┬──▶ Established
 //!    ▲                                     │ refused              ├──▶ Idle (no data, no disk)
 //!    │                                     ▼                      ├──▶ SourceWaits ──▶ SyncSource ─┐
@@ -10,6 +10,7 @@
 //!                                                                                                  │
 //!                           Established ◀────────────── SyncDone, SyncAdopted ◀────────────────────┘
 //!                           Established ──▶ Ahead / Behind (protocol A, congested)
+//!                           any of these ──▶ Idle (a disk is lost)
 //! ```
 
 use super::Replica;

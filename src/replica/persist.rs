@@ -100,11 +100,12 @@ impl Saver {
             && !self.pages_waiting.iter().any(all)
     }
 
-    /// The version of the superblock a change made now will have, and whether it is stable.
+    /// The version of the newest change that is to be saved.
     pub(super) const fn version(&self) -> u64 {
         self.version
     }
 
+    /// Whether both copies hold that version.
     pub(super) const fn is_durable(&self, version: u64) -> bool {
         version <= self.durable
     }
@@ -253,10 +254,9 @@ impl Replica {
     fn after_lost_superblock(&mut self, after: After) {
         match after {
             After::Started => self.start_failed(),
-            After::Promoted => self.fail_promotion(
-                "disk-failed",
-                format!("the local disk of {} failed meanwhile", self.options.name),
-            ),
+            After::Promoted => {
+                self.fail_promotion("disk-failed", self.disk_failed_meanwhile());
+            }
             After::PromoteGranted { peer, epoch, .. } => {
                 self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
             }

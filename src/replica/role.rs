@@ -7,6 +7,7 @@
 //!   Primary ── demote ──▶ draining ──▶ flushing everywhere ──▶ marks ──▶ saving ──▶ Secondary
 //! ```
 
+use super::command::{LET_GO, OPENING, ROLE_CHANGES, STOPPING};
 use super::disk::DiskPhase;
 use super::disk_loss::DiskLoss;
 use super::event::{CommandId, Output, Refusal, Reply, RequestError};
@@ -57,6 +58,14 @@ impl Replica {
     pub(super) fn promote_refusal(&self) -> Option<Refusal> {
         let (resource, me) = (&self.options.resource, &self.options.name);
         let refuse = |reason, text: String| Some(Refusal { reason, text });
+        let passing = match self.disk_phase {
+            DiskPhase::Opening | DiskPhase::Recovering => Some(OPENING),
+            DiskPhase::Closing => Some(LET_GO),
+            DiskPhase::Absent | DiskPhase::Open => None,
+        };
+        if let Some(words) = passing {
+            return refuse("busy", format!("{resource} on {me}: {words}"));
+        }
         if !self.has_open_disk() {
             return refuse(
                 "no-disk",
@@ -174,10 +183,10 @@ impl Replica {
             return self.answer(id, Ok(format!("{} is primary already", self.options.name)));
         }
         if self.promoting.is_some() || self.demoting.is_some() {
-            return self.refuse_command(id, "busy", "a change of role is under way");
+            return self.refuse_command(id, "busy", ROLE_CHANGES);
         }
         if self.stopping.is_some() {
-            return self.refuse_command(id, "busy", "it is stopping");
+            return self.refuse_command(id, "busy", STOPPING);
         }
         let refusal = self.promote_refusal();
         let by_word = |refusal: &Refusal| ["not-current", "split-brain"].contains(&refusal.reason);
@@ -238,7 +247,7 @@ impl Replica {
             return;
         }
         if !open {
-            let text = format!("the local disk of {} failed meanwhile", self.options.name);
+            let text = self.disk_failed_meanwhile();
             return self.fail_promotion("disk-failed", text);
         }
         match promoting.step {
@@ -261,6 +270,14 @@ impl Replica {
         superblock.primary = true;
         superblock.log_live = true;
         self.save(After::Promoted);
+    }
+
+    pub(super) fn disk_failed_meanwhile(&self) -> String {
+        let (resource, me) = (&self.options.resource, &self.options.name);
+        format!(
+            "the local disk of {me} failed meanwhile; `twinblk status {resource}` says why and what \
+             to do"
+        )
     }
 
     pub(super) fn promotion_synced(&mut self, id: CommandId, ok: bool) {
@@ -318,10 +335,13 @@ impl Replica {
         if !granted {
             // The peer's epoch may be ahead of this one's, for want of a disk to keep it on.
             self.superblock.epoch = self.superblock.epoch.max(epoch);
-            let them = self.peers[peer].name.clone();
+            let (them, resource) = (self.peers[peer].name.clone(), self.options.resource.clone());
             return self.fail_promotion(
                 "peer-refused",
-                format!("{them} refuses: it is primary or becoming primary itself"),
+                format!(
+                    "{them} refuses: it is primary, or becoming primary itself; `twinblk status \
+                     {resource}` shows. To serve from here, run `twinblk demote {resource}` on {them} first"
+                ),
             );
         }
         promoting.waiting.retain(|other| *other != peer);
@@ -375,14 +395,10 @@ impl Replica {
             return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
         }
         if self.promoting.is_some() || self.demoting.is_some() {
-            return self.refuse_command(id, "busy", "a change of role is under way");
+            return self.refuse_command(id, "busy", ROLE_CHANGES);
         }
         if self.disk_phase == DiskPhase::Recovering {
-            return self.refuse_command(
-                id,
-                "busy",
-                "the disk is being opened; try again in a moment",
-            );
+            return self.refuse_command(id, "busy", OPENING);
         }
         self.begin_demotion(Some(id));
     }

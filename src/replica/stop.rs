@@ -45,7 +45,7 @@ impl Stopping {
 impl Replica {
     pub(super) fn stop(&mut self, id: CommandId) {
         if self.stopping.is_some() {
-            return self.refuse_command(id, "busy", "it is stopping already");
+            return self.refuse_command(id, "busy", super::command::STOPPING);
         }
         self.stopping = Some(Stopping { id, stage: Stage::Waiting });
         self.check_stopping();

@@ -16,7 +16,7 @@ pub(super) fn runs(words: &[u64]) -> impl Iterator<Item = Blocks> + '_ {
 
 /// Sets the bits of a run; those beyond the words are left out.
 pub(super) fn set(words: &mut [u64], run: Blocks) {
-    for (index, mask) in masks(run) {
+    for (index, mask) in run.words() {
         match words.get_mut(index) {
             Some(word) => *word |= mask,
             None => return,
@@ -27,18 +27,7 @@ pub(super) fn set(words: &mut [u64], run: Blocks) {
 /// How many bits of the run are set.
 pub(super) fn count(words: &[u64], run: Blocks) -> u64 {
     let set = |(index, mask): (usize, u64)| words.get(index).map(|word| word & mask);
-    masks(run).map_while(set).map(|word| u64::from(word.count_ones())).sum()
-}
-
-/// The words that a run touches, and which of their bits.
-fn masks(run: Blocks) -> impl Iterator<Item = (usize, u64)> {
-    let words = run.start / 64..run.end().div_ceil(64);
-    words.map(move |word| {
-        let from = run.start.saturating_sub(word * 64);
-        let upto = (run.end() - word * 64).min(64);
-        let mask = (u64::MAX << from) & (u64::MAX >> (64 - upto));
-        (usize::try_from(word).unwrap_or(usize::MAX), mask)
-    })
+    run.words().map_while(set).map(|word| u64::from(word.count_ones())).sum()
 }
 
 /// The first bit at or after `from` that is set, or is not.

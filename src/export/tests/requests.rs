@@ -153,30 +153,6 @@ fn more_left_over_than_a_session_holds_is_turned_away() {
 }
 
 #[test]
-fn errors_of_the_core_become_those_of_nbd() {
-    let pairs = [(RequestError::Io, Errno::IO), (RequestError::NoSpace, Errno::NOSPC)];
-    for (error, errno) in pairs {
-        for structured in [false, true] {
-            let mut world = World::new(MIB, MIB);
-            let it = world.join(structured);
-            world.device.fail = Some(error);
-            let cookies = [world.read(it, 0, 4096), world.write(it, 0, &[1; 10])];
-            world.rest();
-            for cookie in cookies {
-                assert_eq!(world.answer(it, cookie), Some(Err(errno)));
-            }
-            assert_eq!(world.export.counters().failed, 2);
-            // The session goes on.
-            world.device.fail = None;
-            let read = world.read(it, 0, 4096);
-            world.rest();
-            assert_eq!(world.answer(it, read), Some(Ok(())));
-            assert_eq!(world.pool.used_bytes(Purpose::Client), 0);
-        }
-    }
-}
-
-#[test]
 fn requests_that_break_a_rule_are_refused_with_its_errno_and_the_session_goes_on() {
     let end = MIB as u64;
     let table = [
