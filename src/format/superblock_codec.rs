@@ -115,14 +115,25 @@ impl fmt::Display for ChooseError {
             Self::NewerVersion { found } => {
                 write!(f, "{}; use that version", SuperblockError::NewerVersion { found: *found })
             }
-            Self::NoneValid { found: [SuperblockError::NotOurs, SuperblockError::NotOurs] } => {
-                f.write_str("there is no twinblk metadata here; `create` lays it out")
-            }
+            Self::NoneValid { found: [SuperblockError::NotOurs, SuperblockError::NotOurs] } => f
+                .write_str(
+                    "there is no twinblk metadata here; `twinblk create RESOURCE` lays it out",
+                ),
             Self::NoneValid { found: [first, second] } => {
-                write!(f, "no copy of the superblock is usable: copy 0: {first}; copy 1: {second}")
+                write!(
+                    f,
+                    "no copy of the superblock is usable: copy 0: {first}; copy 1: {second}. Put a \
+                     dump back with `twinblk meta restore RESOURCE FILE`, or begin anew with \
+                     `twinblk disk replace RESOURCE`"
+                )
             }
             Self::Conflict { field } => {
-                write!(f, "the two copies of the superblock contradict each other in {field}")
+                write!(
+                    f,
+                    "the two copies of the superblock contradict each other in {field}. Put a dump \
+                     back with `twinblk meta restore RESOURCE FILE`, or begin anew with `twinblk \
+                     disk replace RESOURCE`"
+                )
             }
         }
     }

@@ -25,7 +25,9 @@ use crate::units::{AreaId, Blocks, BootId, Epoch, NodeId, ResourceId, RunId};
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The value is not one that `meta dump` wrote.
-    #[error("this is not a dump of twinblk metadata: {why}")]
+    #[error(
+        "this is not a dump of twinblk metadata: {why}. Take one with `twinblk meta dump RESOURCE`"
+    )]
     NotADump {
         /// What is wrong with it.
         why: String,
@@ -33,7 +35,8 @@ pub enum RestoreError {
     /// The dump does not fit the disk.
     #[error(
         "{path}: the dump is of a device of {dumped} blocks with {slots} bitmap slots and \
-         {extents} hot extents, which is not the layout of this disk; nothing was changed"
+         {extents} hot extents, which is not the layout of this disk; nothing was changed. Use a dump of this disk, or lay \
+         it out anew with `twinblk create RESOURCE --force`"
     )]
     Geometry {
         /// The disk.
@@ -48,7 +51,7 @@ pub enum RestoreError {
     /// The disk holds another resource's metadata.
     #[error(
         "{path}: there is metadata of something else ({found}) than in the dump; nothing was \
-         changed. Lay the disk out anew with `twinblk create --force` first if it is not needed"
+         changed. Lay the disk out anew with `twinblk create RESOURCE --force` first if it is not needed"
     )]
     Foreign {
         /// The disk.
