@@ -141,8 +141,11 @@ impl Replica {
             self.log_waiting.pop_front();
             match waiter {
                 super::LogWaiter::Piece(key) => {
-                    (self.pieces[key].entered, self.pieces[key].was_cold) = (true, true);
-                    self.were_cold += 1;
+                    self.pieces[key].entered = true;
+                    // Not twice, if it was held and its disk replaced meanwhile.
+                    if !std::mem::replace(&mut self.pieces[key].was_cold, true) {
+                        self.were_cold += 1;
+                    }
                     self.issue(key);
                 }
                 super::LogWaiter::Apply { peer, sequence } => self.apply_entered(peer, sequence),

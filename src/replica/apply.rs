@@ -9,7 +9,7 @@ use super::range_lock::Mode;
 use super::{IoPurpose, LogWaiter, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{Frame, Protocol};
-use crate::format::lineage::Lineage;
+use crate::format::lineage::{Generation, Lineage};
 use crate::limits::INCOMING_WRITES_MAX;
 use crate::plant::Plant;
 use crate::units::{Blocks, Sequence, Session};
@@ -57,12 +57,16 @@ enum Point {
     Barrier(Sequence),
     /// The end of a resync.
     End(Sequence, Box<Lineage>),
+    /// The peer, primary, has no disk any more, and begins this generation without it.
+    Generation(Sequence, Generation),
 }
 
 impl Point {
     const fn sequence(&self) -> Sequence {
         match self {
-            Self::Barrier(sequence) | Self::End(sequence, _) => *sequence,
+            Self::Barrier(sequence) | Self::End(sequence, _) | Self::Generation(sequence, _) => {
+                *sequence
+            }
         }
     }
 }
@@ -75,6 +79,9 @@ pub(super) struct Incoming {
     pub(super) syncing: bool,
     pub(super) stable: Sequence,
     pub(super) last: Sequence,
+    /// A peer that has lost its disk may have acknowledged what came up to here; nothing later before
+    /// it is written and marked here.
+    pub(super) acknowledged: Option<Sequence>,
     /// Written since the last barrier: their marks may go when it is passed.
     covered: VecDeque<(Sequence, Blocks)>,
     written: Option<(Sequence, Sequence)>,
@@ -270,6 +277,7 @@ impl Replica {
         let what = apply.what.take();
         if !open {
             apply.failed = true;
+            self.forgot |= !resync && self.options.protocol == Protocol::B;
             if let Some(What::Data(payload)) = what {
                 self.emit(Output::Release(payload));
             }
@@ -452,6 +460,15 @@ impl Replica {
         self.pass_point(peer);
     }
 
+    /// The beginning of a generation that the peer's disk has no part in, in its place among the writes.
+    pub(super) fn reach_generation(&mut self, peer: usize, generation: Generation) {
+        let incoming = &mut self.peers[peer].incoming;
+        let last = incoming.last;
+        incoming.acknowledged.get_or_insert(last);
+        incoming.points.push_back(Point::Generation(last, generation));
+        self.pass_point(peer);
+    }
+
     /// Makes stable what the next barrier covers, once it is all done.
     fn pass_point(&mut self, peer: usize) {
         let incoming = &mut self.peers[peer].incoming;
@@ -496,6 +513,7 @@ impl Replica {
         match point {
             Point::Barrier(sequence) => self.send(peer, Frame::Stable { sequence }),
             Point::End(_, lineage) => self.adopt(peer, *lineage),
+            Point::Generation(_, generation) => self.take_up_generation(peer, generation),
         }
         self.start_gated(peer);
         self.start_compares(peer);

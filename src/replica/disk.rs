@@ -106,7 +106,7 @@ impl Replica {
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.rebooted |= std::mem::take(&mut self.let_go_unsafe);
         superblock.boot = image.boot;
-        self.restarted |= superblock.run.0 != 0 && superblock.run != image.run;
+        self.forgot |= superblock.run.0 != 0 && superblock.run != image.run;
         superblock.run = image.run;
         for (slot, peer) in superblock.slots.iter_mut().zip(&self.peers) {
             slot.in_use = true;

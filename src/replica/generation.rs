@@ -70,8 +70,18 @@ impl Replica {
             // Both disks may have failed at once: the peer hears of this one's, and waits.
             return;
         }
-        let session = self.peers[peer].session_id();
         self.peers[peer].needs_marks_here = true;
+        // From then on this copy is the newer one. So all that the peer had acknowledged before comes
+        // first: it may be stable nowhere but on the disk that has gone.
+        self.reach_generation(peer, generation);
+    }
+
+    /// All that the peer sent before is stable here.
+    pub(super) fn take_up_generation(&mut self, peer: usize, generation: Generation) {
+        if self.disk != DiskState::UpToDate || self.role == Role::Primary {
+            return;
+        }
+        let session = self.peers[peer].session_id();
         let superblock = &mut self.superblock;
         let head = superblock.lineage.head();
         if head != Some(generation) {

@@ -60,10 +60,11 @@ impl Replica {
         }
     }
 
-    /// Under B the peer acknowledges what it has in memory, and a new process of it has not.
+    /// Under B the peer acknowledges what it has in memory: a new process of it has it no more, nor has
+    /// one whose disk went meanwhile.
     fn forgot_what_it_received(&self) -> bool {
         let served = self.superblock.former_primary || self.role == Role::Primary;
-        self.options.protocol == Protocol::B && self.restarted && !served
+        self.options.protocol == Protocol::B && self.forgot && !served
     }
 
     pub(super) fn on_state(&mut self, peer: usize, state: Box<PeerState>) {
@@ -427,7 +428,7 @@ impl Replica {
             && superblock.data == DataState::Consistent;
         superblock.former_primary = false;
         superblock.rebooted = false;
-        self.restarted = false;
+        self.forgot = false;
         superblock.parted = false;
         superblock.data = DataState::Consistent;
         superblock.sync_target = None;

@@ -17,13 +17,14 @@ impl Replica {
     /// The session is over: what is on its way to the disk is waited for, so are writes that were
     /// received under A and B; the rest is dropped.
     pub(super) fn drop_incoming(&mut self, peer: usize, diskless: bool) {
-        // What a diskless primary sent is not acknowledged before it is written and marked.
-        let keeps = self.options.protocol != Protocol::C && !diskless && self.has_open_disk();
+        let keeps = self.options.protocol != Protocol::C && self.has_open_disk();
         let incoming = &mut self.peers[peer].incoming;
-        let Incoming { applies, syncing, stable, .. } = std::mem::take(incoming);
+        let Incoming { applies, syncing, stable, acknowledged, .. } = std::mem::take(incoming);
+        // What a diskless primary sent is not acknowledged before it is written and marked.
+        let upto = if diskless { acknowledged.unwrap_or_default() } else { Sequence(u64::MAX) };
         (incoming.syncing, incoming.stable) = (syncing, stable);
         incoming.applies = applies;
-        self.drop_unstarted(peer, |apply| !keeps || apply.resync);
+        self.drop_unstarted(peer, |apply| !keeps || apply.resync || apply.sequence > upto);
         self.go_on_with_leftovers(peer);
     }
 
@@ -42,6 +43,7 @@ impl Replica {
         }
         for apply in dropped {
             let sequence = apply.sequence;
+            self.forgot |= !apply.resync && self.options.protocol == Protocol::B;
             self.log_waiting.retain(|waiter| *waiter != LogWaiter::Apply { peer, sequence });
             if apply.stage == Stage::Waiting {
                 self.unlock(Owner::Apply { peer, sequence });

@@ -118,8 +118,9 @@ pub struct Replica {
     disk_reason: String,
     /// The disk was let go for a reason after which it may lack what was not flushed.
     let_go_unsafe: bool,
-    /// This process is younger than the last meeting at which the copies were equal.
-    restarted: bool,
+    /// Since the copies were last equal, something this node had received may have been lost before it
+    /// was written: the process is another one, or the disk was let go of.
+    forgot: bool,
     opening_for: Option<CommandId>,
     freezing: Option<Freeze>,
     /// The generation a primary serves while its own disk is no current copy.
@@ -199,7 +200,7 @@ impl Replica {
             disk_phase: DiskPhase::Absent,
             disk_reason: String::new(),
             let_go_unsafe: false,
-            restarted: false,
+            forgot: false,
             opening_for: None,
             freezing: None,
             served: None,

@@ -194,6 +194,7 @@ use Verdict::{Refuse, Source, Target};
 use Who::{Both, Mine, Neither, Theirs};
 
 const PRESENT: &[Replica] = &[Mixed, Whole];
+const ONE_AT_MOST: &[Who] = &[Neither, Mine, Theirs];
 const KIN: &[Relation] = &[Equal, Descendant, Ancestor, Fork];
 /// Replaced by what the record allows.
 const BY_RECORD: Extent = Extent::Marks;
@@ -210,10 +211,15 @@ const ROWS: &[Row] = &[
     // Somebody has no data yet.
     Row { label: "both-just-created", mine: PRESENT, theirs: PRESENT, relation: &[BothEmpty],
         verdict: Verdict::AwaitInit, ..ANY },
-    Row { label: "mine-just-created", mine: PRESENT, theirs: &[Whole], relation: &[MineEmpty],
+    Row { label: "mine-just-created", mine: PRESENT, theirs: &[Whole], relation: &[MineEmpty], primary: ONE_AT_MOST,
         verdict: Target(BY_RECORD), ..ANY },
-    Row { label: "theirs-just-created", mine: &[Whole], theirs: PRESENT, relation: &[TheirsEmpty],
+    Row { label: "theirs-just-created", mine: &[Whole], theirs: PRESENT, relation: &[TheirsEmpty], primary: ONE_AT_MOST,
         verdict: Source(BY_RECORD), ..ANY },
+    // Its disk was replaced under it, and the other copy went on to be served.
+    Row { label: "mine-just-created-two-primaries", mine: PRESENT, theirs: &[Whole], relation: &[MineEmpty], primary: &[Both],
+        verdict: Refuse(Reason::MyPrimaryIsOlder), ..ANY },
+    Row { label: "theirs-just-created-two-primaries", mine: &[Whole], theirs: PRESENT, relation: &[TheirsEmpty], primary: &[Both],
+        verdict: Refuse(Reason::TheirPrimaryIsOlder), ..ANY },
     Row { label: "mine-just-created-theirs-mixed", mine: PRESENT, theirs: &[Mixed], relation: &[MineEmpty],
         verdict: Refuse(Reason::NoWholeCopy), ..ANY },
     Row { label: "theirs-just-created-mine-mixed", mine: &[Mixed], theirs: PRESENT, relation: &[TheirsEmpty],
@@ -224,22 +230,26 @@ const ROWS: &[Row] = &[
     // Copies of mixed age.
     Row { label: "both-mixed", mine: &[Mixed], theirs: &[Mixed], relation: KIN,
         verdict: Refuse(Reason::NoWholeCopy), ..ANY },
-    Row { label: "theirs-mixed", mine: &[Whole], theirs: &[Mixed], relation: &[Equal, Descendant],
+    Row { label: "theirs-mixed-two-primaries", mine: &[Whole], theirs: &[Mixed], relation: KIN, primary: &[Both],
+        verdict: Refuse(Reason::TheirPrimaryIsOlder), ..ANY },
+    Row { label: "mine-mixed-two-primaries", mine: &[Mixed], theirs: &[Whole], relation: KIN, primary: &[Both],
+        verdict: Refuse(Reason::MyPrimaryIsOlder), ..ANY },
+    Row { label: "theirs-mixed", mine: &[Whole], theirs: &[Mixed], relation: &[Equal, Descendant], primary: ONE_AT_MOST,
         verdict: Source(BY_RECORD), ..ANY },
-    Row { label: "theirs-mixed-resumed", mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Clean, Marked],
+    Row { label: "theirs-mixed-resumed", mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], primary: ONE_AT_MOST, record: &[Clean, Marked],
         verdict: Source(BY_RECORD), ..ANY },
-    Row { label: THEIRS_MIXED_NEWER, mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], record: &[Untrusted],
+    Row { label: THEIRS_MIXED_NEWER, mine: &[Whole], theirs: &[Mixed], relation: &[Ancestor, Fork], primary: ONE_AT_MOST, record: &[Untrusted],
         verdict: Refuse(Reason::WholeCopyIsOlder), ..ANY },
-    Row { label: "mine-mixed", mine: &[Mixed], theirs: &[Whole], relation: &[Equal, Ancestor],
+    Row { label: "mine-mixed", mine: &[Mixed], theirs: &[Whole], relation: &[Equal, Ancestor], primary: ONE_AT_MOST,
         verdict: Target(BY_RECORD), ..ANY },
-    Row { label: "mine-mixed-resumed", mine: &[Mixed], theirs: &[Whole], relation: &[Descendant, Fork], record: &[Clean, Marked],
+    Row { label: "mine-mixed-resumed", mine: &[Mixed], theirs: &[Whole], relation: &[Descendant, Fork], primary: ONE_AT_MOST, record: &[Clean, Marked],
         verdict: Target(BY_RECORD), ..ANY },
-    Row { label: "mine-mixed-newer", mine: &[Mixed], theirs: &[Whole], relation: &[Descendant, Fork], record: &[Untrusted],
+    Row { label: "mine-mixed-newer", mine: &[Mixed], theirs: &[Whole], relation: &[Descendant, Fork], primary: ONE_AT_MOST, record: &[Untrusted],
         verdict: Refuse(Reason::WholeCopyIsOlder), ..ANY },
     // Whole copies of one generation.
     Row { label: "equal-two-primaries", relation: &[Equal], primary: &[Both],
         verdict: Refuse(Reason::SplitBrain), ..WHOLE },
-    Row { label: "equal-clean", relation: &[Equal], primary: &[Neither, Mine, Theirs], record: &[Clean],
+    Row { label: "equal-clean", relation: &[Equal], primary: ONE_AT_MOST, record: &[Clean],
         verdict: Verdict::Nothing, ..WHOLE },
     Row { label: "equal-marked-mine-primary", relation: &[Equal], primary: &[Mine], record: &[Marked],
         verdict: Source(BY_RECORD), ..WHOLE },
@@ -524,6 +534,16 @@ mod tests {
         for facts in all().filter(serving) {
             let row = meeting(&facts)[0];
             assert!(!matches!(row.verdict, Target(_)), "{} {facts:?}", row.label);
+        }
+    }
+
+    #[test]
+    fn two_primaries_with_disks_never_work_together() {
+        let present = |f: &Facts| f.mine != Absent && f.theirs != Absent && f.primary == Both;
+        // Two copies without data cannot both be primary.
+        for facts in all().filter(present).filter(|facts| facts.relation != BothEmpty) {
+            let row = meeting(&facts)[0];
+            assert!(matches!(row.verdict, Refuse(_)), "{} {facts:?}", row.label);
         }
     }
 

@@ -27,6 +27,8 @@ enum Stage {
         waits: Vec<(usize, Session, Sequence)>,
         /// When the goodbye may follow what was said to be stable.
         at: Option<Nanos>,
+        /// Something else has to come first.
+        blocked: bool,
     },
     /// The goodbye is said; what memory holds is being saved.
     Ending,
@@ -36,8 +38,8 @@ impl Stopping {
     /// When time alone brings it further.
     pub(super) const fn due(&self) -> Option<Nanos> {
         match &self.stage {
-            Stage::Settling { at, .. } => *at,
-            Stage::Waiting | Stage::Ending => None,
+            Stage::Settling { at, blocked: false, .. } => *at,
+            Stage::Settling { .. } | Stage::Waiting | Stage::Ending => None,
         }
     }
 }
@@ -83,7 +85,7 @@ impl Replica {
             }
         }
         let at = waits.is_empty().then_some(self.now);
-        self.set_stop_stage(Stage::Settling { waits, at });
+        self.set_stop_stage(Stage::Settling { waits, at, blocked: false });
         self.check_goodbye();
     }
 
@@ -96,14 +98,17 @@ impl Replica {
     fn check_goodbye(&mut self) {
         let open = self.has_open_disk();
         let leftovers = self.has_unwritten_leftovers();
-        let Some(Stopping { stage: Stage::Settling { waits, at }, .. }) = &mut self.stopping else {
+        let Some(Stopping { stage: Stage::Settling { waits, at, blocked }, .. }) =
+            &mut self.stopping
+        else {
             return;
         };
         let waiting = waits.iter().any(|(peer, session, sequence)| {
             let found = &self.peers[*peer];
             found.session == Some(*session) && found.incoming.stable() < *sequence
         });
-        if (waiting || leftovers) && open {
+        *blocked = (waiting || leftovers) && open;
+        if *blocked {
             return;
         }
         if *at.get_or_insert(self.now + GOODBYE_DELAY) <= self.now {
@@ -125,7 +130,7 @@ impl Replica {
     pub(super) fn marks_saved_for_stop(&mut self) {
         // All is marked or stable, so nothing of the log counts.
         self.superblock.log_live = false;
-        if !self.restarted {
+        if !self.forgot {
             // What an earlier process forgot, this one did not bring back.
             self.superblock.run = RunId(0);
         }

@@ -428,7 +428,7 @@ impl Replica {
         slot.all_marked = false;
         self.superblock.former_primary = false;
         self.superblock.rebooted = false;
-        self.restarted = false;
+        self.forgot = false;
         let secondary = self.role == Role::Secondary && self.promoting.is_none();
         if secondary && !self.peers.iter().any(|peer| peer.needs_marks_here) {
             // What was written here for a peer without a disk is there now, and stable here.

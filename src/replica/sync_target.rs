@@ -78,7 +78,7 @@ impl Replica {
         superblock.sync_target = None;
         superblock.former_primary = false;
         superblock.rebooted = false;
-        self.restarted = false;
+        self.forgot = false;
         superblock.parted = false;
         let slot = &mut superblock.slots[peer];
         slot.base = None;

@@ -54,15 +54,19 @@ const NEVER_MET: &[(&str, &str)] = &[
     ("equal-unbound-theirs-primary", BONDS),
     ("mine-diskless", DISKS),
     ("mine-just-created-theirs-mixed", LONGER),
+    ("mine-just-created-two-primaries", DISKS),
     ("mine-mixed-newer", LONGER),
     ("mine-mixed-resumed", LONGER),
+    ("mine-mixed-two-primaries", DISKS),
     ("no-disk", DISKS),
     ("split-brain-discard-mine-primary", PRIMARY),
     ("split-brain-discard-theirs-primary", PRIMARY),
     ("theirs-diskless", DISKS),
     ("theirs-just-created-mine-mixed", LONGER),
+    ("theirs-just-created-two-primaries", DISKS),
     ("theirs-mixed-newer", LONGER),
     ("theirs-mixed-resumed", LONGER),
+    ("theirs-mixed-two-primaries", DISKS),
 ];
 
 /// Writes, generations, crashes and power cuts, cuts of the link, promotions.

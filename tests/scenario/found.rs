@@ -219,6 +219,7 @@ fn a_flush_of_a_diskless_primary_waits_for_the_peers_disk() {
     for protocol in [Protocol::A, Protocol::B, Protocol::C] {
         let mut w = under(protocol);
         w.must(ALPHA, Command::DiskDetach);
+        w.run_for(20);
         w.nodes[BRAVO].stalled.insert("sync");
         w.wrote(ALPHA, 5, 1, 2);
         let flush = w.flush(ALPHA);

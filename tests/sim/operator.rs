@@ -45,7 +45,10 @@ impl Operator {
         if is_split(status) && !primary(status) && self.random.percent(30) {
             return Some((node, Command::Connect { discard_my_data: true }));
         }
-        let command = match self.random.weighted(&[4, 6, 4, 4, 1, 2, 2, 2, 1]) {
+        if status.disk == DiskState::Diskless && self.random.percent(30) {
+            return Some((node, Command::DiskAttach));
+        }
+        let command = match self.random.weighted(&[4, 6, 4, 4, 1, 2, 2, 2, 1, 2]) {
             0 => self.promote(status),
             1 => Command::Demote,
             2 => Command::Disconnect,
@@ -55,6 +58,7 @@ impl Operator {
             6 => Command::ResumeSync,
             7 if synced(status) => Command::Verify { repair: self.random.percent(30) },
             8 => Command::Resume,
+            9 => Command::DiskDetach,
             _ => return None,
         };
         Some((node, command))

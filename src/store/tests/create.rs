@@ -158,6 +158,10 @@ fn a_layout_that_was_not_finished_is_none() {
         raw.write_all_at(&[0; 4096], offset).expect("room");
     }
     let refused = disk.open().err().expect("no superblock");
-    assert!(refused.absent && refused.why.contains("`twinblk create RESOURCE` lays it out"), "{}", refused.why);
+    assert!(
+        refused.absent && refused.why.contains("`twinblk create RESOURCE` lays it out"),
+        "{}",
+        refused.why
+    );
     let _: Superblock = create(&mut disk, LAYOUT, false).expect("nothing is there");
 }

@@ -369,7 +369,11 @@ fn where_nothing_was_laid_out_nothing_is_found() {
         let mut bench = Bench::new(internal);
         bench.bytes().fill(0);
         let refused = bench.open().err().expect("nothing is there");
-        assert!(refused.absent && refused.why.contains("`twinblk create RESOURCE` lays it out"), "{}", refused.why);
+        assert!(
+            refused.absent && refused.why.contains("`twinblk create RESOURCE` lays it out"),
+            "{}",
+            refused.why
+        );
         for length in [0, 100] {
             bench.bytes().truncate(length);
             bench.files.metadata_bytes = length as u64;

@@ -1,0 +1,241 @@
+//! Owns the stories of disks that are let go of, by a primary or beside one, and of a stop amid it.
+//! Must never take a copy for current because of what memory had.
+
+use crate::field::*;
+use crate::found::lose_disk_to_a_read;
+use crate::world::*;
+use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::replica::event::*;
+
+/// Bravo has 5/2 in memory, held back behind a flush; alpha has flushed it.
+fn received_there_and_flushed_here() -> World {
+    let mut w = under(Protocol::B);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 6, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.run_for(5);
+    w.holds(ALPHA, 5, 1, 2);
+    w.holds(BRAVO, 5, 1, 1);
+    w
+}
+
+/// Whoever was refused is told to try again.
+fn meet(w: &mut World) {
+    w.settle();
+    for node in BOTH {
+        if peer(w, node).connection == Connection::StandAlone {
+            w.must(node, CONNECT);
+        }
+    }
+    w.settle();
+    w.equal();
+}
+
+/// G2, G4: the peer's disk was let go of without a fault of its own, and with it what was in memory.
+#[test]
+fn a_detached_peer_that_dropped_what_it_received_is_not_the_source() {
+    for link_held in [false, true] {
+        let mut w = received_there_and_flushed_here();
+        w.hold_link(link_held);
+        w.command(BRAVO, Command::DiskDetach);
+        w.nodes[BRAVO].stalled.clear();
+        w.run_for(5);
+        w.hold_link(false);
+        lose_power(&mut w, ALPHA);
+        w.run_for(100);
+        w.must(BRAVO, Command::DiskAttach);
+        w.restart(ALPHA);
+        w.settle();
+        w.equal();
+        assert_eq!(w.status(ALPHA).disk, DiskState::UpToDate);
+        w.holds(ALPHA, 5, 1, 2);
+    }
+}
+
+/// G2: B survives the loss of the primary alone: its disk first, then all of it.
+#[test]
+fn what_was_received_survives_a_primary_that_lost_its_disk_first() {
+    for stalled in ["sync", "store"] {
+        let mut w = under(Protocol::B);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert(stalled);
+        w.wrote(ALPHA, 5, 1, 9);
+        if stalled == "sync" {
+            flushed(&mut w, ALPHA);
+        }
+        w.wrote(ALPHA, 5, 1, 10);
+        w.run_for(20);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.run_for(20);
+        w.crash(ALPHA);
+        w.run_for(20);
+        w.nodes[BRAVO].stalled.clear();
+        w.must(BRAVO, FORCE);
+        assert_eq!(reads(&mut w, BRAVO, 5, 1), [10], "stalled {stalled}");
+    }
+}
+
+/// G4, G19: a write that was to be stable, while the disk here failed and the peer's was slow.
+#[test]
+fn a_fua_write_that_no_disk_has_is_not_acknowledged() {
+    for protocol in PROTOCOLS {
+        let mut w = under(protocol);
+        w.settle();
+        w.wrote(ALPHA, 5, 1, 1);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("store");
+        w.nodes[ALPHA].stalled.insert("store");
+        let write = w.write_as(ALPHA, 5, 1, 2, true);
+        w.run_for(5);
+        w.nodes[ALPHA].medium.broken = true;
+        w.nodes[ALPHA].stalled.clear();
+        w.run_for(50);
+        assert_eq!(w.status(ALPHA).disk, DiskState::Diskless);
+        assert!(!w.done(ALPHA, write), "{protocol:?}: neither disk has it");
+        w.nodes[BRAVO].stalled.clear();
+        w.until("done", |w| w.done(ALPHA, write));
+        w.holds(BRAVO, 5, 1, 2);
+    }
+}
+
+/// G2, G4: the peer went on with the generation, and without what came before it.
+#[test]
+fn what_was_flushed_before_a_detach_is_not_overwritten_by_a_peer_that_dropped_it() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("store");
+        w.wrote(ALPHA, 5, 1, 9);
+        w.wrote(ALPHA, 5, 1, 10);
+        flushed(&mut w, ALPHA);
+        w.run_for(5);
+        w.must(ALPHA, Command::DiskDetach);
+        w.run_for(20);
+        w.blip();
+        w.run_for(20);
+        w.nodes[BRAVO].stalled.clear();
+        w.run_for(1_000);
+        w.crash(ALPHA);
+        w.restart(ALPHA);
+        meet(&mut w);
+        w.holds(ALPHA, 5, 1, 10);
+    }
+}
+
+/// G1, G2: a planned detach, a power cut of the peer, a restart of the daemon that has all.
+#[test]
+fn what_a_primary_had_when_it_let_go_of_its_disk_survives_the_peers_power_cut() {
+    for protocol in PROTOCOLS {
+        let mut w = under(protocol);
+        w.settle();
+        w.wrote(ALPHA, 5, 1, 9);
+        flushed(&mut w, ALPHA);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("sync");
+        w.wrote(ALPHA, 6, 1, 10);
+        if protocol != Protocol::C {
+            flushed(&mut w, ALPHA);
+        }
+        w.run_for(1);
+        w.holds(BRAVO, 6, 1, 10);
+        w.must(ALPHA, Command::DiskDetach);
+        w.run_for(5);
+        w.nodes[BRAVO].stalled.clear();
+        lose_power(&mut w, BRAVO);
+        w.restart(BRAVO);
+        w.run_for(1_000);
+        w.crash(ALPHA);
+        w.restart(ALPHA);
+        meet(&mut w);
+        for node in BOTH {
+            assert_eq!(w.status(node).disk, DiskState::UpToDate);
+            w.holds(node, 6, 1, 10);
+        }
+    }
+}
+
+/// G14, G18: the target of a resync was primary, and waits; the source was promoted meanwhile.
+#[test]
+fn two_primaries_never_work_together() {
+    for (protocol, replaced) in PROTOCOLS.iter().flat_map(|it| [(*it, false), (*it, true)]) {
+        let rate_max_bytes = 1 << 20;
+        let setup = Setup { protocol, rate_max_bytes, device_blocks: 4096, ..Setup::default() };
+        let mut w = World::running(setup);
+        w.wrote(ALPHA, 0, 1000, 1);
+        w.settle();
+        w.must(ALPHA, Command::DiskDetach);
+        w.wrote(ALPHA, 0, 1000, 2);
+        w.settle();
+        w.must(ALPHA, if replaced { Command::DiskReplace } else { Command::DiskAttach });
+        w.until("a target", |w| peer(w, ALPHA).replication == Replication::SyncTarget);
+        w.run_for(100);
+        w.cut();
+        w.run_for(100);
+        w.must(BRAVO, PROMOTE);
+        w.restore();
+        w.run_for(1_000);
+        let writes = [w.write(ALPHA, 5, 1, 3), w.write(BRAVO, 6, 1, 4)];
+        w.run_for(5_000);
+        assert!(!w.done(ALPHA, writes[0]), "{protocol:?}: two primaries: {:?}", peer(&w, ALPHA));
+        assert!(w.done(BRAVO, writes[1]), "{protocol:?}: the whole copy serves");
+        w.must(ALPHA, Command::Demote);
+        meet(&mut w);
+        w.holds(ALPHA, 6, 1, 4);
+    }
+}
+
+/// G20, G22: a shard whose deadline has passed turns without rest.
+#[test]
+fn a_stop_that_waits_for_leftovers_rests() {
+    for protocol in PROTOCOLS {
+        let mut w = under(protocol);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("store");
+        w.write(ALPHA, 5, 1, 2);
+        w.run_for(5);
+        w.cut();
+        let stop = w.command(BRAVO, Command::Stop);
+        w.run_for(1_000);
+        assert!(w.answer(BRAVO, stop).is_none());
+        w.nodes[BRAVO].stalled.clear();
+        w.run_for(1_000);
+        assert!(w.answer(BRAVO, stop).is_some());
+    }
+}
+
+/// Cold writes that are held, and meet a new log, are as many as before: a lone one waits for nobody.
+#[test]
+fn a_lone_cold_write_waits_for_nobody_after_a_disk_was_replaced_under_many() {
+    let mut w =
+        World::running(Setup { log_extents: 64, device_blocks: 64 * 1024, ..Setup::default() });
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("log");
+    let ids: Vec<_> = (0..30).map(|i| w.write(ALPHA, i * 1024, 1, 1 + i)).collect();
+    w.run_for(5);
+    w.nodes[BRAVO].stalled.insert("superblock");
+    w.blip();
+    w.run_for(20);
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(20);
+    assert!(ids.iter().all(|id| !w.done(ALPHA, *id)));
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.command(ALPHA, Command::DiskReplace);
+    w.run_for(20);
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert!(ids.iter().all(|id| w.done(ALPHA, *id)));
+    w.equal();
+    // The first one after them still waits for as many; and that is learned.
+    w.wrote(ALPHA, 50 * 1024, 1, 100);
+    let begun = w.now;
+    w.wrote(ALPHA, 51 * 1024, 1, 101);
+    let took = w.now.since(begun);
+    assert!(took < twinblk::limits::LOG_GATHER_TIME, "{took:?}");
+}
