@@ -11,6 +11,7 @@ pub const CHAPTERS: &[(&str, &str)] = &[
     ("disk-format", include_str!("disk_format.md")),
     ("wire-format", include_str!("wire_format.md")),
     ("performance", include_str!("performance.md")),
+    ("promises", include_str!("promises.md")),
     ("testing", include_str!("testing.md")),
 ];
 
@@ -37,6 +38,9 @@ pub mod wire_format {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+
+#[doc = include_str!("promises.md")]
+pub mod promises {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}

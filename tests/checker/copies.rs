@@ -399,7 +399,8 @@ impl Copies {
         }
         let copy = &mut self.copies[node];
         (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
-        copy.mixed_lost = lost;
+        // What comes now may go in a power cut after the resync's end, before anybody has seen that.
+        (copy.mixed_lost, copy.lost_memory) = (lost, false);
     }
 
     /// A resync from one copy to another begins, or goes on.
@@ -408,8 +409,8 @@ impl Copies {
     }
 
     /// A copy that was mixed calls itself whole, after a resync from another one, which may not
-    /// know yet.
-    pub(crate) fn arrived(&mut self, from: Option<usize>, node: usize) {
+    /// know yet. `unseen`: it was whole before, by its records, and has been away since.
+    pub(crate) fn arrived(&mut self, from: Option<usize>, node: usize, unseen: bool) {
         let copy = &mut self.copies[node];
         if !std::mem::take(&mut copy.mixed) || from.is_none() {
             return;
@@ -421,7 +422,7 @@ impl Copies {
         (copy.history, copy.current, copy.given_up) = (history, false, false);
         (copy.settled, copy.exchanged) = (false, false);
         (copy.complete_at, copy.stable_at, copy.until) = (begun, begun, NEVER);
-        copy.lost_memory = copy.mixed_lost;
+        copy.lost_memory = copy.mixed_lost || (unseen && copy.lost_memory);
     }
 
     /// Two copies met and found each other equal, without a resync: the better record holds.

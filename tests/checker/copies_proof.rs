@@ -166,3 +166,27 @@ fn a_half_synced_copy_never_serves_but_may_pass_requests_on() {
     pair.copies.serves_through(1, 0).expect("node 0 has it all");
     assert!(pair.read(1, 1).is_ok());
 }
+
+/// A resync ends on the target's disk, and the target loses power before anybody hears of it: what
+/// came after the end may be there in part. Seen whole before, it may not.
+#[test]
+fn what_came_after_a_resync_may_go_in_a_power_cut_before_its_end_is_seen() {
+    const NEXT: Range = Range { first: 6, count: 1 };
+    for unseen in [true, false] {
+        let mut pair = Pair::new(Protocol::C);
+        pair.write(0, 1);
+        pair.sample(0, false);
+        pair.copies.mixes(1, 0);
+        pair.write(0, 2);
+        let checker = pair.copies.checker(0);
+        checker.invoke_write(90, NEXT, 3, true);
+        checker.ack_write(90);
+        pair.copies.lost_power(1);
+        pair.copies.arrived(Some(0), 1, unseen);
+        pair.copies.stops(0);
+        pair.copies.serves(1, true).expect("the operator's word");
+        pair.copies.checker(1).invoke_read(91, NEXT);
+        pair.copies.checker(1).ack_read(91, &bytes(6, &[3])).expect("it may be there");
+        assert_eq!(pair.read(1, 1).is_ok(), unseen);
+    }
+}

@@ -151,7 +151,9 @@ impl Arena {
             self.copies.mixes(node, other);
         } else if status.disk > DiskState::Inconsistent && self.nodes[node].half {
             self.nodes[node].half = false;
-            self.copies.arrived(self.nodes[node].copied_from, node);
+            let before = self.nodes[node].status.as_ref();
+            let unseen = before.is_none_or(|status| status.disk != DiskState::Inconsistent);
+            self.copies.arrived(self.nodes[node].copied_from, node, unseen);
         }
         if [Replication::SyncTarget, Replication::PausedSyncTarget].contains(&peer.replication) {
             self.nodes[node].copied_from = Some(other);
