@@ -77,6 +77,9 @@ impl Replica {
             Ok(image) => self.recover(*image),
             Err(why) => {
                 self.disk_phase = DiskPhase::Absent;
+                // A sync is part of it: what had not been stable may be gone, and the next one may not
+                // say so again.
+                self.loses_unflushed();
                 self.note("disk", "Diskless", "Diskless", &why);
                 self.disk_reason.clone_from(&why);
                 if let Some(id) = self.opening_for.take() {
@@ -292,14 +295,19 @@ impl Replica {
         self.retry_parked();
     }
 
+    /// What the disk had completed and not made stable may be gone.
+    fn loses_unflushed(&mut self) {
+        self.let_go_unsafe = true;
+        if let Some(freeze) = &mut self.freezing {
+            freeze.whole = false;
+        }
+    }
+
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
     pub(super) fn fail_disk(&mut self, loss: DiskLoss) {
         let cause = loss.words();
         if loss.forgets() {
-            self.let_go_unsafe = true;
-            if let Some(freeze) = &mut self.freezing {
-                freeze.whole = false;
-            }
+            self.loses_unflushed();
         }
         if !self.has_metadata() {
             return;

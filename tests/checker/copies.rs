@@ -57,6 +57,8 @@ struct Copy {
     overruled: Mark,
     /// Its server was demoted, which makes all stable, and nothing was written to it since.
     settled: bool,
+    /// It calls itself old, and its server may not have heard.
+    withdrawn: bool,
     /// It was exchanged: what a server says of it is about what was there before, until the two have met.
     exchanged: bool,
 }
@@ -96,6 +98,7 @@ impl Copies {
             given_up: false,
             overruled: 0,
             settled: false,
+            withdrawn: false,
             exchanged: false,
         };
         let histories = BTreeMap::from([(0, Checker::new())]);
@@ -148,9 +151,12 @@ impl Copies {
             if !own && !follower.agrees && self.copies[follower.node].history != history {
                 continue;
             }
-            if !own && self.copies[follower.node].exchanged && !follower.agrees {
+            let unheard =
+                self.copies[follower.node].exchanged || self.copies[follower.node].withdrawn;
+            if !own && unheard && !follower.agrees {
                 continue;
             }
+            self.copies[follower.node].withdrawn = false;
             if follower.follows && !own && !self.copies[follower.node].serving {
                 merged = merged.and(self.merges(follower.node, history));
             }
@@ -265,6 +271,15 @@ impl Copies {
         self.kept[node] = None;
     }
 
+    /// A copy says itself that it is old: its node withdrew from what is acknowledged from here on.
+    pub(crate) fn withdrew(&mut self, node: usize) {
+        let mark = self.checker(node).mark();
+        let copy = &mut self.copies[node];
+        if copy.current && !copy.serving {
+            (copy.current, copy.complete_at, copy.withdrawn) = (false, mark, true);
+        }
+    }
+
     /// A node serves no more: demoted, stopped, killed or without power.
     pub(crate) fn stops(&mut self, node: usize) {
         self.copies[node].serving = false;
@@ -318,7 +333,10 @@ impl Copies {
         };
         let keeps = |other: &Copy| other.current && !other.lost_memory && !other.mixed;
         let elsewhere = others().any(|(_, other)| keeps(other));
-        let rival = others().find(|(_, other)| other.serving).map(|(other, _)| other);
+        // A server without a current copy of its own cannot go on without this one.
+        let serving = others().any(|(_, other)| other.serving);
+        let rival = others().find(|(_, other)| other.serving && other.current);
+        let rival = rival.map(|(other, _)| other);
         if !forced && let Some(rival) = rival {
             let text = format!("node {rival} serves the same history");
             return Err(refuse("G15", node, &text));
@@ -344,7 +362,7 @@ impl Copies {
         if forced && copy.exchanged {
             self.overrule(node);
         }
-        if loses || rival.is_some() {
+        if loses || serving {
             self.fork(node);
         }
         if let Some(rewind) = self.loss(&copy, loses) {

@@ -160,6 +160,29 @@ fn what_a_primary_had_when_it_let_go_of_its_disk_survives_the_peers_power_cut() 
     }
 }
 
+/// G4, G19: a sync that fails while a disk is opened says so once, and what it lost stays lost.
+#[test]
+fn a_disk_that_could_not_be_opened_comes_back_as_one_that_may_lack_something() {
+    let mut w = under(Protocol::C);
+    w.settle();
+    w.crash(BRAVO);
+    w.run_for(20);
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.wrote(ALPHA, 5, 1, 2);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    assert_eq!(w.order(ALPHA, Command::DiskAttach).expect_err("broken").reason, "disk-not-opened");
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    let read = w.read(ALPHA, 5 * 4096, 4096);
+    w.run_for(1_000);
+    assert!(w.reply(ALPHA, read).is_none(), "it has gone back in time");
+    assert_ne!(w.status(ALPHA).disk, DiskState::UpToDate);
+}
+
 /// G14, G18: the target of a resync was primary, and waits; the source was promoted meanwhile.
 #[test]
 fn two_primaries_never_work_together() {

@@ -146,6 +146,9 @@ impl Arena {
             self.copies.lost_disk(node);
             self.nodes[node].lost_disk |= self.phase != Phase::Setup;
         }
+        if status.disk == DiskState::Outdated {
+            self.copies.withdrew(node);
+        }
         if status.disk == DiskState::Inconsistent {
             self.nodes[node].half = true;
             self.copies.mixes(node, other);
