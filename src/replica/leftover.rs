@@ -17,9 +17,11 @@ impl Replica {
     /// The session is over: what is on its way to the disk is waited for, so are writes that were
     /// received under A and B; the rest is dropped.
     pub(super) fn drop_incoming(&mut self, peer: usize, diskless: bool) {
-        let keeps = self.options.protocol != Protocol::C && self.has_open_disk();
+        let open = self.has_open_disk();
         let incoming = &mut self.peers[peer].incoming;
-        let Incoming { applies, syncing, stable, acknowledged, .. } = std::mem::take(incoming);
+        let Incoming { applies, syncing, stable, acknowledged, lost, .. } =
+            std::mem::take(incoming);
+        let keeps = self.options.protocol != Protocol::C && open && !lost;
         // What a diskless primary sent is not acknowledged before it is written and marked.
         let upto = if diskless { acknowledged.unwrap_or_default() } else { Sequence(u64::MAX) };
         (incoming.syncing, incoming.stable) = (syncing, stable);

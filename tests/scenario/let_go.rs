@@ -160,6 +160,39 @@ fn what_a_primary_had_when_it_let_go_of_its_disk_survives_the_peers_power_cut() 
     }
 }
 
+/// G3: what came while there was no disk is not there, so nothing after it may be.
+#[test]
+fn what_is_held_back_goes_with_what_came_while_there_was_no_disk() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.settle();
+        w.hold_data(ALPHA, true);
+        w.write(ALPHA, 5, 1, 1);
+        w.run_for(5);
+        w.flush(ALPHA);
+        w.run_for(5);
+        w.write(ALPHA, 6, 1, 2);
+        w.run_for(5);
+        w.must(BRAVO, Command::DiskDetach);
+        w.hold_data(ALPHA, false);
+        w.run_for(20);
+        w.nodes[BRAVO].stalled.insert("superblock");
+        w.command(BRAVO, Command::DiskAttach);
+        w.run_for(20);
+        w.hold_data(ALPHA, true);
+        w.nodes[BRAVO].stalled.clear();
+        w.until("open", |w| w.status(BRAVO).disk != DiskState::Diskless);
+        w.cut();
+        w.hold_data(ALPHA, false);
+        w.run_for(1_000);
+        w.holds(BRAVO, 5, 1, 0);
+        w.holds(BRAVO, 6, 1, 0);
+        w.restore();
+        w.settle();
+        w.equal();
+    }
+}
+
 /// G4, G19: a sync that fails while a disk is opened says so once, and what it lost stays lost.
 #[test]
 fn a_disk_that_could_not_be_opened_comes_back_as_one_that_may_lack_something() {
