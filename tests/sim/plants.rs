@@ -121,7 +121,7 @@ pub(crate) static BUGS: [Planted; 26] = [
         &[Kind::DiskRestored, Kind::DiskWiped, Kind::Power],
     ),
     planted("marks-untold", Bug::MarksUntold, "G18", &[Kind::Takeover, Kind::Kill]),
-    planted("late-old-write", Bug::LateOldWrite, "G17", &[Kind::SlowDisk, Kind::Reset, Kind::Kill]),
+    planted("late-old-write", Bug::LateOldWrite, "G17", &[Kind::SlowDisk, Kind::Reset]),
 ];
 
 /// All plants that can be put into a system, by name.
