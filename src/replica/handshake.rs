@@ -145,6 +145,11 @@ impl Replica {
         }
         let session = self.peers[peer].session_id();
         self.peers[peer].phase = Phase::Bonding;
+        if verdict == Verdict::Source(Extent::Full) {
+            // In one record with the bond, by which the marks of both will be believed from now on.
+            self.superblock.slots[peer].all_marked = true;
+            self.maps[peer].mark_all();
+        }
         let slot = &mut self.superblock.slots[peer];
         if verdict.is_between_disks() {
             if slot.bond.tentative != 0 && slot.bond.tentative == their_bond.confirmed {
@@ -485,23 +490,11 @@ impl Replica {
             self.superblock.data = DataState::Consistent;
         }
         self.reconsider_disk("the peer is brought up to date from here");
-        if extent == Extent::Full && !self.superblock.slots[peer].all_marked {
-            self.superblock.slots[peer].all_marked = true;
-            self.save(After::SourceAllMarked { peer, session });
-        } else {
-            self.all_marked_saved(peer, session);
-        }
-    }
-
-    /// The intent to mark everything is durable: memory follows, then the pages, then the intent
-    /// goes; a crash on the way finds the intent.
-    pub(super) fn all_marked_saved(&mut self, peer: usize, session: Session) {
         if self.superblock.slots[peer].all_marked {
+            // The intent to mark everything came with the bond: the pages follow, then the intent goes;
+            // a crash on the way finds the intent.
             self.maps[peer].mark_all();
             self.save_pages(PagesJob::All(AfterPages::AllMarked { peer }));
-        }
-        if self.peers[peer].session != Some(session) {
-            return self.check_settled(peer);
         }
         if self.role == Role::Secondary && self.has_open_disk() {
             // Under B the peer made stable what was flushed, and this node has it in memory: it gives up

@@ -24,7 +24,6 @@ pub(super) enum After {
     TargetPrepared { peer: usize, session: Session, token: u64 },
     SourceToken { peer: usize, session: Session },
     SourceEnds { peer: usize, session: Session },
-    SourceAllMarked { peer: usize, session: Session },
     Adopted { peer: usize, session: Session },
     Promoted,
     PromoteGranted { peer: usize, session: Session, epoch: Epoch },
@@ -296,7 +295,6 @@ impl Replica {
             }
             After::SourceToken { peer, session } => self.source_token_saved(peer, session),
             After::SourceEnds { peer, session } => self.source_end_saved(peer, session),
-            After::SourceAllMarked { peer, session } => self.all_marked_saved(peer, session),
             After::Adopted { peer, session } => self.adopted(peer, session),
             After::Promoted => self.promoted(),
             After::PromoteGranted { peer, session, epoch } => {

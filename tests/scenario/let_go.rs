@@ -193,6 +193,40 @@ fn what_is_held_back_goes_with_what_came_while_there_was_no_disk() {
     }
 }
 
+/// G7, G14: one disk was restored, which the nodes found when they met; and then one of them died.
+#[test]
+fn that_all_has_to_be_copied_is_not_forgotten_with_the_meeting_that_found_it() {
+    for dies in [vec![ALPHA], vec![BRAVO], vec![ALPHA, BRAVO], vec![]] {
+        let mut w = under(Protocol::C);
+        w.settle();
+        stop(&mut w, BRAVO);
+        let old = w.nodes[BRAVO].medium.clone();
+        w.restart(BRAVO);
+        w.settle();
+        w.wrote(ALPHA, 6, 1, 2);
+        flushed(&mut w, ALPHA);
+        w.crash(BRAVO);
+        w.run_for(20);
+        w.wrote(ALPHA, 7, 1, 3);
+        w.nodes[BRAVO].medium = old;
+        w.hold_kind(BRAVO, "Met", true);
+        w.restart(BRAVO);
+        w.run_for(100);
+        for node in &dies {
+            w.crash(*node);
+        }
+        w.cut();
+        w.hold_kind(BRAVO, "Met", false);
+        for node in &dies {
+            w.restart(*node);
+        }
+        w.restore();
+        w.settle();
+        w.equal();
+        w.holds(BRAVO, 6, 1, 2);
+    }
+}
+
 /// G4, G19: a sync that fails while a disk is opened says so once, and what it lost stays lost.
 #[test]
 fn a_disk_that_could_not_be_opened_comes_back_as_one_that_may_lack_something() {
