@@ -82,8 +82,8 @@ pub(super) struct Incoming {
     /// A peer that has lost its disk may have acknowledged what came up to here; nothing later before
     /// it is written and marked here.
     pub(super) acknowledged: Option<Sequence>,
-    /// A write of this session did not reach the disk: none that comes after it may, in a disk that is
-    /// open again.
+    /// The disk was let go of in this session: what came before may not be on it, so nothing that has not
+    /// begun may come to it when it is open again.
     pub(super) lost: bool,
     /// Written since the last barrier: their marks may go when it is passed.
     covered: VecDeque<(Sequence, Blocks)>,
@@ -394,7 +394,6 @@ impl Replica {
         if entered {
             self.log.leave(blocks);
         }
-        self.peers[peer].incoming.lost |= failed;
         self.unlock(Owner::Apply { peer, sequence });
         if self.peers[peer].session.is_some() && self.peers[peer].phase.takes_writes() {
             if failed {

@@ -321,6 +321,8 @@ impl Replica {
             self.options.resource
         );
         self.emit(Output::CloseDisk);
+        let sending = self.peers.iter_mut().filter(|peer| peer.session.is_some());
+        sending.for_each(|peer| peer.incoming.lost = true);
         self.local.forget();
         let current = self.disk == DiskState::UpToDate;
         if current {

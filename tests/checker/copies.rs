@@ -311,6 +311,12 @@ impl Copies {
         self.stops(node);
         let copy = &mut self.copies[node];
         copy.lost_memory |= !copy.settled;
+        let (history, lost) = (copy.history, copy.lost_memory && !copy.mixed);
+        // Whoever is in the middle of a resync from it will have what is left.
+        let numbered = self.copies.iter_mut().enumerate();
+        let others = numbered.filter(|(other, _)| *other != node).map(|(_, copy)| copy);
+        let targets = others.filter(|copy| copy.mixed && copy.mixed_history == history);
+        targets.for_each(|copy| copy.mixed_lost |= lost);
     }
 
     /// A server was demoted: what it acknowledged is stable on its own copy.

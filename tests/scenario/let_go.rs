@@ -193,6 +193,37 @@ fn what_is_held_back_goes_with_what_came_while_there_was_no_disk() {
     }
 }
 
+/// G3: a flush failed, and what was held back behind it was in memory when the disk came back.
+#[test]
+fn what_is_held_back_goes_with_what_a_failed_flush_lost() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = under(protocol);
+        w.settle();
+        w.nodes[BRAVO].stalled.insert("sync");
+        w.wrote(ALPHA, 5, 1, 1);
+        flushed(&mut w, ALPHA);
+        w.wrote(ALPHA, 6, 1, 2);
+        w.run_for(20);
+        w.nodes[BRAVO].medium.broken = true;
+        w.nodes[BRAVO].stalled.clear();
+        w.until("let go of", |w| w.status(BRAVO).disk == DiskState::Diskless);
+        w.nodes[BRAVO].medium.lose_unsynced();
+        w.run_for(20);
+        w.nodes[BRAVO].medium.broken = false;
+        w.hold_data(ALPHA, true);
+        w.command(BRAVO, Command::DiskAttach);
+        w.until("open", |w| w.status(BRAVO).disk != DiskState::Diskless);
+        w.cut();
+        w.hold_data(ALPHA, false);
+        w.run_for(1_000);
+        w.holds(BRAVO, 5, 1, 0);
+        w.holds(BRAVO, 6, 1, 0);
+        w.restore();
+        w.settle();
+        w.equal();
+    }
+}
+
 /// G7, G14: one disk was restored, which the nodes found when they met; and then one of them died.
 #[test]
 fn that_all_has_to_be_copied_is_not_forgotten_with_the_meeting_that_found_it() {
