@@ -175,7 +175,8 @@ impl Arena {
             if theirs.follows {
                 self.nodes[other].copied_from = None;
             }
-        } else if status.role == Role::Primary && whole && follows(peer) {
+        } else if status.role == Role::Primary && follows(peer) {
+            // With a whole copy of its own or without: what it was asked goes to the peer.
             self.copies.drains(node, other);
         } else if status.role == Role::Secondary
             && whole
