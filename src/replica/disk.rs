@@ -344,6 +344,7 @@ impl Replica {
             let whole = current && safe;
             self.asked_for = Some(generation);
             self.freezing = Some(Freeze { generation, base, whole, back: false });
+            self.owe_peers_anew();
         }
         self.leave_log_of_lost_disk();
         self.owe_flushes_anew();

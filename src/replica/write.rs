@@ -4,6 +4,7 @@
 
 use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Output, Part, RequestError};
+use super::peer::Peer;
 use super::request::Kind;
 use super::stream::Sent;
 use super::{IoPurpose, Replica};
@@ -292,6 +293,17 @@ impl Replica {
                     self.settle_piece(key);
                 }
             }
+        }
+    }
+
+    /// The disk here is gone, and with it the copy that stood for what a peer missed. What no client
+    /// was told yet is owed by that peer once more.
+    pub(super) fn owe_peers_anew(&mut self) {
+        let away = |(place, peer): (usize, &Peer)| u8::from(!peer.mirrors()) << place;
+        let away = self.peers.iter().enumerate().map(away).fold(0, |all, one| all | one);
+        let running = self.pieces.iter_mut().map(|(_, piece)| piece);
+        for piece in running.filter(|piece| piece.issued && !piece.abandoned) {
+            piece.owed_peers |= away;
         }
     }
 

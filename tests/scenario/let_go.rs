@@ -360,3 +360,32 @@ fn a_lone_cold_write_waits_for_nobody_after_a_disk_was_replaced_under_many() {
     let took = w.now.since(begun);
     assert!(took < twinblk::limits::LOG_GATHER_TIME, "{took:?}");
 }
+
+/// G1: a write that the peer missed lay on the disk here alone when that failed, and nobody was told
+/// of it yet. The peer's copy takes over from there.
+#[test]
+fn what_a_peer_missed_reaches_it_when_the_disk_here_fails_before_the_acknowledgement() {
+    let mut w = under(Protocol::C);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("superblock");
+    w.cut();
+    w.run_for(5);
+    let write = w.write(ALPHA, 5, 1, 2);
+    w.run_for(5);
+    w.holds(ALPHA, 5, 1, 2);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(5);
+    assert_eq!(w.status(ALPHA).disk, DiskState::Diskless);
+    assert!(!w.done(ALPHA, write), "its generation is on no record");
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    w.restore();
+    w.settle();
+    w.equal();
+    assert!(w.done(ALPHA, write));
+    w.holds(BRAVO, 5, 1, 2);
+}
