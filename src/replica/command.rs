@@ -13,13 +13,17 @@ use crate::format::superblock::{Bond, DataState};
 
 pub(super) const OPENING: &str = "the disk is being opened; try again in a moment";
 pub(super) const LET_GO: &str = "the disk is being let go of; try again in a moment";
-pub(super) const STOPPING: &str =
+const STOPPING: &str =
     "the daemon is stopping; start it again with `twinblk serve` and repeat the command";
 pub(super) const NO_DISK: &str = "there is no local disk; run `twinblk disk attach RESOURCE`";
 pub(super) const ROLE_CHANGES: &str = "a change of role is under way; try again in a moment";
 
 impl Replica {
     pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
+        if self.stopping.is_some() {
+            // What has ended must not begin again.
+            return self.refuse_command(id, "stopping", STOPPING);
+        }
         match command {
             Command::Promote { force } => self.promote(id, force),
             Command::Demote => self.demote(id),

@@ -7,7 +7,7 @@
 //!   Primary ── demote ──▶ draining ──▶ flushing everywhere ──▶ marks ──▶ saving ──▶ Secondary
 //! ```
 
-use super::command::{LET_GO, OPENING, ROLE_CHANGES, STOPPING};
+use super::command::{LET_GO, OPENING, ROLE_CHANGES};
 use super::disk::DiskPhase;
 use super::disk_loss::DiskLoss;
 use super::event::{CommandId, Output, Refusal, Reply, RequestError};
@@ -184,9 +184,6 @@ impl Replica {
         }
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", ROLE_CHANGES);
-        }
-        if self.stopping.is_some() {
-            return self.refuse_command(id, "busy", STOPPING);
         }
         let refusal = self.promote_refusal();
         let by_word = |refusal: &Refusal| ["not-current", "split-brain"].contains(&refusal.reason);

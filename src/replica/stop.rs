@@ -32,6 +32,8 @@ enum Stage {
     },
     /// The goodbye is said; what memory holds is being saved.
     Ending,
+    /// Nothing is left to do.
+    Ended,
 }
 
 impl Stopping {
@@ -39,16 +41,13 @@ impl Stopping {
     pub(super) const fn due(&self) -> Option<Nanos> {
         match &self.stage {
             Stage::Settling { at, blocked: false, .. } => *at,
-            Stage::Settling { .. } | Stage::Waiting | Stage::Ending => None,
+            Stage::Settling { .. } | Stage::Waiting | Stage::Ending | Stage::Ended => None,
         }
     }
 }
 
 impl Replica {
     pub(super) fn stop(&mut self, id: CommandId) {
-        if self.stopping.is_some() {
-            return self.refuse_command(id, "busy", super::command::STOPPING);
-        }
         self.stopping = Some(Stopping { id, stage: Stage::Waiting });
         self.check_stopping();
     }
@@ -61,7 +60,7 @@ impl Replica {
         match &stopping.stage {
             Stage::Waiting => self.begin_to_settle(),
             Stage::Settling { .. } => self.check_goodbye(),
-            Stage::Ending => {}
+            Stage::Ending | Stage::Ended => {}
         }
     }
 
@@ -138,13 +137,14 @@ impl Replica {
     }
 
     pub(super) fn stopped(&mut self) {
-        let Some(stopping) = self.stopping.take() else {
+        let Some(id) = self.stopping.as_ref().map(|stopping| stopping.id) else {
             return;
         };
+        self.set_stop_stage(Stage::Ended);
         if self.has_open_disk() {
             self.disk_phase = DiskPhase::Closing;
             self.emit(Output::CloseDisk);
         }
-        self.answer(stopping.id, Ok(format!("{} has stopped", self.options.resource)));
+        self.answer(id, Ok(format!("{} has stopped", self.options.resource)));
     }
 }

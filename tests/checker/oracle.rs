@@ -201,27 +201,24 @@ impl Checker {
     /// Judges all bytes of a copy, from sector 0 on: whether a power cut at one moment, not before
     /// `floor`, could have left them (G3).
     pub(crate) fn judge_image(&self, image: &[u8], floor: Mark) -> Result<(), Violation> {
-        let start = |sector: u64| usize::try_from(sector).expect("in memory") * SECTOR_BYTES;
-        let read = |sector, into: &mut [u8]| {
-            into.copy_from_slice(&image[start(sector)..start(sector) + SECTOR_BYTES]);
-        };
-        self.judge_sectors(0..(image.len() / SECTOR_BYTES) as u64, read, floor)
+        let sectors = (0..).zip(image.chunks_exact(SECTOR_BYTES).map(Some));
+        self.judge_sectors(sectors, floor)
     }
 
-    /// The same of some sectors; all others must be zeroes that nobody ever wrote.
-    pub(crate) fn judge_sectors(
+    /// The same of some sectors, in order, each with its bytes, or none if it is all zeroes; all
+    /// others must be zeroes that nobody ever wrote.
+    pub(crate) fn judge_sectors<'a>(
         &self,
-        sectors: impl IntoIterator<Item = u64>,
-        read: impl Fn(u64, &mut [u8]),
+        sectors: impl Iterator<Item = (u64, Option<&'a [u8]>)>,
         floor: Mark,
     ) -> Result<(), Violation> {
         let mut moment = Moment { low: floor, high: NEVER, low_sector: 0, high_sector: 0 };
-        let mut held = [0; SECTOR_BYTES];
-        let bytes = &mut held;
-        for sector in sectors {
-            read(sector, bytes);
-            let stamp = decode(sector, bytes).map_err(|damage| self.damaged(sector, damage))?;
-            let Some(timeline) = self.sectors.get(&sector) else {
+        let mut known = self.sectors.iter().peekable();
+        for (sector, bytes) in sectors {
+            let stamp = bytes.map_or(Ok(0), |bytes| decode(sector, bytes));
+            let stamp = stamp.map_err(|damage| self.damaged(sector, damage))?;
+            while known.next_if(|(other, _)| **other < sector).is_some() {}
+            let Some((_, timeline)) = known.next_if(|(other, _)| **other == sector) else {
                 if stamp == 0 {
                     continue;
                 }

@@ -17,15 +17,24 @@ pub(crate) enum Damage {
     Mixed { stamp: Stamp, byte: usize },
 }
 
-fn word(sector: u64, stamp: Stamp, index: u64) -> u64 {
+/// What all words of a sector but the first two are made from.
+const fn base(sector: u64, stamp: Stamp) -> u64 {
     let mut base = stamp ^ sector.rotate_left(40) ^ 0x2545_f491_4f6c_dd1d;
     base = (base ^ (base >> 31)).wrapping_mul(STEP);
     base = (base ^ (base >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    match index {
-        0 => stamp,
-        1 => sector,
-        _ => (base ^ (base >> 32)).wrapping_add(index.wrapping_mul(STEP)),
-    }
+    base ^ (base >> 32)
+}
+
+/// The words of a sector.
+fn words(sector: u64, stamp: Stamp) -> impl Iterator<Item = u64> {
+    let base = base(sector, stamp);
+    let word = move |index: u64| match (stamp, index) {
+        (0, _) => 0,
+        (_, 0) => stamp,
+        (_, 1) => sector,
+        _ => base.wrapping_add(index.wrapping_mul(STEP)),
+    };
+    (0..SECTOR_BYTES as u64 / 8).map(word)
 }
 
 /// Fills whole sectors from `first` on with the bytes of a write.
@@ -35,8 +44,8 @@ pub(crate) fn fill(first: u64, stamp: Stamp, bytes: &mut [u8]) {
         return;
     }
     for (sector, target) in (first..).zip(bytes.chunks_mut(SECTOR_BYTES)) {
-        for (index, eight) in (0..).zip(target.chunks_mut(8)) {
-            eight.copy_from_slice(&word(sector, stamp, index).to_le_bytes());
+        for (word, eight) in words(sector, stamp).zip(target.chunks_exact_mut(8)) {
+            eight.copy_from_slice(&word.to_le_bytes());
         }
     }
 }
@@ -52,10 +61,8 @@ pub(crate) fn decode(sector: u64, bytes: &[u8]) -> Result<Stamp, Damage> {
     }
     let (stamp, written_for) = (read_word(bytes, 0), read_word(bytes, 1));
     let differs = |wanted: u64| {
-        let expected = |index: usize| {
-            if stamp == 0 { 0 } else { word(wanted, stamp, index as u64) }
-        };
-        (0..SECTOR_BYTES / 8).find(|index| read_word(bytes, *index) != expected(*index))
+        let mut pairs = words(wanted, stamp).zip(bytes.chunks_exact(8));
+        pairs.position(|(word, eight)| word.to_le_bytes() != eight)
     };
     match differs(sector) {
         None => Ok(stamp),

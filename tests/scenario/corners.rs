@@ -420,17 +420,25 @@ fn a_disk_is_attached_once_and_only_if_it_can_be_read() {
     w.holds(BRAVO, 5, 1, 2);
 }
 
-/// G20: a node that stops takes no office.
+/// G13, G20: a node that stops takes no office and meets nobody, then and once it has stopped.
 #[test]
-fn a_node_that_stops_is_not_promoted() {
+fn a_node_that_stops_begins_nothing_anew() {
     let mut w = at_rest();
     w.nodes[BRAVO].stalled.insert("superblock");
     let stop = w.command(BRAVO, Command::Stop);
     w.run_for(1_000);
     assert!(w.answer(BRAVO, stop).is_none());
-    assert_eq!(w.refused(BRAVO, PROMOTE), "busy");
+    let commands = [PROMOTE, CONNECT, Command::DiskDetach, Command::Invalidate, Command::Stop];
+    for command in commands {
+        assert_eq!(w.refused(BRAVO, command), "stopping");
+    }
     w.nodes[BRAVO].stalled.clear();
     w.until("stopped", |w| w.answer(BRAVO, stop).is_some_and(Result::is_ok));
+    for command in commands {
+        assert_eq!(w.refused(BRAVO, command), "stopping");
+    }
+    w.settle();
+    assert_eq!(w.status(BRAVO).peers[0].replication, Replication::Off);
     assert_eq!(w.role(BRAVO), Role::Secondary);
     assert!(!w.nodes[BRAVO].serving);
 }

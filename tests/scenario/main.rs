@@ -31,4 +31,5 @@ mod operators;
 mod stories;
 mod three;
 mod walk;
+mod walk_disks;
 mod world;

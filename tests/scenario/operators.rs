@@ -221,7 +221,7 @@ fn a_stop_waits_for_no_disk_that_fails_and_for_no_peer_that_went() {
     let id = w.command(BRAVO, Command::Stop);
     w.run_for(100);
     assert!(w.answer(BRAVO, id).is_none());
-    assert_eq!(w.refused(BRAVO, Command::Stop), "busy");
+    assert_eq!(w.refused(BRAVO, Command::Stop), "stopping");
     w.cut();
     w.until("stopped", |w| w.answer(BRAVO, id).is_some());
 }

@@ -138,7 +138,7 @@ impl Judge {
     }
 
     /// An operator gave up one node's history.
-    fn widen_to_all(&mut self) {
+    pub fn widen_to_all(&mut self) {
         for cell in self.cells.values_mut() {
             cell.now = cell.ever.clone();
             cell.since_flush = cell.ever.clone();

@@ -40,6 +40,12 @@ impl Image {
         }
     }
 
+    /// One sector; none if it reads as zeroes because nothing was written there.
+    pub(crate) fn sector(&self, offset: u64) -> Option<&[u8]> {
+        let (chunk, start) = (place(offset) / CHUNK, place(offset) % CHUNK);
+        self.chunks[chunk].as_ref().map(|bytes| &bytes[start..start + SECTOR])
+    }
+
     /// The chunks of a range that were written, and not with zeroes alone.
     pub(crate) fn occupied(
         &self,

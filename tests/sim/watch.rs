@@ -1,8 +1,6 @@
 //! Owns what is learned from a node after each of its turns: whether it serves, how the copies
 //! stand, what clients were told. Hands it to the checker. Must never change a node.
 
-use std::collections::BTreeSet;
-
 use twinblk::format::frame::{DiskState, Role};
 use twinblk::replica::event::{Change, Connection, PeerStatus, Replication, Status};
 
@@ -284,15 +282,15 @@ impl Arena {
         let start = self.maker.data_offset();
         let world = self.world.borrow();
         let image = world.disks[self.nodes[node].disk].live();
-        let read = |sector: u64, into: &mut [u8]| image.read(start + sector * SECTOR, into);
-        self.copies.checker(node).judge_sectors(sectors, read, floor)
+        let bytes = |sector: u64| (sector, image.sector(start + sector * SECTOR));
+        self.copies.checker(node).judge_sectors(sectors.into_iter().map(bytes), floor)
     }
 
     /// The sectors that the judge of `node` knows of, or that hold anything on one of these nodes:
-    /// devices may be large, and most of them was never touched.
-    fn worth_a_look(&mut self, node: usize, nodes: &[usize]) -> BTreeSet<u64> {
+    /// devices may be large, and most of them was never touched. In order.
+    fn worth_a_look(&mut self, node: usize, nodes: &[usize]) -> Vec<u64> {
         let (start, length) = (self.maker.data_offset(), self.options.device_bytes);
-        let mut sectors: BTreeSet<u64> = self.copies.checker(node).touched().collect();
+        let mut sectors: Vec<u64> = self.copies.checker(node).touched().collect();
         let world = self.world.borrow();
         for node in nodes {
             for chunk in world.disks[self.nodes[*node].disk].live().occupied(start, length) {
@@ -300,6 +298,9 @@ impl Arena {
             }
         }
         sectors.retain(|sector| *sector < length / SECTOR);
+        // Made of a few runs that are in order, which a stable sort merges.
+        sectors.sort();
+        sectors.dedup();
         sectors
     }
 
