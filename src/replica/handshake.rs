@@ -27,7 +27,7 @@ impl Replica {
         }
         let opening = !matches!(self.disk_phase, DiskPhase::Absent | DiskPhase::Open);
         let role_changes = self.promoting.is_some() || self.demoting.is_some();
-        if !self.saver.is_settled() || opening || role_changes {
+        if !self.saver.is_settled() || opening || role_changes || self.has_said_goodbye() {
             return;
         }
         self.peers[peer].incoming = Incoming::default();

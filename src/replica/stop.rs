@@ -115,6 +115,12 @@ impl Replica {
         }
     }
 
+    /// Whether a peer met from now on would be told of what no disk records any more.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        let over = |stopping: &Stopping| matches!(stopping.stage, Stage::Ending | Stage::Ended);
+        self.stopping.as_ref().is_some_and(over)
+    }
+
     /// Announces the stop, then saves what memory holds.
     fn say_goodbye(&mut self) {
         self.set_stop_stage(Stage::Ending);

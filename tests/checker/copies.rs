@@ -388,11 +388,26 @@ impl Copies {
     }
 
     /// A server on its way out still sends what its clients asked, though it serves no more, and
-    /// says that the other copy follows.
-    pub(crate) fn drains(&mut self, server: usize, other: usize) {
-        if self.copies[server].history == self.copies[other].history {
+    /// says that the other copy follows: that one is of its history from here on, if it `agrees`.
+    pub(crate) fn drains(
+        &mut self,
+        server: usize,
+        other: usize,
+        agrees: bool,
+    ) -> Result<(), Violation> {
+        let history = self.copies[server].history;
+        if self.copies[other].history == history {
             self.copies[other].until = NEVER;
+            return Ok(());
         }
+        if !agrees || self.copies[other].serving || self.copies[server].mixed {
+            return Ok(());
+        }
+        let merged = self.merges(other, history);
+        self.copied(server, other);
+        let copy = &mut self.copies[other];
+        (copy.until, copy.exchanged) = (NEVER, false);
+        merged
     }
 
     /// A resync from one copy to another is complete: they are equal now.

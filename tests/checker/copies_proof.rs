@@ -209,3 +209,34 @@ fn a_target_has_what_its_source_has_left_after_a_power_cut() {
         assert_eq!(pair.read(1, 0).is_ok(), power);
     }
 }
+
+/// A forced server is demoted while it meets the other copy: what it was asked before goes there too,
+/// and that copy is of its history. One that gave nothing up and was acknowledged more may not be.
+#[test]
+fn a_server_on_its_way_out_takes_the_other_copy_along() {
+    for agrees in [true, false] {
+        let mut pair = Pair::new(Protocol::C);
+        pair.write(0, 1);
+        pair.sample(0, false);
+        pair.copies.stops(0);
+        pair.copies.serves(1, true).expect("the operator's word");
+        assert_eq!(pair.copies.histories(), 2, "it lacks what node 0 has");
+        pair.copies.stops(1);
+        pair.copies.gives_up(0);
+        pair.copies.drains(1, 0, agrees).expect("node 0 was given up");
+        pair.copies.checker(1).invoke_write(90, Range { first: 6, count: 1 }, 7, false);
+        pair.copies.checker(1).ack_write(90);
+        let mut image = [0; 7];
+        image[6] = 7;
+        let judged = pair.copies.checker(0).judge_image(&bytes(0, &image), 0);
+        assert_eq!(judged.is_ok(), agrees);
+    }
+    let mut pair = Pair::new(Protocol::C);
+    pair.sample(0, false);
+    pair.copies.serves(1, true).expect("the operator's word");
+    pair.write(0, 1);
+    pair.copies.stops(0);
+    pair.copies.stops(1);
+    let lost = pair.copies.drains(1, 0, true).expect_err("nobody gave it up");
+    assert_eq!(lost.promise, "G18");
+}

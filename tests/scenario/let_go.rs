@@ -389,3 +389,27 @@ fn what_a_peer_missed_reaches_it_when_the_disk_here_fails_before_the_acknowledge
     assert!(w.done(ALPHA, write));
     w.holds(BRAVO, 5, 1, 2);
 }
+
+/// G13, G20: a connection that comes through between the goodbye and the end is no meeting: none of
+/// it would be on record here, and on the peer it would.
+#[test]
+fn a_peer_that_connects_after_the_goodbye_is_not_met() {
+    let mut w = under(Protocol::C);
+    w.settle();
+    w.must(ALPHA, Command::Demote);
+    w.nodes[BRAVO].stalled.insert("superblock");
+    w.blip();
+    w.run_for(6_000);
+    assert_eq!(peer(&w, ALPHA).connection, Connection::Connecting, "bravo was too slow");
+    w.nodes[BRAVO].stalled.clear();
+    w.nodes[ALPHA].stalled.insert("superblock");
+    let stop = w.command(ALPHA, Command::Stop);
+    w.run_for(1_000);
+    w.nodes[ALPHA].stalled.clear();
+    w.until("stopped", |w| w.answer(ALPHA, stop).is_some_and(Result::is_ok));
+    w.run_for(10_000);
+    w.crash(ALPHA);
+    w.restart(ALPHA);
+    w.settle();
+    w.equal();
+}

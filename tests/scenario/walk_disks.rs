@@ -66,6 +66,8 @@ impl Walk {
         let memory = self.w.setup.protocol != Protocol::C && !self.twice();
         if power && !keeps || memory {
             self.judge.widen_to_flush();
+            // An acknowledgement may be on its way of what is lost now.
+            BOTH.into_iter().for_each(|node| self.judge.forget(node));
         }
         if power {
             self.w.power_cut(node);

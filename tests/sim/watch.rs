@@ -162,11 +162,11 @@ impl Arena {
             let begun = self.copies.copies_to(other, node);
             self.keep(begun);
         }
+        let told = self.nodes[other].status.as_ref();
+        let agrees = told.is_some_and(|status| flows(&status.peers[0]));
         if serving && self.copies.is_serving(node) {
             let own = Follower { node, follows: whole, stable: true, agrees: true };
             let stable = peer.unstable_writes == 0;
-            let told = self.nodes[other].status.as_ref();
-            let agrees = told.is_some_and(|status| flows(&status.peers[0]));
             let theirs = Follower { node: other, follows: follows(peer), stable, agrees };
             let sampled = self.copies.sample(node, &[own, theirs]);
             self.keep(sampled);
@@ -175,7 +175,8 @@ impl Arena {
             }
         } else if status.role == Role::Primary && follows(peer) {
             // With a whole copy of its own or without: what it was asked goes to the peer.
-            self.copies.drains(node, other);
+            let drained = self.copies.drains(node, other, agrees);
+            self.keep(drained);
         } else if status.role == Role::Secondary
             && whole
             && follows(peer)
