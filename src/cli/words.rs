@@ -45,7 +45,7 @@ const DISKS: [Word; 6] = [
     bad(
         "Inconsistent",
         "a mixture of old and new blocks, of no use until a resync has ended",
-        "keep the peer connected and wait: `twinblk wait RES --for insync`",
+        "keep the peer connected and wait: `twinblk wait RES --for insync --timeout 12h`",
     ),
     bad(
         "Outdated",

@@ -123,7 +123,7 @@ impl Replica {
             let them = &peer.name;
             if primary && self.disk != DiskState::UpToDate {
                 let next = match self.has_open_disk() {
-                    true => format!("twinblk wait {resource} --for insync"),
+                    true => format!("twinblk wait {resource} --for insync --timeout 12h"),
                     false => format!("twinblk disk attach {resource}"),
                 };
                 let text = format!(
@@ -204,7 +204,7 @@ impl Replica {
         let worse = |peer: &super::peer::Peer| peer.disk.is_some_and(|it| it < DiskState::Outdated);
         if whole && self.superblock.lineage.head().is_some() && self.peers.iter().any(worse) {
             let text = "the peer has no whole copy, so this one is the last; wait until it has: `twinblk \
-                        wait RESOURCE --for insync`";
+                        wait RESOURCE --for insync --timeout 12h`";
             return self.refuse_command(id, "last-copy", text);
         }
         self.superblock.lineage = Lineage::default();
@@ -305,7 +305,7 @@ impl Replica {
         };
         if self.role == Role::Primary && !self.peers.iter().any(served) {
             let text = "this is the last up-to-date copy in reach; run `twinblk connect RESOURCE` and \
-                        `twinblk wait RESOURCE --for insync` first";
+                        `twinblk wait RESOURCE --for insync --timeout 12h` first";
             return self.refuse_command(id, "last-copy", text);
         }
         if self.peers.iter().any(|peer| self.is_only_copy_of(peer)) {

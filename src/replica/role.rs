@@ -102,7 +102,7 @@ impl Replica {
                     "sync-target",
                     format!(
                         "{me} is being brought up to date for {resource}; promote {them}, or run \
-                         `twinblk wait {resource} --for insync` first"
+                         `twinblk wait {resource} --for insync --timeout 12h` first"
                     ),
                 );
             }
@@ -125,7 +125,7 @@ impl Replica {
         format!(
             "the copy of {resource} on {me} was given up or is new, so all of it has to come from \
              {them}. Connect to {them} (`twinblk connect {resource}`) and wait: `twinblk wait \
-             {resource} --for insync`; or promote {them}"
+             {resource} --for insync --timeout 12h`; or promote {them}"
         )
     }
 
