@@ -126,6 +126,11 @@ impl Replica {
         self.local = super::stream::LocalStream::default();
         self.local.start_at(self.sequence);
         self.mark_recovered(&image.log);
+        if self.role == Role::Secondary || back {
+            for (peer, map) in self.peers.iter_mut().zip(&self.maps) {
+                peer.lacks_shown |= map.marked() > 0;
+            }
+        }
         self.mark_running_pieces();
         self.disk_phase = DiskPhase::Recovering;
         self.save_pages(PagesJob::All(AfterPages::Start));
@@ -206,11 +211,14 @@ impl Replica {
         // The copy here is durably whole or durably of mixed age: no peer's record is needed for
         // that any more.
         self.disk_phase = DiskPhase::Open;
-        let back = self.freezing.take().is_some_and(|freeze| freeze.back);
+        let frozen = self.freezing.take();
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
-        if back {
-            self.store_running_pieces();
+        match frozen {
+            Some(Freeze { back: true, .. }) => self.store_running_pieces(),
+            // What waited for the peer's record waits for the peer itself, which may not have it.
+            Some(_) => self.owe_peers_anew(|_| true),
+            None => {}
         }
         self.check_flushes();
         let text = "the disk is attached";
@@ -344,11 +352,11 @@ impl Replica {
             let whole = current && safe;
             self.asked_for = Some(generation);
             self.freezing = Some(Freeze { generation, base, whole, back: false });
-            self.owe_peers_anew();
+            self.owe_peers_anew(|peer| !peer.mirrors());
         }
         self.leave_log_of_lost_disk();
-        self.owe_flushes_anew();
         self.set_disk(DiskState::Diskless, cause);
+        self.owe_flushes_anew();
         self.abandon_writes();
         (0..self.peers.len()).for_each(|peer| self.drop_verify(peer, cause));
         for peer in 0..self.peers.len() {

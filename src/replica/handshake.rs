@@ -27,7 +27,7 @@ impl Replica {
         }
         let opening = !matches!(self.disk_phase, DiskPhase::Absent | DiskPhase::Open);
         let role_changes = self.promoting.is_some() || self.demoting.is_some();
-        if !self.saver.is_settled() || opening || role_changes || self.has_said_goodbye() {
+        if !self.saver.is_settled() || opening || role_changes {
             return;
         }
         self.peers[peer].incoming = Incoming::default();
@@ -102,7 +102,7 @@ impl Replica {
             return self.refuse(peer, ByeReason::Incompatible, difference);
         }
         let (label, verdict) = self.verdict(mine, theirs);
-        let (role, disk) = (theirs.role, theirs.disk);
+        let (role, disk, served) = (theirs.role, theirs.disk, theirs.lineage.head());
         let epoch = mine.epoch.max(theirs.epoch);
         let their_bond = theirs.bond();
         let (boot, says_so) = (theirs.boot, theirs.rebooted);
@@ -125,6 +125,8 @@ impl Replica {
                 return self.refuse(peer, bye, words);
             }
             self.peers[peer].lost_power = false;
+            // It may have taken up the generation it was asked for without being heard.
+            self.served = served.or(self.served);
         }
         if let Verdict::Refuse(reason) = verdict {
             self.learn_of_newer(peer, label, reason);
@@ -462,6 +464,7 @@ impl Replica {
         // The operator's word was for this meeting.
         found.discard_my_data = false;
         (found.lost_power, found.rebooted, found.unflushed) = (false, false, false);
+        found.lacks_shown = false;
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {
             // The word to go on alone was for this once.
@@ -532,8 +535,8 @@ impl Replica {
             return self.refuse(peer, bye, words);
         }
         self.ask_generation(peer);
+        self.fence_off(peer);
         self.resend_owed(peer);
-        self.ask_barrier(peer);
         self.retry_parked();
     }
 
@@ -548,10 +551,11 @@ impl Replica {
         let known = theirs.lineage.head();
         let same = [head, self.served, self.asked_for].contains(&known)
             || asked.is_some_and(|asked| asked.contains(&known));
-        // Under C it has all, unless its host lost what was not stable.
+        // Under C it has all that was acknowledged, unless its host lost what was not stable.
         let keeps = self.options.protocol == Protocol::C && !rebooted;
         let out = &self.peers[peer].out;
-        let short = (self.short_peers & (1 << peer) != 0 && !keeps)
+        let short = self.peers[peer].lacks_shown
+            || (self.short_peers & (1 << peer) != 0 && !keeps)
             || (rebooted && out.stable < out.last());
         if same && !short {
             return None;
@@ -565,7 +569,7 @@ impl Replica {
         }
         let words = format!(
             "{me} is primary for {resource} without a current disk, and {them} lacks what clients \
-             were told is written. If the disk of {me} has it, run `twinblk disk attach {resource}` \
+             were told is written, or have read. If the disk of {me} has it, run `twinblk disk attach {resource}` \
              there; otherwise give it up: `twinblk demote {resource}` on {me}. Then `twinblk connect \
              {resource}` on both"
         );

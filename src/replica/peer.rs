@@ -115,6 +115,9 @@ pub(super) struct Peer {
     /// Its host has booted, or its disk failed, since it had all: it may lack what it had
     /// acknowledged.
     pub(super) lost_power: bool,
+    /// This copy may show what the peer never had, with no generation that tells the two apart: what was
+    /// given up unacknowledged, or under way when the process ended.
+    pub(super) lacks_shown: bool,
     /// Its disk was lost in this session: whatever is told of it since is late, or of one that is
     /// met anew first.
     pub(super) lost_disk: bool,
@@ -165,6 +168,7 @@ impl Peer {
             boot: None,
             rebooted: false,
             lost_power: false,
+            lacks_shown: false,
             lost_disk: false,
             unflushed: false,
             redial: None,
@@ -226,6 +230,9 @@ impl Replica {
         found.phase = Phase::Settling;
         found.deadline = self.now + HANDSHAKE_TIME;
         self.set_connection(peer, Connection::Connected, "the link stands");
+        if self.has_said_goodbye() {
+            return self.disconnect(peer, "the daemon stops");
+        }
         self.check_settled(peer);
     }
 
@@ -321,7 +328,8 @@ impl Replica {
             }
             if self.peers[peer].redial.is_some_and(|at| at <= self.now) {
                 self.peers[peer].redial = None;
-                self.dial(peer, self.peers[peer].connection != Connection::StandAlone);
+                let wanted = self.peers[peer].connection != Connection::StandAlone;
+                self.dial(peer, wanted && !self.has_said_goodbye());
             }
             if self.peers[peer].ahead_until.is_some_and(|until| until <= self.now) {
                 self.peers[peer].ahead_until = None;

@@ -3,7 +3,7 @@
 
 use super::Replica;
 use super::disk_loss::DiskLoss;
-use super::event::{CommandId, DiskError, Output, PageId, Persist, PersistId};
+use super::event::{CommandId, DiskError, Output, PageId, Persist, PersistId, Refusal};
 use crate::format::frame::Frame;
 use crate::format::lineage::Generation;
 use crate::plant::Plant;
@@ -262,12 +262,18 @@ impl Replica {
             After::EmptyAnswered { peer, .. } => {
                 self.send(peer, Frame::EmptyAnswer { empty: false });
             }
-            After::Generation
-            | After::Demoted
-            | After::Withdrawn { .. }
-            | After::Answer { .. }
-            | After::Renegotiate { .. }
-            | After::Stopped => self.after_superblock(after),
+            After::Answer { id, .. } => {
+                let text = self.disk_failed_meanwhile();
+                self.answer(id, Err(Refusal { reason: "disk-failed", text }));
+            }
+            After::Renegotiate { peer, id, .. } => {
+                self.renegotiate(peer);
+                let text = self.disk_failed_meanwhile();
+                self.answer(id, Err(Refusal { reason: "disk-failed", text }));
+            }
+            After::Generation | After::Demoted | After::Withdrawn { .. } | After::Stopped => {
+                self.after_superblock(after);
+            }
             _ => {}
         }
     }

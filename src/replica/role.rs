@@ -313,6 +313,8 @@ impl Replica {
         self.drop_verify(peer, "the peer becomes primary");
         self.peers[peer].role = Some(Role::Primary);
         self.superblock.epoch = epoch;
+        // The copies are equal, up to what a verify found: from here on the peer is the one to go by.
+        self.superblock.former_primary = false;
         self.save(After::PromoteGranted { peer, session, epoch });
     }
 

@@ -30,7 +30,9 @@ enum Stage {
         /// Something else has to come first.
         blocked: bool,
     },
-    /// The goodbye is said; what memory holds is being saved.
+    /// The goodbye is said; until the sessions end more may come, and be acknowledged.
+    Leaving,
+    /// What memory holds is being saved.
     Ending,
     /// Nothing is left to do.
     Ended,
@@ -41,7 +43,7 @@ impl Stopping {
     pub(super) const fn due(&self) -> Option<Nanos> {
         match &self.stage {
             Stage::Settling { at, blocked: false, .. } => *at,
-            Stage::Settling { .. } | Stage::Waiting | Stage::Ending | Stage::Ended => None,
+            _ => None,
         }
     }
 }
@@ -60,6 +62,7 @@ impl Replica {
         match &stopping.stage {
             Stage::Waiting => self.begin_to_settle(),
             Stage::Settling { .. } => self.check_goodbye(),
+            Stage::Leaving => self.check_gone(),
             Stage::Ending | Stage::Ended => {}
         }
     }
@@ -117,19 +120,30 @@ impl Replica {
 
     /// Whether a peer met from now on would be told of what no disk records any more.
     pub(super) fn has_said_goodbye(&self) -> bool {
-        let over = |stopping: &Stopping| matches!(stopping.stage, Stage::Ending | Stage::Ended);
-        self.stopping.as_ref().is_some_and(over)
+        let over = |stage: &Stage| matches!(stage, Stage::Leaving | Stage::Ending | Stage::Ended);
+        self.stopping.as_ref().is_some_and(|stopping| over(&stopping.stage))
     }
 
-    /// Announces the stop, then saves what memory holds.
+    /// Announces the stop.
     fn say_goodbye(&mut self) {
-        self.set_stop_stage(Stage::Ending);
+        self.set_stop_stage(Stage::Leaving);
         for peer in 0..self.peers.len() {
             self.send(peer, Frame::Bye { reason: ByeReason::Stop });
             self.disconnect(peer, "the daemon stops");
             self.dial(peer, false);
+            self.peers[peer].redial = None;
         }
-        self.save_pages(PagesJob::All(AfterPages::Stop));
+        self.check_gone();
+    }
+
+    /// Saves what memory holds, once nothing comes any more and what came is written.
+    fn check_gone(&mut self) {
+        let connected = self.peers.iter().any(|peer| peer.session.is_some());
+        let leftovers = self.has_open_disk() && self.has_unwritten_leftovers();
+        if !connected && !leftovers {
+            self.set_stop_stage(Stage::Ending);
+            self.save_pages(PagesJob::All(AfterPages::Stop));
+        }
     }
 
     pub(super) fn marks_saved_for_stop(&mut self) {

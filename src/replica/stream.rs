@@ -121,6 +121,8 @@ pub(super) struct Outgoing {
     pub(super) stable: Sequence,
     /// The newest barrier asked for.
     barrier: Sequence,
+    /// What was sent in former sessions, up to this, may not be stable: nothing is written before it is.
+    fence: Sequence,
     /// When an idle peer is asked for the next one.
     barrier_due: Option<Nanos>,
 }
@@ -130,11 +132,12 @@ impl Outgoing {
         self.last
     }
 
-    /// The newest write up to `sequence` that is not yet stable on the peer; 0 if all are, those
-    /// of former sessions included.
+    /// The newest write up to `sequence` that is not yet stable on the peer; 0 if all are. Those of former
+    /// sessions stand behind the fence, if there is one.
     pub(super) fn unstable_up_to(&self, sequence: Sequence) -> Sequence {
+        let fence = if self.stable < self.fence { self.fence } else { Sequence(0) };
         let covered = self.sent.partition_point(|sent| sent.sequence <= sequence);
-        covered.checked_sub(1).map_or(Sequence(0), |place| self.sent[place].sequence)
+        covered.checked_sub(1).map_or(fence, |place| self.sent[place].sequence)
     }
 
     pub(super) const fn barrier_due(&self) -> Option<Nanos> {
@@ -205,6 +208,17 @@ impl Replica {
         out.barrier = out.last;
         let sequence = out.last;
         self.send(peer, Frame::Barrier { sequence });
+    }
+
+    /// The peer's copy is the only one: what it was sent in former sessions becomes stable there before
+    /// anything else is written.
+    pub(super) fn fence_off(&mut self, peer: usize) {
+        let out = &mut self.peers[peer].out;
+        if out.stable < out.last {
+            (out.fence, out.barrier) = (out.last, out.last);
+            let sequence = out.last;
+            self.send(peer, Frame::Barrier { sequence });
+        }
     }
 
     pub(super) fn on_received(&mut self, peer: usize, first: Sequence, last: Sequence) {
@@ -297,6 +311,11 @@ impl Replica {
             }
         }
         self.peers[peer].unflushed |= sent.iter().any(Sent::is_of_client);
+        // Under C nobody else lets go of a piece that the peer has not written.
+        let given_up = |sent: &Sent| sent.is_of_client() && sent.piece.is_none() && !sent.acked;
+        if self.options.protocol == Protocol::C && self.disk == DiskState::UpToDate {
+            self.peers[peer].lacks_shown |= sent.iter().any(given_up);
+        }
         if goes_on {
             self.miss_owed(peer);
             // Under A the client has been told of what the peer may never have had.

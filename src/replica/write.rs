@@ -177,7 +177,14 @@ impl Replica {
                 continue; // In the log's queue: it comes by `issue`.
             }
             piece.abandoned = true;
-            piece.owed_peers = 0;
+            let owed = std::mem::take(&mut piece.owed_peers);
+            if piece.issued && self.disk == DiskState::UpToDate {
+                // It stays on this disk, to be read from there.
+                let owed = |place: usize| owed & (1 << place) != 0;
+                let peers = self.peers.iter_mut().enumerate();
+                let away = peers.filter(|(place, peer)| owed(*place) && !peer.mirrors());
+                away.for_each(|(_, peer)| peer.lacks_shown = true);
+            }
             for peer in &mut self.peers {
                 // A late answer must not find whatever has this place then.
                 let sent = peer.out.sent.iter_mut().filter(|sent| sent.piece == Some(key));
@@ -296,14 +303,14 @@ impl Replica {
         }
     }
 
-    /// The disk here is gone, and with it the copy that stood for what a peer missed. What no client
-    /// was told yet is owed by that peer once more.
-    pub(super) fn owe_peers_anew(&mut self) {
-        let away = |(place, peer): (usize, &Peer)| u8::from(!peer.mirrors()) << place;
-        let away = self.peers.iter().enumerate().map(away).fold(0, |all, one| all | one);
+    /// The disk here is gone, and with it the copy that stood for what peers may lack. What no client
+    /// was told yet they owe once more.
+    pub(super) fn owe_peers_anew(&mut self, may_lack: impl Fn(&Peer) -> bool) {
+        let owes = |(place, peer): (usize, &Peer)| u8::from(may_lack(peer)) << place;
+        let owing = self.peers.iter().enumerate().map(owes).fold(0, |all, one| all | one);
         let running = self.pieces.iter_mut().map(|(_, piece)| piece);
         for piece in running.filter(|piece| piece.issued && !piece.abandoned) {
-            piece.owed_peers |= away;
+            piece.owed_peers |= owing;
         }
     }
 

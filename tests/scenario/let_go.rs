@@ -6,6 +6,7 @@ use crate::found::lose_disk_to_a_read;
 use crate::world::*;
 use twinblk::format::frame::{DiskState, Protocol};
 use twinblk::replica::event::*;
+use twinblk::replica::options::PeerLoss;
 
 /// Bravo has 5/2 in memory, held back behind a flush; alpha has flushed it.
 fn received_there_and_flushed_here() -> World {
@@ -412,4 +413,58 @@ fn a_peer_that_connects_after_the_goodbye_is_not_met() {
     w.restart(ALPHA);
     w.settle();
     w.equal();
+}
+
+/// A write that alpha alone has, unacknowledged, was read from there.
+fn shown_and_not_there(how: &str) -> World {
+    let mut w = World::running(Setup { on_peer_loss: PeerLoss::Suspend, ..Setup::default() });
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.hold_kind(ALPHA, "Write", true);
+    let write = w.write(ALPHA, 5, 1, 2);
+    w.run_for(5);
+    assert!(!w.done(ALPHA, write));
+    w.cut();
+    w.hold_kind(ALPHA, "Write", false);
+    if how == "killed" {
+        w.crash(ALPHA);
+        w.restart(ALPHA);
+        w.run_for(5);
+    } else {
+        w.must(ALPHA, Command::Demote);
+    }
+    w.must(ALPHA, FORCE);
+    assert_eq!(reads(&mut w, ALPHA, 5, 1), [2]);
+    w
+}
+
+/// G5: what was read from a disk is not taken back by going on without it.
+#[test]
+fn what_was_read_is_not_taken_back_when_the_disk_fails() {
+    for how in ["killed", "given up"] {
+        let mut w = shown_and_not_there(how);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.restore();
+        w.settle();
+        assert!(stand_alone(&w)[ALPHA], "{how}: bravo lacks what was read");
+        assert!(peer(&w, ALPHA).connection_reason.contains("have read"));
+        w.nodes[ALPHA].medium.broken = false;
+        w.must(ALPHA, Command::DiskAttach);
+        meet(&mut w);
+        w.holds(BRAVO, 5, 1, 2);
+    }
+}
+
+/// The same, with a resync in between that tells the peer.
+#[test]
+fn what_was_read_is_there_after_a_resync() {
+    let mut w = shown_and_not_there("killed");
+    w.restore();
+    w.settle();
+    w.equal();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    assert_eq!(reads(&mut w, ALPHA, 5, 1), [2]);
 }

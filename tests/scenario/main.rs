@@ -28,6 +28,7 @@ mod losses;
 mod medium;
 mod modelled;
 mod operators;
+mod rare;
 mod stories;
 mod three;
 mod walk;

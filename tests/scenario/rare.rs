@@ -1,0 +1,234 @@
+//! Owns stories of three to five things at once that reading the core brought up, and no random world
+//! had: what is on its way while a disk, a role or a node goes.
+
+use crate::field::*;
+use crate::world::*;
+use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::replica::event::*;
+
+/// Block 5 holds 1, stable on both.
+fn begun(protocol: Protocol) -> World {
+    let mut w = under(protocol);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w
+}
+
+fn let_go(w: &mut World, node: usize) {
+    w.until("let go of", |w| w.status(node).disk == DiskState::Diskless);
+}
+
+/// G2: what came between the last sync of a stopping node and its goodbye was acknowledged as received.
+#[test]
+fn under_b_a_stop_does_not_drop_what_it_received_on_its_way_out() {
+    for power in [true, false] {
+        let mut w = begun(Protocol::B);
+        w.wrote(ALPHA, 6, 1, 1);
+        let stop = w.command(BRAVO, Command::Stop);
+        w.run_for(1);
+        w.nodes[BRAVO].stalled.insert("sync");
+        w.wrote(ALPHA, 7, 1, 1);
+        flushed(&mut w, ALPHA);
+        w.wrote(ALPHA, 5, 1, 2);
+        flushed(&mut w, ALPHA);
+        w.run_for(50);
+        w.nodes[BRAVO].stalled.clear();
+        w.until("stopped", |w| w.answer(BRAVO, stop).is_some_and(Result::is_ok));
+        w.run_for(100);
+        w.crash(BRAVO);
+        if power {
+            lose_power(&mut w, ALPHA);
+            w.restart(BRAVO);
+            w.restart(ALPHA);
+            w.settle();
+            w.equal();
+            w.holds(ALPHA, 5, 1, 2);
+        } else {
+            w.crash(ALPHA);
+            w.restart(BRAVO);
+            w.run_for(100);
+            w.must(BRAVO, FORCE);
+            assert_eq!(reads(&mut w, BRAVO, 5, 1), [2]);
+        }
+    }
+}
+
+/// G2: of two nodes that were primary one after the other, the last one is gone by.
+#[test]
+fn a_former_primary_with_marks_of_a_verify_is_not_the_source_over_the_next_one() {
+    for protocol in PROTOCOLS {
+        let mut w = begun(protocol);
+        w.wrote(ALPHA, 9, 1, 1);
+        flushed(&mut w, ALPHA);
+        w.settle();
+        plant(&mut w, BRAVO, 9, 7);
+        w.must(ALPHA, Command::Verify { repair: false });
+        w.settle();
+        switch(&mut w, ALPHA);
+        w.settle();
+        w.hold_data(BRAVO, true);
+        let write = w.write(BRAVO, 5, 1, 2);
+        let flush = w.flush(BRAVO);
+        w.run_for(5);
+        let done = w.done(BRAVO, write) && w.done(BRAVO, flush);
+        assert_eq!(done, protocol == Protocol::A);
+        w.crash(BRAVO);
+        w.cut();
+        w.hold_data(BRAVO, false);
+        w.restart(BRAVO);
+        w.restore();
+        w.settle();
+        w.equal();
+        if done {
+            w.holds(BRAVO, 5, 1, 2);
+        }
+    }
+}
+
+/// G2, G4: what the disk here has lost and the peer has not yet written is not flushed because the disk
+/// comes back.
+#[test]
+fn a_disk_that_comes_back_of_mixed_age_answers_no_flush() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = begun(protocol);
+        if protocol == Protocol::A {
+            w.hold_data(ALPHA, true);
+        } else {
+            w.nodes[BRAVO].stalled.insert("store");
+        }
+        w.wrote(ALPHA, 5, 1, 2);
+        w.nodes[ALPHA].stalled.insert("sync");
+        let flush = w.flush(ALPHA);
+        w.run_for(5);
+        w.nodes[ALPHA].medium.broken = true;
+        w.nodes[ALPHA].stalled.clear();
+        let_go(&mut w, ALPHA);
+        w.run_for(20);
+        assert!(!w.done(ALPHA, flush));
+        w.nodes[ALPHA].medium.lose_unsynced();
+        w.nodes[ALPHA].medium.broken = false;
+        w.must(ALPHA, Command::DiskAttach);
+        w.run_for(1);
+        w.holds(ALPHA, 5, 1, 1);
+        w.holds(BRAVO, 5, 1, 1);
+        assert!(!w.done(ALPHA, flush), "{protocol:?}: no disk has it");
+    }
+}
+
+/// G4: the same with a durable write that the disk here refused.
+#[test]
+fn a_disk_that_comes_back_of_mixed_age_ends_no_durable_write() {
+    for protocol in PROTOCOLS {
+        let mut w = begun(protocol);
+        if protocol == Protocol::A {
+            w.hold_data(ALPHA, true);
+        } else {
+            w.nodes[BRAVO].stalled.insert("store");
+        }
+        w.nodes[ALPHA].stalled.insert("store");
+        let write = w.write_as(ALPHA, 5, 1, 2, true);
+        w.run_for(5);
+        w.nodes[ALPHA].medium.broken = true;
+        w.nodes[ALPHA].stalled.clear();
+        let_go(&mut w, ALPHA);
+        w.run_for(5);
+        w.nodes[ALPHA].medium.broken = false;
+        w.must(ALPHA, Command::DiskAttach);
+        w.run_for(1);
+        w.holds(BRAVO, 5, 1, 1);
+        assert!(!w.done(ALPHA, write), "{protocol:?}: no disk has it");
+        w.hold_data(ALPHA, false);
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        if w.done(ALPHA, write) {
+            w.equal();
+            w.holds(ALPHA, 5, 1, 2);
+        }
+    }
+}
+
+/// G3: a peer that lends its disk gets once more what it missed, and not ahead of what was flushed before.
+#[test]
+fn what_is_sent_again_to_a_lender_waits_for_what_was_flushed() {
+    for protocol in PROTOCOLS {
+        let mut w = begun(protocol);
+        w.wrote(ALPHA, 6, 1, 1);
+        w.run_for(5);
+        w.hold_data(ALPHA, true);
+        let flush = w.flush(ALPHA);
+        w.run_for(5);
+        w.nodes[ALPHA].stalled.insert("store");
+        w.write_as(ALPHA, 5, 1, 2, true);
+        w.run_for(2);
+        w.nodes[ALPHA].medium.broken = true;
+        w.nodes[ALPHA].stalled.clear();
+        let_go(&mut w, ALPHA);
+        w.cut();
+        w.hold_data(ALPHA, false);
+        w.nodes[BRAVO].stalled.insert("sync");
+        w.restore();
+        w.run_for(200);
+        let done = w.done(ALPHA, flush);
+        w.crash(ALPHA);
+        lose_power(&mut w, BRAVO);
+        w.nodes[BRAVO].stalled.clear();
+        w.restart(BRAVO);
+        w.run_for(100);
+        w.must(BRAVO, FORCE);
+        let (new, old) = (reads(&mut w, BRAVO, 5, 1), reads(&mut w, BRAVO, 6, 1));
+        assert!(
+            !done || new != [2] || old == [1],
+            "{protocol:?}: newer without what was flushed before"
+        );
+    }
+}
+
+/// G19, G20: the disk fails again in the resync that brings it back, after the peer took up a generation
+/// without being heard.
+#[test]
+fn a_disk_that_fails_again_in_its_resync_costs_nothing_after_an_unheard_generation() {
+    for protocol in PROTOCOLS {
+        let mut w = under(protocol);
+        w.settle();
+        w.wrote(ALPHA, 0, 200, 1);
+        flushed(&mut w, ALPHA);
+        w.settle();
+        w.lose(BRAVO, "GenerationHeld");
+        w.nodes[ALPHA].medium.broken = true;
+        w.write(ALPHA, 5, 1, 2);
+        w.run_for(50);
+        assert_eq!(w.trapped(), 1);
+        w.nodes[ALPHA].medium.broken = false;
+        w.must(ALPHA, Command::DiskAttach);
+        w.nodes[ALPHA].stalled.insert("store");
+        w.restore();
+        w.until("a target", |w| peer(w, ALPHA).replication == Replication::SyncTarget);
+        w.run_for(50);
+        w.nodes[ALPHA].medium.broken = true;
+        w.nodes[ALPHA].stalled.clear();
+        let_go(&mut w, ALPHA);
+        let write = w.write(ALPHA, 7, 1, 3);
+        w.settle();
+        assert!(w.done(ALPHA, write), "{protocol:?}");
+    }
+}
+
+/// G24: a copy that was given up, and is not on record as such, was not given up.
+#[test]
+fn an_invalidate_that_is_on_no_record_is_not_answered_well() {
+    let mut w = under(Protocol::C);
+    w.wrote(ALPHA, 9, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    plant(&mut w, BRAVO, 9, 7);
+    w.nodes[BRAVO].stalled.insert("superblock");
+    let id = w.command(BRAVO, Command::Invalidate);
+    w.run_for(5);
+    w.nodes[BRAVO].medium.broken = true;
+    w.nodes[BRAVO].stalled.clear();
+    w.until("answered", |w| w.answer(BRAVO, id).is_some());
+    let refused = w.answer(BRAVO, id).unwrap().as_ref().expect_err("no record of it");
+    assert_eq!(refused.reason, "disk-failed");
+}
