@@ -168,6 +168,7 @@ impl Rules {
         }
         peer.save();
         peer.record.epoch = promoting.epoch;
+        peer.record.former_primary = false;
         peer.peer_primary = true;
         s.nodes[mine].promoting = Some(Promoting { granted: true, ..promoting });
         true
