@@ -510,7 +510,9 @@ impl Replica {
             return;
         };
         let sequence = point.sequence();
-        self.peers[peer].incoming.stable = sequence;
+        // A fence is ahead of all that came in this session.
+        let incoming = &mut self.peers[peer].incoming;
+        incoming.stable = incoming.stable.max(sequence);
         self.clear_covered(peer, sequence);
         self.send_collected(peer);
         match point {

@@ -211,6 +211,11 @@ impl Replica {
         // The copy here is durably whole or durably of mixed age: no peer's record is needed for
         // that any more.
         self.disk_phase = DiskPhase::Open;
+        if self.role == Role::Primary {
+            // Some came since the marks were saved; before any of it is sent again that is on record.
+            self.mark_running_pieces();
+            self.save_pages(PagesJob::All(AfterPages::Nothing));
+        }
         let frozen = self.freezing.take();
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");

@@ -464,13 +464,15 @@ impl Replica {
         // The operator's word was for this meeting.
         found.discard_my_data = false;
         (found.lost_power, found.rebooted, found.unflushed) = (false, false, false);
-        found.lacks_shown = false;
+        (found.lacks_shown, found.congested) = (false, false);
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {
             // The word to go on alone was for this once.
             self.resumed = false;
         }
         self.reconsider_disk(cause);
+        // Clients may have outrun the link in the resync.
+        self.check_congestion(peer);
     }
 
     fn begin_source(&mut self, peer: usize, session: Session, extent: Extent) {

@@ -292,7 +292,11 @@ impl Replica {
         };
         self.set_role(Role::Primary, "promote");
         self.resumed = false;
-        self.peers.iter_mut().for_each(|peer| peer.discard_my_data = false);
+        for peer in &mut self.peers {
+            peer.discard_my_data = false;
+            // What this copy holds may be more, or less, than what a peer has that was not asked.
+            peer.lacks_shown |= peer.phase != Phase::Established;
+        }
         self.reconsider_disk("promote");
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {

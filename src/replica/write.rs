@@ -77,15 +77,16 @@ impl Replica {
         if self.pieces[key].entered {
             self.log.issued(blocks, sequence);
         }
+        // Before the peers: a link that this write congests may let another one go on from within.
+        if self.has_open_disk() {
+            self.store_piece(key, sequence);
+        }
         for peer in 0..self.peers.len() {
             if self.peers[peer].mirrors() {
                 self.mirror(peer, key, sequence);
             } else {
                 self.miss(peer, key);
             }
-        }
-        if self.has_open_disk() {
-            self.store_piece(key, sequence);
         }
         self.settle_piece(key);
     }

@@ -410,6 +410,16 @@ impl Copies {
         merged
     }
 
+    /// A server on its way out, with a whole copy, has lost the other one: what it goes on with, that one
+    /// misses, as if it served.
+    pub(crate) fn leaves_behind(&mut self, server: usize, other: usize) {
+        let (history, mark) = (self.copies[server].history, self.checker(server).mark());
+        let copy = &mut self.copies[other];
+        if copy.history == history && copy.current && !copy.serving {
+            (copy.current, copy.complete_at, copy.until) = (false, mark, mark);
+        }
+    }
+
     /// A resync from one copy to another is complete: they are equal now.
     pub(crate) fn copied(&mut self, from: usize, to: usize) {
         if self.copies[to].serving {

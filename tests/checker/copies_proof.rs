@@ -240,3 +240,23 @@ fn a_server_on_its_way_out_takes_the_other_copy_along() {
     let lost = pair.copies.drains(1, 0, true).expect_err("nobody gave it up");
     assert_eq!(lost.promise, "G18");
 }
+
+/// A server that lost the other copy on its way out is the one to go by, also if a power cut takes what
+/// it had not flushed; with the other one at its side it is not.
+#[test]
+fn a_server_on_its_way_out_may_leave_the_other_copy_behind() {
+    for leaves in [true, false] {
+        let mut pair = Pair::new(Protocol::C);
+        pair.write(0, 1);
+        pair.copies.stops(0);
+        if leaves {
+            pair.copies.leaves_behind(0, 1);
+        }
+        pair.copies.lost_power(0);
+        let served = pair.copies.serves(0, false);
+        assert_eq!(served.is_ok(), leaves);
+        if leaves {
+            assert!(pair.read(0, 0).is_ok(), "it was not flushed");
+        }
+    }
+}

@@ -2,9 +2,11 @@
 //! had: what is on its way while a disk, a role or a node goes.
 
 use crate::field::*;
+use crate::found::lose_disk_to_a_read;
 use crate::world::*;
 use twinblk::format::frame::{DiskState, Protocol};
 use twinblk::replica::event::*;
+use twinblk::replica::options::OnCongestion;
 
 /// Block 5 holds 1, stable on both.
 fn begun(protocol: Protocol) -> World {
@@ -231,4 +233,146 @@ fn an_invalidate_that_is_on_no_record_is_not_answered_well() {
     w.until("answered", |w| w.answer(BRAVO, id).is_some());
     let refused = w.answer(BRAVO, id).unwrap().as_ref().expect_err("no record of it");
     assert_eq!(refused.reason, "disk-failed");
+}
+
+/// G1, G5: what a node served by the operator's word is not taken back by the other one's older copy.
+#[test]
+fn a_forced_primary_does_not_go_on_with_a_copy_that_lost_what_was_acknowledged() {
+    for protocol in PROTOCOLS {
+        let mut w = begun(protocol);
+        w.wrote(ALPHA, 5, 1, 2);
+        w.run_for(5);
+        lose_power(&mut w, ALPHA);
+        plant(&mut w, ALPHA, 5, 1);
+        w.run_for(100);
+        w.must(BRAVO, FORCE);
+        assert_eq!(reads(&mut w, BRAVO, 5, 1), [2]);
+        lose_disk_to_a_read(&mut w, BRAVO);
+        w.restart(ALPHA);
+        w.settle();
+        assert!(stand_alone(&w)[BRAVO], "{protocol:?}: alpha lacks what was acknowledged");
+        w.must(BRAVO, Command::DiskAttach);
+        w.settle();
+        w.holds(BRAVO, 5, 1, 2);
+    }
+}
+
+fn overrun() -> World {
+    World::running(Setup {
+        protocol: Protocol::A,
+        on_congestion: OnCongestion::Bitmap,
+        congestion_bytes: 64 << 10,
+        device_blocks: 8 * 1024,
+        ..Setup::default()
+    })
+}
+
+/// G20: congestion ends a verify for which a write waits, in the middle of another write.
+#[test]
+fn a_verify_that_congestion_ends_keeps_the_order_of_writes() {
+    let mut w = overrun();
+    w.wrote(ALPHA, 500, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("digest");
+    w.must(ALPHA, Command::Verify { repair: false });
+    w.run_for(1);
+    let waits = w.write(ALPHA, 10, 1, 2);
+    w.write(ALPHA, 500, 32, 3);
+    w.run_for(50);
+    assert!(w.done(ALPHA, waits));
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    w.equal();
+    w.wrote(ALPHA, 600, 1, 4);
+    w.must(ALPHA, Command::Demote);
+}
+
+/// G20: a link that its clients outran in a resync is still outrun after it.
+#[test]
+fn congestion_that_began_in_a_resync_is_met_after_it() {
+    let mut w = overrun();
+    w.settle();
+    w.cut();
+    w.wrote(ALPHA, 0, 1, 1);
+    w.hold_kind(BRAVO, "SyncAdopted", true);
+    w.restore();
+    w.run_for(500);
+    assert_eq!(peer(&w, ALPHA).replication, Replication::SyncSource);
+    w.hold_kind(BRAVO, "Written", true);
+    for place in 0..5 {
+        w.write(ALPHA, 10 + 4 * place, 4, 2);
+    }
+    w.run_for(5);
+    w.hold_kind(BRAVO, "SyncAdopted", false);
+    w.run_for(50);
+    for place in 0..40 {
+        w.write(ALPHA, 100 + 4 * place, 4, 3);
+    }
+    w.run_for(5);
+    assert_eq!(peer(&w, ALPHA).replication, Replication::Ahead);
+    w.hold_kind(BRAVO, "Written", false);
+    w.settle();
+    w.equal();
+}
+
+/// G20: what waits behind a barrier of a former session goes on also if a generation begins meanwhile.
+#[test]
+fn what_waits_behind_the_fence_is_not_forgotten_with_a_generation() {
+    for protocol in PROTOCOLS {
+        let mut w = begun(protocol);
+        w.wrote(ALPHA, 6, 1, 1);
+        w.run_for(5);
+        w.lose(ALPHA, "GenerationBegin");
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.run_for(5);
+        assert_eq!(w.trapped(), 1);
+        w.hold_kind(BRAVO, "Stable", true);
+        w.restore();
+        w.until("it serves", |w| w.status(ALPHA).suspended.is_empty());
+        let write = w.write(ALPHA, 5, 1, 2);
+        w.run_for(5);
+        w.hold_kind(BRAVO, "Stable", false);
+        w.settle();
+        assert!(w.done(ALPHA, write), "{protocol:?}");
+    }
+}
+
+/// G8: a write that came while the disk was being taken back is on record before it is sent in the
+/// resync.
+#[test]
+fn what_is_sent_again_in_a_resync_is_on_record_first() {
+    let far = 20 * 1024;
+    let mut w = begun(Protocol::C);
+    let noted = |w: &World| w.status(ALPHA).suspended.is_empty();
+    // A first resync: the next lazy save of marks is two seconds off.
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.until("noted", noted);
+    w.run_for(1);
+    w.must(ALPHA, Command::DiskAttach);
+    w.until("equal", World::established);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.until("noted", noted);
+    w.run_for(1);
+    w.nodes[ALPHA].stalled.insert("superblock");
+    w.hold_data(ALPHA, true);
+    w.command(ALPHA, Command::DiskAttach);
+    w.run_for(2);
+    let write = w.write(ALPHA, far, 1, 2);
+    w.run_for(1);
+    w.cut();
+    w.hold_data(ALPHA, false);
+    w.nodes[ALPHA].stalled.clear();
+    w.nodes[BRAVO].stalled.insert("fetch");
+    w.restore();
+    w.until("acknowledged", |w| w.done(ALPHA, write));
+    w.run_for(5);
+    w.crash(ALPHA);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].stalled.clear();
+    w.restart(ALPHA);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, far, 1, 2);
 }

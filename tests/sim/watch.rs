@@ -177,6 +177,8 @@ impl Arena {
             // With a whole copy of its own or without: what it was asked goes to the peer.
             let drained = self.copies.drains(node, other, agrees);
             self.keep(drained);
+        } else if status.role == Role::Primary && whole {
+            self.copies.leaves_behind(node, other);
         } else if status.role == Role::Secondary
             && whole
             && follows(peer)
