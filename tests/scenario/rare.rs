@@ -376,3 +376,36 @@ fn what_is_sent_again_in_a_resync_is_on_record_first() {
     w.equal();
     w.holds(ALPHA, far, 1, 2);
 }
+
+/// G14: a disk that was restored calls itself current; a peer that has lost its own disk knows better.
+#[test]
+fn a_restored_disk_is_found_by_a_peer_without_one() {
+    let mut w = begun(Protocol::C);
+    switch(&mut w, ALPHA);
+    w.cut();
+    w.wrote(BRAVO, 5, 1, 2);
+    w.settle();
+    w.crash(BRAVO);
+    let kept = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.restore();
+    w.settle();
+    w.must(ALPHA, PROMOTE);
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 3);
+    w.settle();
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium = kept;
+    w.restart(BRAVO);
+    w.settle();
+    assert_eq!(w.status(BRAVO).disk, DiskState::UpToDate, "by its records");
+    w.must(ALPHA, Command::Demote);
+    w.must(ALPHA, Command::DiskDetach);
+    w.restore();
+    w.settle();
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 3);
+}
