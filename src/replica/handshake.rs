@@ -102,7 +102,7 @@ impl Replica {
             return self.refuse(peer, ByeReason::Incompatible, difference);
         }
         let (label, verdict) = self.verdict(mine, theirs);
-        let (role, disk, served) = (theirs.role, theirs.disk, theirs.lineage.head());
+        let (role, disk) = (theirs.role, theirs.disk);
         let epoch = mine.epoch.max(theirs.epoch);
         let their_bond = theirs.bond();
         let (boot, says_so) = (theirs.boot, theirs.rebooted);
@@ -117,16 +117,8 @@ impl Replica {
         self.note_peer(peer, "the nodes have met");
         // Kept until the peer has all again: the disk here may be lost before that.
         self.peers[peer].lost_power |= rebooted && self.role == Role::Primary;
-        if self.role == Role::Primary
-            && matches!(verdict, Verdict::MineDiskless | Verdict::Target(_))
-        {
-            let rebooted = self.peers[peer].lost_power;
-            if let Some((bye, words)) = self.unfit_to_serve(peer, rebooted) {
-                return self.refuse(peer, bye, words);
-            }
-            self.peers[peer].lost_power = false;
-            // It may have taken up the generation it was asked for without being heard.
-            self.served = served.or(self.served);
+        if let Some((bye, words)) = self.unfit_lender(peer, verdict) {
+            return self.refuse(peer, bye, words);
         }
         if let Verdict::Refuse(reason) = verdict {
             self.learn_of_newer(peer, label, reason);
@@ -557,6 +549,24 @@ impl Replica {
         self.fence_off(peer);
         self.resend_owed(peer);
         self.retry_parked();
+    }
+
+    /// A primary without a current disk looks at the one it is to go on with.
+    fn unfit_lender(&mut self, peer: usize, verdict: Verdict) -> Option<(ByeReason, String)> {
+        if self.role != Role::Primary
+            || !matches!(verdict, Verdict::MineDiskless | Verdict::Target(_))
+        {
+            return None;
+        }
+        let unfit = self.unfit_to_serve(peer, self.peers[peer].lost_power);
+        if unfit.is_none() {
+            let found = &mut self.peers[peer];
+            found.lost_power = false;
+            // It may have taken up the generation it was asked for without being heard.
+            let known = found.their_state.as_ref().and_then(|theirs| theirs.lineage.head());
+            self.served = known.or(self.served);
+        }
+        unfit
     }
 
     /// Why this node, a primary without a current disk, does not go on with the peer's, in words.
