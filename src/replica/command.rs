@@ -200,6 +200,13 @@ impl Replica {
         if self.demoting.is_some() || self.promoting.is_some() {
             return self.refuse_command(id, "busy", ROLE_CHANGES);
         }
+        let chosen =
+            |peer: &super::peer::Peer| peer.negotiates() || peer.phase == Phase::SourceWaits;
+        if self.peers.iter().any(chosen) {
+            let text = "the nodes are agreeing whose data is newer, and the peer may be giving its own copy \
+                        up for this one; try again in a moment";
+            return self.refuse_command(id, "busy", text);
+        }
         let whole = self.superblock.data != DataState::Inconsistent;
         let worse = |peer: &super::peer::Peer| peer.disk.is_some_and(|it| it < DiskState::Outdated);
         if whole && self.superblock.lineage.head().is_some() && self.peers.iter().any(worse) {

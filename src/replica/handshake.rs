@@ -125,8 +125,9 @@ impl Replica {
             let (bye, words) = self.words_for(peer, reason);
             return self.refuse(peer, bye, words);
         }
-        if verdict == Verdict::TheirsDiskless && role == Role::Secondary {
-            self.learn_from_memory(peer);
+        let lost = verdict == Verdict::TheirsDiskless && role == Role::Secondary;
+        if lost || matches!(verdict, Verdict::Target(_)) {
+            self.learn_from_state(peer);
         }
         if self.superblock.resource != self.peers_resource(peer) {
             // The copy without data takes the identity of the one that has some.
@@ -177,17 +178,19 @@ impl Replica {
         self.reconsider_disk(if parted { "split brain" } else { "the peer has newer data" });
     }
 
-    /// A peer without a disk remembers what its disk held. If that was newer, this copy is an old one, such
-    /// as a disk that was restored, whatever its records say. It is recorded with the meeting.
-    fn learn_from_memory(&mut self, peer: usize) {
+    /// What a peer has is newer, or what it remembers of a disk that it has lost: this copy is an old one,
+    /// such as a disk that was restored, whatever its records say. It is recorded with the meeting, as the
+    /// link may go before a resync begins.
+    fn learn_from_state(&mut self, peer: usize) {
         let Some(theirs) = &self.peers[peer].their_state else {
             return;
         };
+        let ahead = theirs.disk > DiskState::Inconsistent;
+        self.superblock.slots[peer].withdrawn &= !ahead;
         let older = self.superblock.lineage.relation(&theirs.lineage) == Relation::Ancestor;
         if older && self.role == Role::Secondary && self.superblock.data == DataState::Consistent {
             self.superblock.data = DataState::Outdated;
             self.superblock.slots[peer].withdrawn = false;
-            self.reconsider_disk("the peer's disk has newer data");
         }
     }
 

@@ -273,6 +273,7 @@ impl Replica {
         self.role_lost_peer(peer);
         self.offer_lost_peer(peer);
         self.reconsider_disk("the link was lost");
+        self.miss_lost(peer);
         self.check_flushes();
         self.plan_log();
     }

@@ -293,6 +293,7 @@ impl Replica {
     /// The session is over, or the peer's disk is: what is not stable there is on record here.
     pub(super) fn lose_stream(&mut self, peer: usize) {
         let goes_on = self.goes_on_alone();
+        self.forget_sent(peer);
         let found = &mut self.peers[peer];
         (found.congested, found.ahead_until) = (false, None);
         let Outgoing { sent, last, stable, .. } = std::mem::take(&mut found.out);

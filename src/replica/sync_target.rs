@@ -91,6 +91,7 @@ impl Replica {
     pub(super) fn adopted(&mut self, peer: usize, session: Session) {
         if self.peers[peer].session != Some(session) {
             self.reconsider_disk("a resync to here ended");
+            self.miss_lost(peer);
             return self.check_settled(peer);
         }
         self.peers[peer].discard_my_data = false;

@@ -28,6 +28,8 @@ pub(super) struct Piece {
     owed_here: bool,
     /// Bit per peer whose word is awaited.
     owed_peers: u8,
+    /// Bit per peer that was sent it in its present session.
+    sent_peers: u8,
     /// The superblock version that must be stable first; 0 for none.
     owed_version: u64,
     /// Its client is gone: it ends without an acknowledgement.
@@ -54,6 +56,7 @@ impl Replica {
             issued: false,
             owed_here: false,
             owed_peers: 0,
+            sent_peers: 0,
             owed_version: 0,
             abandoned: false,
         };
@@ -98,6 +101,7 @@ impl Replica {
         let waits = waits && !self.planted(Plant::AckBeforePeer);
         let piece = &mut self.pieces[key];
         let (blocks, fua, part) = (piece.blocks, piece.fua, piece.part);
+        piece.sent_peers |= 1 << peer;
         if waits {
             piece.owed_peers |= 1 << peer;
         }
@@ -129,7 +133,7 @@ impl Replica {
     ) {
         self.local.completed(sequence);
         match result {
-            Ok(()) => self.freshen(self.pieces[key].blocks),
+            Ok(()) => self.freshen(self.pieces[key].blocks, self.pieces[key].sent_peers),
             Err(_) => self.fail_disk(DiskLoss::Write),
         }
         // Not before: whoever gives up what waits must not end this one on the way.
@@ -138,10 +142,12 @@ impl Replica {
     }
 
     /// A primary in the middle of a resync to here has written these blocks itself: what the
-    /// source read before must not land on them. The source's own marks stay.
-    fn freshen(&mut self, blocks: Blocks) {
-        for (peer, map) in self.peers.iter_mut().zip(&mut self.maps) {
-            if peer.is_known_target() {
+    /// source read before must not land on them, if it was sent them as well. The source's own marks
+    /// stay.
+    fn freshen(&mut self, blocks: Blocks, sent: u8) {
+        let peers = self.peers.iter_mut().zip(&mut self.maps).enumerate();
+        for (place, (peer, map)) in peers {
+            if sent & (1 << place) != 0 && peer.is_known_target() {
                 map.clear(blocks);
                 peer.fresh = true;
             }
@@ -160,20 +166,42 @@ impl Replica {
         let owed = self.pieces.iter().filter(|(_, piece)| waits(piece));
         let owed: Vec<usize> = owed.map(|(key, _)| key).collect();
         for key in owed {
-            self.pieces[key].owed_peers &= !(1 << peer);
+            let piece = &mut self.pieces[key];
+            piece.owed_peers &= !(1 << peer);
+            // One that came while there was no disk is on this one by way of the peer, if at all.
+            let stored = piece.entered || piece.owed_here;
             self.miss(peer, key);
+            if !stored && self.has_open_disk() {
+                self.store_again(key);
+            }
             self.settle_piece(key);
         }
+    }
+
+    /// The copy here may have become current just as the peer went.
+    pub(super) fn miss_lost(&mut self, peer: usize) {
+        if self.goes_on_alone() && !self.peers[peer].mirrors() {
+            self.miss_owed(peer);
+        }
+    }
+
+    /// The session is over: what was sent in it was sent to nobody.
+    pub(super) fn forget_sent(&mut self, peer: usize) {
+        self.pieces.iter_mut().for_each(|(_, piece)| piece.sent_peers &= !(1 << peer));
     }
 
     /// Ends every write that waits for what may never come; nothing of it was acknowledged.
     pub(super) fn fail_held(&mut self) {
         let keys: Vec<usize> = self.pieces.iter().map(|(key, _)| key).collect();
         let held = std::mem::take(&mut self.held);
+        let negotiates = self.peers.iter().any(Peer::negotiates);
         for key in keys {
             let Some(piece) = self.pieces.get_mut(key) else {
                 continue;
             };
+            if piece.issued && negotiates {
+                continue; // A peer that was told the state here is to be sent it.
+            }
             if !piece.issued && !held.contains(&key) {
                 continue; // In the log's queue: it comes by `issue`.
             }
@@ -256,20 +284,22 @@ impl Replica {
     pub(super) fn store_running_pieces(&mut self) {
         let running = self.pieces.iter().filter(|(_, piece)| piece.issued && !piece.abandoned);
         let running: Vec<usize> = running.map(|(key, _)| key).collect();
-        for key in running {
-            let sequence = self.next_sequence();
-            let blocks = self.pieces[key].blocks;
-            if self.log.enter(blocks) {
-                self.pieces[key].entered = true;
-                self.log.issued(blocks, sequence);
-            }
-            self.store_piece(key, sequence);
-        }
+        running.into_iter().for_each(|key| self.store_again(key));
         for peer in 0..self.peers.len() {
             if !self.peers[peer].mirrors() && self.goes_on_alone() {
                 self.miss_owed(peer);
             }
         }
+    }
+
+    fn store_again(&mut self, key: usize) {
+        let sequence = self.next_sequence();
+        let blocks = self.pieces[key].blocks;
+        if self.log.enter(blocks) {
+            self.pieces[key].entered = true;
+            self.log.issued(blocks, sequence);
+        }
+        self.store_piece(key, sequence);
     }
 
     fn store_piece(&mut self, key: usize, sequence: Sequence) {

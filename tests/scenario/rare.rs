@@ -409,3 +409,154 @@ fn a_restored_disk_is_found_by_a_peer_without_one() {
     w.equal();
     w.holds(BRAVO, 5, 1, 3);
 }
+
+/// G7, G8: a slow write that was given up and that the source never had does not stay for newer.
+#[test]
+fn a_write_given_up_while_meeting_is_not_fresh() {
+    let mut w = World::running(Setup { device_blocks: 2048, ..Setup::default() });
+    w.settle();
+    w.wrote(ALPHA, 0, 1024, 1);
+    w.wrote(ALPHA, 1024, 1024, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 9, 1, 2);
+    w.settle();
+    w.must(ALPHA, Command::PauseSync);
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(100);
+    w.nodes[ALPHA].stalled.insert("zero");
+    w.hold_kind(ALPHA, "Zero", true);
+    let write = w.zero(ALPHA, 5 * 4096, 4096);
+    w.run_for(20);
+    w.cut();
+    w.hold_kind(ALPHA, "Zero", false);
+    w.run_for(5);
+    w.read(ALPHA, 9 * 4096, 4096);
+    w.must(ALPHA, Command::ResumeSync);
+    w.hold_kind(BRAVO, "SyncStart", true);
+    w.restore();
+    w.run_for(50);
+    let demote = w.command(ALPHA, Command::Demote);
+    w.run_for(2);
+    w.hold_kind(BRAVO, "SyncStart", false);
+    w.run_for(200);
+    w.nodes[ALPHA].stalled.clear();
+    w.until("demoted", |w| w.answer(ALPHA, demote).is_some());
+    w.settle();
+    w.equal();
+    let stamp = if w.done(ALPHA, write) { 0 } else { 1 };
+    if w.done(ALPHA, write) {
+        w.holds(BRAVO, 5, 1, stamp);
+    }
+}
+
+/// G7, G24: a copy is not given up while a resync to it is about to begin: only marks would be copied.
+#[test]
+fn an_invalidate_as_a_resync_begins_waits_for_that() {
+    let mut w = under(Protocol::C);
+    w.settle();
+    w.wrote(ALPHA, 0, 100, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    plant(&mut w, BRAVO, 9, 7);
+    w.cut();
+    w.wrote(ALPHA, 50, 10, 2);
+    flushed(&mut w, ALPHA);
+    w.lose(ALPHA, "SyncDone");
+    w.restore();
+    w.until("interrupted", |w| w.trapped() == 1);
+    w.hold_kind(ALPHA, "SyncStart", true);
+    w.restore();
+    w.run_for(50);
+    assert_eq!(w.refused(BRAVO, Command::Invalidate), "busy");
+    w.hold_kind(ALPHA, "SyncStart", false);
+    w.settle();
+    w.must(BRAVO, Command::Invalidate);
+    w.settle();
+    w.equal();
+}
+
+/// G20, G24: a copy that is about to be the only whole one is not given up.
+#[test]
+fn a_source_that_was_just_chosen_is_the_last_copy() {
+    let mut w = under(Protocol::C);
+    w.settle();
+    w.wrote(ALPHA, 0, 100, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.must(ALPHA, Command::Demote);
+    w.hold_kind(BRAVO, "DiskChange", true);
+    w.restore();
+    w.until("begun", |w| w.status(BRAVO).disk == DiskState::Inconsistent);
+    w.run_for(20);
+    assert_eq!(w.refused(ALPHA, Command::Invalidate), "busy");
+    w.hold_kind(BRAVO, "DiskChange", false);
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+}
+
+/// G20: alone with a current copy nobody waits for the peer, also if the copy has just become current.
+#[test]
+fn a_write_at_the_end_of_a_resync_to_here_does_not_wait_for_a_lost_source() {
+    for protocol in PROTOCOLS {
+        let mut w = under(protocol);
+        w.settle();
+        w.wrote(ALPHA, 0, 100, 1);
+        flushed(&mut w, ALPHA);
+        w.must(ALPHA, Command::DiskDetach);
+        w.wrote(ALPHA, 0, 100, 2);
+        flushed(&mut w, ALPHA);
+        w.settle();
+        w.must(ALPHA, Command::DiskAttach);
+        w.until("a target", |w| peer(w, ALPHA).replication == Replication::SyncTarget);
+        w.nodes[ALPHA].stalled.insert("superblock");
+        w.until("the end", |w| w.sent.contains_key(&(BRAVO, "SyncDone")));
+        w.run_for(10);
+        w.nodes[BRAVO].stalled.insert("store");
+        let write = w.write(ALPHA, 5, 1, 3);
+        w.run_for(5);
+        assert!(!w.done(ALPHA, write));
+        w.crash(BRAVO);
+        w.run_for(5);
+        w.nodes[ALPHA].stalled.clear();
+        w.settle();
+        let next = w.write(ALPHA, 7, 1, 4);
+        w.run_for(100);
+        assert!(w.done(ALPHA, next));
+        assert!(w.done(ALPHA, write), "{protocol:?}: it waits for nobody");
+        w.holds(ALPHA, 5, 1, 3);
+        w.nodes[BRAVO].stalled.clear();
+        w.restart(BRAVO);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G14: who has been shown newer data does not serve older, also if the link goes before it comes.
+#[test]
+fn a_target_whose_resync_did_not_begin_is_no_primary() {
+    let mut w = begun(Protocol::C);
+    w.must(BRAVO, Command::Disconnect);
+    w.run_for(5);
+    w.must(ALPHA, Command::Demote);
+    w.cut();
+    w.must(BRAVO, FORCE);
+    w.wrote(BRAVO, 5, 1, 2);
+    flushed(&mut w, BRAVO);
+    w.hold_kind(BRAVO, "SyncStart", true);
+    w.restore();
+    w.must(BRAVO, CONNECT);
+    w.run_for(50);
+    w.cut();
+    w.hold_kind(BRAVO, "SyncStart", false);
+    w.run_for(50);
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restore();
+    w.settle();
+    w.equal();
+}
