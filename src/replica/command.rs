@@ -60,7 +60,10 @@ impl Replica {
             let text = "a primary cannot give up its data; run `twinblk demote RESOURCE` first";
             return self.refuse_command(id, "is-primary", text);
         }
-        if !self.leaving.is_empty() {
+        let ends = |peer: &super::peer::Peer| {
+            peer.session.is_some() && peer.connection == Connection::StandAlone
+        };
+        if !self.leaving.is_empty() || self.peers.iter().any(ends) {
             let text = "it is disconnecting; try again in a moment";
             return self.refuse_command(id, "busy", text);
         }

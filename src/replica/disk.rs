@@ -403,6 +403,11 @@ impl Replica {
             return;
         }
         self.note_peer(peer, "the peer said so");
+        if self.peers[peer].phase == Phase::Settling {
+            // Its state comes first; until then what former sessions left is waited for.
+            self.peers[peer].lost_disk |= disk < DiskState::Inconsistent;
+            return;
+        }
         if disk < DiskState::Inconsistent {
             self.peers[peer].lost_disk = true;
             // Nothing sent to it is safe there any more.

@@ -229,6 +229,9 @@ impl Replica {
         found.lost_disk = false;
         found.phase = Phase::Settling;
         found.deadline = self.now + HANDSHAKE_TIME;
+        if self.peers[peer].connection == Connection::StandAlone {
+            return self.disconnect(peer, "the operator disconnected meanwhile");
+        }
         self.set_connection(peer, Connection::Connected, "the link stands");
         if self.has_said_goodbye() {
             return self.disconnect(peer, "the daemon stops");

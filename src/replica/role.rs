@@ -26,6 +26,8 @@ pub(super) struct Promoting {
     epoch: Epoch,
     /// Peers that have not answered.
     waiting: Vec<usize>,
+    /// Those that granted it with a copy equal to this one.
+    granted: Vec<usize>,
     /// By the operator's word alone.
     forced: bool,
     step: Step,
@@ -198,11 +200,12 @@ impl Replica {
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
         let step = Step::Waiting;
-        self.promoting = Some(Promoting { id, epoch, waiting: waiting.clone(), forced, step });
-        for peer in &waiting {
+        let (granted, asked) = (Vec::new(), waiting.clone());
+        self.promoting = Some(Promoting { id, epoch, waiting, granted, forced, step });
+        for peer in &asked {
             self.send(*peer, Frame::PromoteAsk { epoch });
         }
-        if waiting.is_empty() {
+        if asked.is_empty() {
             self.take_office();
         }
     }
@@ -292,10 +295,10 @@ impl Replica {
         };
         self.set_role(Role::Primary, "promote");
         self.resumed = false;
-        for peer in &mut self.peers {
+        for (place, peer) in self.peers.iter_mut().enumerate() {
             peer.discard_my_data = false;
             // What this copy holds may be more, or less, than what a peer has that was not asked.
-            peer.lacks_shown |= peer.phase != Phase::Established;
+            peer.lacks_shown |= !promoting.granted.contains(&place);
         }
         self.reconsider_disk("promote");
         let epoch = self.superblock.epoch;
@@ -348,6 +351,9 @@ impl Replica {
             );
         }
         promoting.waiting.retain(|other| *other != peer);
+        if self.peers[peer].phase == Phase::Established {
+            promoting.granted.push(peer);
+        }
         if promoting.waiting.is_empty() {
             self.take_office();
         }
@@ -499,6 +505,10 @@ impl Replica {
         let epoch = self.superblock.epoch;
         for peer in 0..self.peers.len() {
             self.send(peer, Frame::RoleChange { role: Role::Secondary, epoch });
+            if self.peers[peer].phase == Phase::StateSent {
+                // It may look at the state it was sent later than at this.
+                self.renegotiate(peer);
+            }
         }
         self.reconsider_disk("demote");
         if let Some(id) = demoting.id {

@@ -168,14 +168,27 @@ impl Replica {
         for key in owed {
             let piece = &mut self.pieces[key];
             piece.owed_peers &= !(1 << peer);
-            // One that came while there was no disk is on this one by way of the peer, if at all.
-            let stored = piece.entered || piece.owed_here;
-            self.miss(peer, key);
-            if !stored && self.has_open_disk() {
-                self.store_again(key);
+            if self.came_without_disk(key) {
+                self.issue_anew(key);
+                continue;
             }
+            self.miss(peer, key);
             self.settle_piece(key);
         }
+    }
+
+    /// Whether it was issued while there was no disk, and there is one now: it is not on that, unless by
+    /// way of a peer, nor in its log.
+    fn came_without_disk(&self, key: usize) -> bool {
+        let piece = &self.pieces[key];
+        self.has_open_disk() && !piece.entered && !piece.owed_here
+    }
+
+    /// Nobody was told of it yet: it takes the way of a new one, through the log.
+    fn issue_anew(&mut self, key: usize) {
+        let piece = &mut self.pieces[key];
+        (piece.issued, piece.owed_peers, piece.sent_peers) = (false, 0, 0);
+        self.enter_log(key);
     }
 
     /// The copy here may have become current just as the peer went.
@@ -279,27 +292,27 @@ impl Replica {
         }
     }
 
-    /// The disk that was let go is back as it was: what was under way goes to it once more. Its
-    /// marks are stable; where the log still has its extents, it keeps them hot as well.
+    /// The disk that was let go is back as it was: what was under way goes to it once more, at once
+    /// where the log still has its extents.
     pub(super) fn store_running_pieces(&mut self) {
         let running = self.pieces.iter().filter(|(_, piece)| piece.issued && !piece.abandoned);
         let running: Vec<usize> = running.map(|(key, _)| key).collect();
-        running.into_iter().for_each(|key| self.store_again(key));
+        for key in running {
+            let sequence = self.next_sequence();
+            let blocks = self.pieces[key].blocks;
+            if !self.log.enter(blocks) {
+                self.issue_anew(key);
+                continue;
+            }
+            self.pieces[key].entered = true;
+            self.log.issued(blocks, sequence);
+            self.store_piece(key, sequence);
+        }
         for peer in 0..self.peers.len() {
             if !self.peers[peer].mirrors() && self.goes_on_alone() {
                 self.miss_owed(peer);
             }
         }
-    }
-
-    fn store_again(&mut self, key: usize) {
-        let sequence = self.next_sequence();
-        let blocks = self.pieces[key].blocks;
-        if self.log.enter(blocks) {
-            self.pieces[key].entered = true;
-            self.log.issued(blocks, sequence);
-        }
-        self.store_piece(key, sequence);
     }
 
     fn store_piece(&mut self, key: usize, sequence: Sequence) {
@@ -354,6 +367,10 @@ impl Replica {
             .map(|(key, _)| key)
             .collect();
         for key in owed {
+            if self.came_without_disk(key) {
+                self.issue_anew(key);
+                continue;
+            }
             let sequence = self.next_sequence();
             let piece = &mut self.pieces[key];
             piece.owed_peers &= !(1 << peer);

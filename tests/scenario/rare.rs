@@ -4,7 +4,7 @@
 use crate::field::*;
 use crate::found::lose_disk_to_a_read;
 use crate::world::*;
-use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::format::frame::{DiskState, Protocol, Role};
 use twinblk::replica::event::*;
 use twinblk::replica::options::OnCongestion;
 
@@ -557,6 +557,125 @@ fn a_target_whose_resync_did_not_begin_is_no_primary() {
     w.run_for(50);
     assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
     w.restore();
+    w.settle();
+    w.equal();
+}
+
+/// G2, G5: a promotion waits for what was received, also if the peer is back and loses its disk
+/// meanwhile.
+#[test]
+fn a_promotion_waits_for_leftovers_although_the_peer_came_back_and_lost_its_disk() {
+    for protocol in [Protocol::A, Protocol::B] {
+        let mut w = begun(protocol);
+        w.wrote(ALPHA, 6, 1, 1);
+        w.run_for(5);
+        w.nodes[BRAVO].stalled.insert("sync");
+        flushed(&mut w, ALPHA);
+        w.wrote(ALPHA, 5, 1, 2);
+        w.run_for(5);
+        w.crash(ALPHA);
+        w.run_for(5);
+        let promote = w.command(BRAVO, FORCE);
+        w.run_for(1);
+        assert!(w.answer(BRAVO, promote).is_none());
+        w.hold_kind(ALPHA, "Bye", true);
+        w.restart(ALPHA);
+        w.run_for(20);
+        w.must(ALPHA, Command::DiskDetach);
+        w.run_for(1);
+        w.nodes[BRAVO].stalled.clear();
+        w.until("promoted", |w| w.answer(BRAVO, promote).is_some_and(Result::is_ok));
+        assert_eq!(reads(&mut w, BRAVO, 5, 1), [2], "{protocol:?}");
+        w.wrote(BRAVO, 5, 1, 3);
+        w.hold_kind(ALPHA, "Bye", false);
+        w.settle();
+        w.holds(BRAVO, 5, 1, 3);
+    }
+}
+
+/// G7, G8: what was sent again in a resync to here stays on record until it is stable there.
+#[test]
+fn what_was_sent_again_in_a_resync_is_on_record_until_it_is_stable() {
+    let far = 20 * 1024;
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.until("noted", |w| w.status(ALPHA).suspended.is_empty());
+    w.run_for(1);
+    w.nodes[ALPHA].stalled.insert("superblock");
+    w.hold_data(ALPHA, true);
+    w.command(ALPHA, Command::DiskAttach);
+    w.run_for(2);
+    let write = w.write(ALPHA, far, 1, 2);
+    w.run_for(1);
+    w.cut();
+    w.hold_data(ALPHA, false);
+    w.nodes[ALPHA].stalled.clear();
+    w.restore();
+    w.until("equal", World::established);
+    w.run_for(20);
+    assert!(w.done(ALPHA, write));
+    w.crash(ALPHA);
+    lose_power(&mut w, BRAVO);
+    w.restart(ALPHA);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+}
+
+/// G20, G24: the peer hears of a demotion although it looks at an older state later.
+#[test]
+fn a_demotion_while_the_peer_settles_is_heard() {
+    let mut w = begun(Protocol::C);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 5, 1, 2);
+    w.run_for(600);
+    w.cut();
+    w.restore();
+    w.run_for(10);
+    w.must(ALPHA, Command::Demote);
+    w.run_for(5);
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    w.equal();
+    assert_eq!(peer(&w, BRAVO).role, Some(Role::Secondary));
+    w.must(BRAVO, PROMOTE);
+}
+
+/// G19: a peer that granted the promotion has all, also if the link blips before that is on record.
+#[test]
+fn a_peer_that_granted_the_promotion_may_lend_its_disk() {
+    for protocol in PROTOCOLS {
+        let mut w = begun(protocol);
+        w.must(ALPHA, Command::Demote);
+        w.run_for(5);
+        w.nodes[BRAVO].stalled.insert("superblock");
+        let promote = w.command(BRAVO, PROMOTE);
+        w.run_for(5);
+        w.cut();
+        w.nodes[BRAVO].stalled.clear();
+        w.until("promoted", |w| w.answer(BRAVO, promote).is_some_and(Result::is_ok));
+        lose_disk_to_a_read(&mut w, BRAVO);
+        w.restore();
+        w.settle();
+        assert!(!stand_alone(&w)[BRAVO], "{protocol:?}");
+        assert_eq!(reads(&mut w, BRAVO, 5, 1), [1]);
+    }
+}
+
+/// G20, G24: the operator's word holds against a link that comes up in the same turn.
+#[test]
+fn a_link_that_stands_just_as_the_operator_disconnects_is_ended() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.run_for(5);
+    w.restore();
+    let (id, now) = (CommandId(1 << 40), w.now);
+    let core = w.nodes[BRAVO].replica.as_mut().expect("alive");
+    core.handle(now, Input::Command { id, command: Command::Disconnect });
+    w.settle();
+    assert!(w.answer(BRAVO, id).is_some_and(Result::is_ok));
+    assert!(stand_alone(&w)[BRAVO]);
+    w.must(BRAVO, CONNECT);
     w.settle();
     w.equal();
 }
