@@ -259,8 +259,9 @@ impl Replica {
         self.resumed = true;
         // What was written here and not by the peer goes on by its mark, as after any loss.
         for peer in 0..self.peers.len() {
-            if !self.peers[peer].mirrors() && self.goes_on_alone() {
-                self.miss_owed(peer);
+            // One that was told the state here has it at the end of the meeting.
+            if !self.peers[peer].negotiates() {
+                self.miss_lost(peer);
             }
         }
         self.retry_held();

@@ -155,7 +155,8 @@ impl Replica {
             }
             slot.bond.tentative = session.0;
         }
-        self.superblock.epoch = epoch;
+        // It may have risen since the state was told.
+        self.superblock.epoch = self.superblock.epoch.max(epoch);
         self.save(After::TentativeBond { peer, session });
     }
 

@@ -11,6 +11,7 @@ use super::command::{LET_GO, OPENING, ROLE_CHANGES};
 use super::disk::DiskPhase;
 use super::disk_loss::DiskLoss;
 use super::event::{CommandId, Output, Refusal, Reply, RequestError};
+use super::hold::Hold;
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
 use super::{IoPurpose, Replica};
@@ -127,7 +128,8 @@ impl Replica {
         format!(
             "the copy of {resource} on {me} was given up or is new, so all of it has to come from \
              {them}. Connect to {them} (`twinblk connect {resource}`) and wait: `twinblk wait \
-             {resource} --for insync --timeout 12h`; or promote {them}"
+             {resource} --for insync --timeout 12h`; or promote {them}. If {them} has no contents either: \
+             `twinblk init {resource} --from NODE` says whose disk, as it is, is the first copy"
         )
     }
 
@@ -426,7 +428,10 @@ impl Replica {
         if demoting.saving {
             return;
         }
-        let stuck = self.write_hold().is_some() && !self.peers.iter().any(Peer::negotiates);
+        // A congested link and marks that are being told take their time, and end.
+        let passes = [None, Some(Hold::Congested), Some(Hold::MarksUnknown)];
+        let stuck =
+            !passes.contains(&self.write_hold()) && !self.peers.iter().any(Peer::negotiates);
         if stuck || !self.parked.is_empty() {
             self.abandon_requests();
         }

@@ -415,7 +415,8 @@ impl Copies {
     pub(crate) fn leaves_behind(&mut self, server: usize, other: usize) {
         let (history, mark) = (self.copies[server].history, self.checker(server).mark());
         let copy = &mut self.copies[other];
-        if copy.history == history && copy.current && !copy.serving {
+        let unheard = copy.exchanged || copy.withdrawn;
+        if copy.history == history && copy.current && !copy.serving && !unheard {
             (copy.current, copy.complete_at, copy.until) = (false, mark, mark);
         }
     }

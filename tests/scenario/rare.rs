@@ -679,3 +679,59 @@ fn a_link_that_stands_just_as_the_operator_disconnects_is_ended() {
     w.settle();
     w.equal();
 }
+
+/// G1: what was adopted is not forgotten in a meeting: the higher epoch says who is source.
+#[test]
+fn a_resume_while_meeting_does_not_take_the_epoch_back() {
+    let mut w = suspending();
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 6, 1, 1);
+    w.run_for(600);
+    w.hold_data(ALPHA, true);
+    w.write(ALPHA, 7, 1, 2);
+    w.run_for(5);
+    w.cut();
+    w.hold_data(ALPHA, false);
+    w.restore();
+    w.run_for(10);
+    w.must(ALPHA, Command::Resume);
+    w.run_for(5);
+    w.nodes[BRAVO].stalled.clear();
+    w.until("equal", World::established);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 3);
+    w.run_for(5);
+    w.crash(ALPHA);
+    lose_power(&mut w, BRAVO);
+    plant(&mut w, BRAVO, 5, 1);
+    w.restart(ALPHA);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 3);
+}
+
+/// G20: a demotion waits for a link that is slow, as clients do.
+#[test]
+fn a_demotion_waits_for_a_congested_link() {
+    let congestion_bytes = 64 << 10;
+    let mut w =
+        World::running(Setup { protocol: Protocol::A, congestion_bytes, ..Setup::default() });
+    w.settle();
+    w.hold_data(ALPHA, true);
+    w.write(ALPHA, 0, 32, 1);
+    w.run_for(5);
+    let write = w.write(ALPHA, 100, 1, 2);
+    w.run_for(5);
+    let demote = w.command(ALPHA, Command::Demote);
+    w.run_for(5);
+    w.hold_data(ALPHA, false);
+    w.until("demoted", |w| w.answer(ALPHA, demote).is_some());
+    assert!(w.done(ALPHA, write));
+    w.settle();
+    w.equal();
+}
