@@ -290,27 +290,30 @@ impl Copies {
     pub(crate) fn killed(&mut self, node: usize) {
         let was_serving = self.copies[node].serving;
         self.stops(node);
-        self.copies[node].lost_memory |= self.protocol != Protocol::C && !was_serving;
+        self.loses_memory(node, self.protocol != Protocol::C && !was_serving);
     }
 
     /// A node's disk refused something: under A and B that may have been acknowledged already, out
     /// of its memory.
     pub(crate) fn lost_disk(&mut self, node: usize) {
-        let copy = &mut self.copies[node];
-        copy.lost_memory |= self.protocol != Protocol::C && !copy.serving;
+        self.loses_memory(node, self.protocol != Protocol::C && !self.copies[node].serving);
     }
 
     /// A node's disk was opened after a failed sync, and no longer shows some of what it had
     /// completed and not made stable.
     pub(crate) fn lost_cache(&mut self, node: usize) {
-        self.copies[node].lost_memory = true;
+        self.loses_memory(node, true);
     }
 
     /// A node's host lost power.
     pub(crate) fn lost_power(&mut self, node: usize) {
         self.stops(node);
+        self.loses_memory(node, !self.copies[node].settled);
+    }
+
+    fn loses_memory(&mut self, node: usize, loses: bool) {
         let copy = &mut self.copies[node];
-        copy.lost_memory |= !copy.settled;
+        copy.lost_memory |= loses;
         let (history, lost) = (copy.history, copy.lost_memory && !copy.mixed);
         // Whoever is in the middle of a resync from it will have what is left.
         let numbered = self.copies.iter_mut().enumerate();

@@ -115,8 +115,10 @@ impl Arena {
             // primary without having heard of it as well.
             let apart = peer.connection != Connection::Connected;
             let unaware = self.nodes[node].passed_over.take() == Some(PassedOver::Unaware);
-            // Without an arbiter a disk that was restored is not found before it meets the other one.
-            let restored = apart && std::mem::take(&mut self.nodes[node].restored);
+            // Without an arbiter a disk that was restored is not found before it meets the other one: a
+            // peer that has none, in a process that never had, knows nothing.
+            let alone = apart || peer.disk.is_none_or(|disk| disk < DiskState::Inconsistent);
+            let restored = alone && std::mem::take(&mut self.nodes[node].restored);
             if restored {
                 self.copies.gives_up(other);
             }
