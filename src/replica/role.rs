@@ -128,8 +128,7 @@ impl Replica {
         format!(
             "the copy of {resource} on {me} was given up or is new, so all of it has to come from \
              {them}. Connect to {them} (`twinblk connect {resource}`) and wait: `twinblk wait \
-             {resource} --for insync --timeout 12h`; or promote {them}. If {them} has no contents either: \
-             `twinblk init {resource} --from NODE` says whose disk, as it is, is the first copy"
+             {resource} --for insync --timeout 12h`; or promote {them}"
         )
     }
 
