@@ -188,7 +188,14 @@ impl Replica {
     fn issue_anew(&mut self, key: usize) {
         let piece = &mut self.pieces[key];
         (piece.issued, piece.owed_peers, piece.sent_peers) = (false, 0, 0);
+        self.expect_no_answer(key);
         self.enter_log(key);
+    }
+
+    /// A late answer to what was sent of the piece must not find it, nor whatever has its place then.
+    fn expect_no_answer(&mut self, key: usize) {
+        let sent = self.peers.iter_mut().flat_map(|peer| peer.out.sent.iter_mut());
+        sent.filter(|sent| sent.piece == Some(key)).for_each(|sent| sent.piece = None);
     }
 
     /// The copy here may have become current just as the peer went.
@@ -227,11 +234,8 @@ impl Replica {
                 let away = peers.filter(|(place, peer)| owed(*place) && !peer.mirrors());
                 away.for_each(|(_, peer)| peer.lacks_shown = true);
             }
-            for peer in &mut self.peers {
-                // A late answer must not find whatever has this place then.
-                let sent = peer.out.sent.iter_mut().filter(|sent| sent.piece == Some(key));
-                sent.for_each(|sent| sent.piece = None);
-            }
+            self.expect_no_answer(key);
+            let piece = &self.pieces[key];
             let (op, issued) = (piece.op, piece.issued);
             self.ops[op].failed = Some(RequestError::NotPrimary);
             if issued {
