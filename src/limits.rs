@@ -37,6 +37,10 @@ pub const LINEAGE_ENTRIES: usize = 32;
 /// years, and what a node makes of a peer's stays far below [`EPOCH_STORED_MAX`] and overflow.
 pub const EPOCH_MAX: u64 = 1 << 56;
 
+/// How far above its own a node believes an epoch that a peer names: more new ones than two nodes meet
+/// between two meetings. A number that got garbled must not bring both near [`EPOCH_MAX`] for good.
+pub const EPOCH_LEAP_MAX: u64 = 1 << 32;
+
 /// The largest epoch a superblock may hold: what was adopted from a peer, and as many of one's own.
 pub const EPOCH_STORED_MAX: u64 = 2 * EPOCH_MAX;
 
@@ -82,6 +86,11 @@ pub const UNSTABLE_WRITES_MAX: usize = 1024;
 
 /// Bytes of the same before the primary asks for a barrier.
 pub const UNSTABLE_BYTES_MAX: u64 = 64 << 20;
+
+/// Writes sent to a peer and not known to be stable there at which client writes wait: half of what the
+/// peer takes on, some megabytes of memory on either node, and far more than a disk leaves unstable
+/// that answers the barriers asked for since [`UNSTABLE_WRITES_MAX`].
+pub const UNSTABLE_HELD_MAX: usize = INCOMING_WRITES_MAX / 2;
 
 /// How long an unstable write waits at most before a barrier is asked for.
 pub const BARRIER_DELAY: Nanos = Nanos::from_millis(500);
@@ -131,6 +140,11 @@ pub const RESYNC_PIECE_BLOCKS: u64 = (256 << 10) / BLOCK_BYTES;
 
 /// Most resync pieces in flight (32 MiB): bounds the memory of both nodes.
 pub const RESYNC_WINDOW_MAX: usize = 128;
+
+/// Most resync pieces in flight (4 MiB) to a node that is primary. They may wait for the range of one of its
+/// clients, which may wait for an answer that comes behind them: so they fit into half of the
+/// smallest `peer_buffers`.
+pub const RESYNC_WINDOW_SERVED: usize = 16;
 
 /// Fewest resync pieces in flight: resync always advances.
 pub const RESYNC_WINDOW_MIN: usize = 1;

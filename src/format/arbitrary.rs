@@ -128,7 +128,7 @@ fn disk() -> impl Strategy<Value = DiskState> {
 
 pub(super) fn peer_state() -> impl Strategy<Value = PeerState> {
     let protocol = prop::sample::select(std::vec![Protocol::A, Protocol::B, Protocol::C]);
-    let identity = (any::<u128>(), any::<u8>(), any::<u128>(), 0..=EPOCH_MAX);
+    let identity = (1..=u128::MAX, any::<u8>(), any::<u128>(), 0..=EPOCH_MAX);
     let states = (protocol, role(), disk(), data_state(), any::<[bool; 3]>());
     let data = (lineage(), sync_target(), slot());
     let counts = (0..=DEVICE_BLOCKS_MAX, 0..=DEVICE_BLOCKS_MAX);

@@ -363,6 +363,21 @@ impl Frame {
         }
     }
 
+    /// The newest epoch it names besides the one of its tag; 0 if it names none.
+    #[must_use]
+    pub fn names_epoch(&self) -> Epoch {
+        let newest = |lineage: &Lineage| lineage.head().map_or(Epoch(0), |head| head.epoch);
+        match self {
+            Self::State(state) => state.epoch.max(newest(&state.lineage)),
+            Self::SyncDone { lineage } => newest(lineage),
+            Self::PromoteAsk { epoch } | Self::RoleChange { epoch, .. } => *epoch,
+            Self::GenerationBegin { generation } | Self::EmptyAsk { generation } => {
+                generation.epoch
+            }
+            _ => Epoch(0),
+        }
+    }
+
     /// The blocks of the payload that follows, if the frame has one.
     #[must_use]
     pub const fn payload(&self) -> Option<Blocks> {

@@ -130,7 +130,12 @@ pub(super) fn state(body: &[u8]) -> Result<PeerState, &'static str> {
     let target = state.sync_target.as_ref().map(|target| &target.generation);
     let others = target.into_iter().chain(&state.slot.base);
     let near = are_near(state.lineage.generations().iter().chain(others));
-    if near && state.epoch.0 <= EPOCH_MAX { Ok(state) } else { Err("epoch") }
+    if !near || state.epoch.0 > EPOCH_MAX {
+        return Err("epoch");
+    }
+    // Who has a disk has an identity, which the other node may take over.
+    let named = state.resource.0 != 0 || state.disk <= DiskState::Failed;
+    if named { Ok(state) } else { Err("resource") }
 }
 
 /// A number of blocks that some device can have.

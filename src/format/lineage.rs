@@ -92,6 +92,11 @@ impl Lineage {
         self.generations.push(generation);
     }
 
+    /// Takes the newest generation back: it was never on record. One that was forgotten for it stays so.
+    pub fn drop_newest(&mut self) {
+        self.generations.pop();
+    }
+
     /// Whether `generation` is in the list.
     #[must_use]
     pub fn knows(&self, generation: Generation) -> bool {

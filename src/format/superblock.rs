@@ -98,8 +98,9 @@ pub struct Superblock {
     /// What was not stable may be gone, since the copies were last equal: the host has booted, or the
     /// disk failed a write or a flush.
     pub rebooted: bool,
-    /// A peer was met that wrote on its own as this node did (split brain), and nobody has chosen
-    /// since: the peer may be the one to go on with, so this copy is not served without a word.
+    /// A peer was met that wrote on its own as this node did (split brain), or one of the two disks
+    /// was restored from an older copy and nothing tells which, and nobody has chosen since: the peer
+    /// may be the one to go on with, so this copy is not served without a word.
     pub parted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,

@@ -107,8 +107,12 @@ fn refusing_words(options: &LinkOptions, refusal: Refusal) -> String {
             "{peer} speaks no link version that {local} knows ({} to {}); upgrade the older of the two",
             options.versions.oldest, options.versions.newest
         ),
-        Refusal::UnknownResource | Refusal::WrongNode(_) => format!(
-            "a node other than {peer} asked for {}; check the addresses in the configuration",
+        Refusal::WrongNode(_) => format!(
+            "{peer} takes {local} for a node with another `id`; compare ids and addresses in the configuration \
+             of both nodes"
+        ),
+        Refusal::UnknownResource => format!(
+            "{peer} asked for another resource than {}; compare the configuration of both nodes",
             options.resource
         ),
         Refusal::Unwanted => format!("{local} is StandAlone and refused {peer}"),

@@ -211,7 +211,8 @@ impl Replica {
         let fits = apply.blocks.end() <= self.device_blocks
             && sequence > incoming.last
             && apply.after < sequence
-            && incoming.applies.len() < INCOMING_WRITES_MAX;
+            && incoming.applies.len() < INCOMING_WRITES_MAX
+            && incoming.covered.len() < INCOMING_WRITES_MAX;
         if !fits || !self.peers[peer].phase.takes_writes() {
             let payload = match apply.what {
                 Some(What::Data(payload)) => Some(payload),
@@ -402,8 +403,9 @@ impl Replica {
                 if resync && !differs {
                     self.peers[peer].sync_done += blocks.count;
                 }
+                let target = self.peers[peer].phase == Phase::SyncTarget;
                 let incoming = &mut self.peers[peer].incoming;
-                if !differs {
+                if target && !differs {
                     incoming.covered.push_back((sequence, blocks));
                 }
                 if let Some((first, last)) = extend(&mut incoming.written, sequence) {
@@ -434,10 +436,14 @@ impl Replica {
     }
 
     pub(super) fn on_barrier(&mut self, peer: usize, sequence: Sequence) {
+        self.add_point(peer, Point::Barrier(sequence));
+    }
+
+    fn add_point(&mut self, peer: usize, point: Point) {
         if self.peers[peer].incoming.points.len() >= INCOMING_WRITES_MAX {
             return self.violation(peer, "more barriers than there can be writes");
         }
-        self.peers[peer].incoming.points.push_back(Point::Barrier(sequence));
+        self.peers[peer].incoming.points.push_back(point);
         self.pass_point(peer);
     }
 
@@ -459,8 +465,7 @@ impl Replica {
             return self.violation(peer, "the end of a resync that is not under way");
         }
         let last = self.peers[peer].incoming.last;
-        self.peers[peer].incoming.points.push_back(Point::End(last, lineage));
-        self.pass_point(peer);
+        self.add_point(peer, Point::End(last, lineage));
     }
 
     /// The beginning of a generation that the peer's disk has no part in, in its place among the writes.
@@ -468,8 +473,7 @@ impl Replica {
         let incoming = &mut self.peers[peer].incoming;
         let last = incoming.last;
         incoming.acknowledged.get_or_insert(last);
-        incoming.points.push_back(Point::Generation(last, generation));
-        self.pass_point(peer);
+        self.add_point(peer, Point::Generation(last, generation));
     }
 
     /// Makes stable what the next barrier covers, once it is all done.

@@ -97,6 +97,8 @@ impl Replica {
                 if self.superblock.data == DataState::Consistent {
                     self.superblock.data = DataState::Outdated;
                 }
+                // Nor does the end of a resync make it current again.
+                self.peers[peer].adopting = None;
                 self.save(After::Withdrawn { peer });
             } else {
                 self.withdrawn(peer);
@@ -184,6 +186,10 @@ impl Replica {
     pub(super) fn peer_disconnected(&mut self, peer: usize) {
         let primary = self.peers[peer].role == Some(Role::Primary);
         if self.role == Role::Primary {
+            if !self.peers[peer].bond_heard {
+                // It may not know whose copy it leaves, and has nothing on record then.
+                return;
+            }
             self.superblock.slots[peer].withdrawn = true;
             self.save(After::Nothing);
         } else if primary && self.superblock.data == DataState::Consistent {

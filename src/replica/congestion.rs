@@ -2,6 +2,7 @@
 //! alone. Must never leave a block unmarked that was not sent.
 
 use super::Replica;
+use super::options::OnCongestion;
 use super::peer::Phase;
 use super::persist::After;
 use crate::format::frame::{Frame, Protocol, Role};
@@ -16,7 +17,9 @@ impl Replica {
         }
         let queued = self.peers[peer].out.unacked_bytes;
         let limit = self.options.congestion_bytes;
-        if queued > limit && !self.peers[peer].congested {
+        let bitmap = self.options.on_congestion == OnCongestion::Bitmap;
+        let lags = queued > limit || (bitmap && self.peers[peer].out.is_full());
+        if lags && !self.peers[peer].congested {
             self.peers[peer].congested = true;
             self.congestion_began(peer);
         } else if queued <= limit / 2 {
@@ -30,7 +33,7 @@ impl Replica {
 
     /// Protocol A, more queued than the limit: this node marks instead of sending.
     pub(super) fn congestion_began(&mut self, peer: usize) {
-        let bitmap = self.options.on_congestion == super::options::OnCongestion::Bitmap;
+        let bitmap = self.options.on_congestion == OnCongestion::Bitmap;
         if bitmap && self.peers[peer].phase == Phase::Established {
             self.peers[peer].phase = Phase::Ahead;
             self.drop_verify(peer, "the link is congested");

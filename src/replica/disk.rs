@@ -32,6 +32,8 @@ pub(super) enum DiskPhase {
 pub(super) struct Freeze {
     pub(super) generation: Generation,
     pub(super) base: Option<Generation>,
+    /// One that was begun here and may not have come to the disk: nothing was acknowledged in it.
+    unrecorded: Option<Generation>,
     /// The disk was current and kept all it had acknowledged: if it comes back before a peer has
     /// taken note, nothing was written without it.
     whole: bool,
@@ -142,7 +144,7 @@ impl Replica {
         let same = disk.resource == self.superblock.resource && disk.run == self.superblock.run;
         same && disk.data == DataState::Consistent
             && self.freezing.as_ref().is_some_and(|freeze| {
-                let known = [freeze.base, Some(freeze.generation)];
+                let known = [freeze.base, Some(freeze.generation), freeze.unrecorded];
                 freeze.whole && known.contains(&disk.lineage.head())
             })
     }
@@ -188,16 +190,20 @@ impl Replica {
             slot.all_marked = false;
         }
         match &self.freezing {
-            Some(Freeze { generation, back: true, .. }) => {
+            Some(Freeze { generation, base, back: true, .. }) => {
                 // A peer may have begun the generation it was asked for. It has nothing of it: so
                 // this copy is in it too, and what was under way is marked on either side. What
                 // is written from here on belongs to another one.
-                if self.superblock.lineage.head() != Some(*generation) {
+                let before = self.superblock.lineage.head();
+                if before != Some(*generation) {
                     self.superblock.lineage.begin(*generation);
                 }
                 self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
                 for slot in self.superblock.slots.iter_mut().filter(|slot| slot.in_use) {
-                    slot.base = slot.base.or(Some(*generation));
+                    // Who has all that was served may have begun it.
+                    if [None, before, *base].contains(&slot.base) {
+                        slot.base = Some(*generation);
+                    }
                 }
             }
             // Writes went on without this disk: until the resync it is of mixed age.
@@ -334,6 +340,7 @@ impl Replica {
             self.options.resource
         );
         self.emit(Output::CloseDisk);
+        let unrecorded = self.drop_unrecorded();
         let sending = self.peers.iter_mut().filter(|peer| peer.session.is_some());
         sending.for_each(|peer| peer.incoming.lost = true);
         self.local.forget();
@@ -356,7 +363,7 @@ impl Replica {
             let generation = Generation { epoch, id: self.random.draw(), node };
             let whole = current && safe;
             self.asked_for = Some(generation);
-            self.freezing = Some(Freeze { generation, base, whole, back: false });
+            self.freezing = Some(Freeze { generation, base, unrecorded, whole, back: false });
             self.owe_peers_anew(|peer| !peer.mirrors());
         }
         self.leave_log_of_lost_disk();

@@ -82,14 +82,17 @@ impl Replica {
             let Some(flush) = self.flushes.front() else {
                 return;
             };
+            // A session that came since has not been asked; another one is, once.
+            let unasked = |(peer, sequence): &&(usize, Sequence)| {
+                self.peers[*peer].out.asked_up_to() < *sequence
+            };
             let owing: Vec<usize> =
-                if there { Vec::new() } else { flush.owed.iter().map(|(peer, _)| *peer).collect() };
+                flush.owed.iter().filter(unasked).map(|(peer, _)| *peer).collect();
             let recorded = self.saver.is_durable(self.generation_version);
             if !here && !self.syncing {
                 // The sync it waited for went with a disk that is back.
                 self.sync_here();
             }
-            // A session that came since has not been asked.
             owing.into_iter().for_each(|peer| self.ask_barrier(peer));
             if !here || !there || !recorded || self.flush_hold() {
                 return;

@@ -45,6 +45,19 @@ impl Replica {
         self.generation_version = self.saver.version();
     }
 
+    /// The disk goes before it has the newest generation on record. Nothing was acknowledged in that, so
+    /// a peer that has the one before lacks nothing.
+    pub(super) fn drop_unrecorded(&mut self) -> Option<Generation> {
+        let head = self.superblock.lineage.head();
+        let back = self.freezing.as_ref().filter(|freeze| freeze.back);
+        let taken_up = back.is_some_and(|freeze| head == Some(freeze.generation));
+        if !taken_up && self.saver.is_durable(self.generation_version) {
+            return None;
+        }
+        self.superblock.lineage.drop_newest();
+        head
+    }
+
     pub(super) fn generation_saved(&mut self) {
         for key in std::mem::take(&mut self.version_waiting) {
             if self.pieces.contains(key) {

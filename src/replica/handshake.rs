@@ -125,19 +125,18 @@ impl Replica {
             let (bye, words) = self.words_for(peer, reason);
             return self.refuse(peer, bye, words);
         }
-        let lost = verdict == Verdict::TheirsDiskless && role == Role::Secondary;
-        if lost || matches!(verdict, Verdict::Target(_)) {
+        if matches!(verdict, Verdict::TheirsDiskless | Verdict::Target(_)) {
             self.learn_from_state(peer);
         }
         if self.superblock.resource != self.peers_resource(peer) {
             // The copy without data takes the identity of the one that has some.
             self.superblock.resource = self.peers_resource(peer);
         }
-        if verdict == Verdict::TheirsDiskless && role == Role::Primary {
-            // What it writes here it lacks: on record by the log, from the first write on.
-            self.superblock.log_live = true;
+        if verdict == Verdict::TheirsDiskless {
+            // What a primary writes here it lacks: on record by the log, from the first write on.
+            self.superblock.log_live |= role == Role::Primary;
             let own = self.superblock.lineage.head().is_some_and(|it| it.node == self.options.node);
-            // It refuses to go on with this copy, and its disk may come back. Where it does not
+            // A primary refuses to go on with this copy, and its disk may come back. Where it does not
             // refuse, the resync of its disk clears this again.
             self.superblock.parted |= own && self.forks_from(peer);
         }
@@ -154,6 +153,8 @@ impl Replica {
                 slot.bond.confirmed = slot.bond.tentative;
             }
             slot.bond.tentative = session.0;
+            // From its own record of this meeting on, it may become current.
+            slot.withdrawn = false;
         }
         // It may have risen since the state was told.
         self.superblock.epoch = self.superblock.epoch.max(epoch);
@@ -165,18 +166,23 @@ impl Replica {
     fn learn_of_newer(&mut self, peer: usize, label: &'static str, reason: Reason) {
         let older = reason == Reason::MyPrimaryIsOlder
             || (label == THEIRS_MIXED_NEWER && self.role == Role::Secondary);
-        let parted = reason == Reason::SplitBrain;
+        let parted = matches!(reason, Reason::SplitBrain | Reason::LostBond);
         if !older && !parted {
             return;
         }
-        // Both have what the other lacks: which of them is to go on is not for a program to say.
+        // Both have what the other lacks, or one is an old copy that calls itself current: which of them
+        // is to go on is not for a program to say.
         self.superblock.parted |= parted;
         self.superblock.slots[peer].withdrawn = false;
         if older && self.superblock.data == DataState::Consistent {
             self.superblock.data = DataState::Outdated;
         }
         self.save(After::Nothing);
-        self.reconsider_disk(if parted { "split brain" } else { "the peer has newer data" });
+        self.reconsider_disk(match reason {
+            Reason::SplitBrain => "split brain",
+            Reason::LostBond => "one of the disks was restored",
+            _ => "the peer has newer data",
+        });
     }
 
     /// What a peer has is newer, or what it remembers of a disk that it has lost: this copy is an old one,
@@ -578,11 +584,12 @@ impl Replica {
         let theirs = self.peers[peer].their_state.as_ref()?;
         let (me, resource) = (&self.options.name, &self.options.resource);
         let them = &self.peers[peer].name;
-        let head = self.superblock.lineage.head();
+        // A disk that was attached since does not say what was served without it.
+        let served = self.served.or(self.superblock.lineage.head());
         let freeze = self.freezing.as_ref();
         let asked = freeze.map(|freeze| [freeze.base, Some(freeze.generation)]);
         let known = theirs.lineage.head();
-        let same = [head, self.served, self.asked_for].contains(&known)
+        let same = [served, self.asked_for].contains(&known)
             || asked.is_some_and(|asked| asked.contains(&known));
         // Under C it has all that was acknowledged, unless its host lost what was not stable.
         let keeps = self.options.protocol == Protocol::C && !rebooted;

@@ -15,6 +15,7 @@ pub(super) enum Hold {
     NoCopy,
     PeerAway,
     Congested,
+    Unstable,
 }
 
 impl Hold {
@@ -47,6 +48,10 @@ impl Hold {
                 "the link is congested and on_congestion is \"wait\". It goes on when the peer has \
                  caught up; if that lasts, the link is too slow for the load"
             }
+            Self::Unstable => {
+                "the peer has not made stable what it was sent. It goes on when the disk of the peer \
+                 has caught up; if that lasts, look there: `twinblk status RES`"
+            }
         };
         words.replace("RES", resource)
     }
@@ -76,6 +81,9 @@ impl Replica {
         let waits = self.options.on_congestion == OnCongestion::Wait;
         if waits && self.peers.iter().any(|peer| peer.congested) {
             return Some(Hold::Congested);
+        }
+        if self.peers.iter().any(|peer| peer.mirrors() && peer.out.is_full()) {
+            return Some(Hold::Unstable);
         }
         None
     }

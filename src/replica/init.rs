@@ -170,6 +170,9 @@ impl Replica {
             );
             return self.refuse_command(id, "not-empty", &text);
         }
+        if !self.has_open_disk() {
+            return self.refuse_command(id, "no-disk", super::command::NO_DISK);
+        }
         self.superblock.lineage = Lineage::new(vec![generation]);
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
         self.superblock.data = DataState::Consistent;

@@ -43,7 +43,7 @@ use crate::buffer::Payload;
 use crate::format::extent_log::{LogImage, LogTransaction};
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::format::superblock::Superblock;
-use crate::limits::PROGRESS_SAVE;
+use crate::limits::{EPOCH_LEAP_MAX, PROGRESS_SAVE};
 use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
 use dirty_map::DirtyMap;
@@ -127,6 +127,8 @@ pub struct Replica {
     served: Option<crate::format::lineage::Generation>,
     /// The one a peer was last asked to begin, which it may have done unheard.
     asked_for: Option<crate::format::lineage::Generation>,
+    /// The newest epoch, if this node asked for it and never took it: a peer may have it.
+    unused_epoch: Option<Epoch>,
     /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
     short_peers: u8,
     device_blocks: u64,
@@ -205,6 +207,7 @@ impl Replica {
             freezing: None,
             served: None,
             asked_for: None,
+            unused_epoch: None,
             short_peers: 0,
             device_blocks: 0,
             maps: Vec::new(),
@@ -479,6 +482,10 @@ impl Replica {
     }
 
     fn on_rare_frame(&mut self, peer: usize, frame: Frame) {
+        let leap = frame.names_epoch().0.saturating_sub(self.superblock.epoch.0);
+        if leap > EPOCH_LEAP_MAX {
+            return self.violation(peer, "an epoch far beyond any that can have been");
+        }
         match frame {
             Frame::State(state) => self.on_state(peer, state),
             Frame::Met => self.on_met(peer),

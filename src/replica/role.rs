@@ -137,12 +137,13 @@ impl Replica {
         let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
         if self.superblock.parted && self.superblock.data == DataState::Consistent {
             return Refusal {
-                reason: "split-brain",
+                reason: "undecided",
                 text: format!(
-                    "{me} must not become primary for {resource}: it and {them} went on with it on \
-                     their own (split brain), and nobody has chosen since. Choose whose writes to \
-                     give up and run there, as secondary, `twinblk connect {resource} \
-                     --discard-my-data`, on the other node `twinblk connect {resource}`; or, to \
+                    "{me} must not become primary for {resource}: when it met {them}, each had what the \
+                     other lacks (split brain), or one disk had been restored from an older copy, and \
+                     nobody has chosen since. Choose whose copy to give up and run there, as secondary, \
+                     `twinblk connect {resource} --discard-my-data` (`twinblk invalidate {resource}` if \
+                     its disk was restored), on the other node `twinblk connect {resource}`; or, to \
                      serve from {me} before that, with {them} surely off, `twinblk promote \
                      {resource} --force`"
                 ),
@@ -189,7 +190,7 @@ impl Replica {
             return self.refuse_command(id, "busy", ROLE_CHANGES);
         }
         let refusal = self.promote_refusal();
-        let by_word = |refusal: &Refusal| ["not-current", "split-brain"].contains(&refusal.reason);
+        let by_word = |refusal: &Refusal| ["not-current", "undecided"].contains(&refusal.reason);
         let overridable = refusal.as_ref().is_none_or(by_word);
         if let Some(refusal) = refusal
             && !(force && overridable)
@@ -201,13 +202,30 @@ impl Replica {
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
         let step = Step::Waiting;
-        let (granted, asked) = (Vec::new(), waiting.clone());
+        let (granted, asked) = (Vec::new(), !waiting.is_empty());
         self.promoting = Some(Promoting { id, epoch, waiting, granted, forced, step });
-        for peer in &asked {
-            self.send(*peer, Frame::PromoteAsk { epoch });
+        if !asked {
+            return self.take_office();
         }
-        if asked.is_empty() {
-            self.take_office();
+        // Whoever grants it adopts the epoch. If no word of that comes back, it must not outrank this node.
+        self.superblock.epoch = epoch;
+        self.unused_epoch = Some(epoch);
+        self.save(After::PromoteAsked { id });
+    }
+
+    /// The epoch asked for is on record here: asks for it.
+    pub(super) fn ask_promotion(&mut self, id: CommandId) {
+        let open = self.has_open_disk();
+        let Some(promoting) = self.promoting.as_ref().filter(|promoting| promoting.id == id) else {
+            return;
+        };
+        if !open {
+            let text = self.disk_failed_meanwhile();
+            return self.fail_promotion("disk-failed", text);
+        }
+        let epoch = promoting.epoch;
+        for peer in promoting.waiting.clone() {
+            self.send(peer, Frame::PromoteAsk { epoch });
         }
     }
 
@@ -262,6 +280,7 @@ impl Replica {
             _ => promoting.step = Step::Saving,
         }
         let (epoch, forced) = (promoting.epoch, promoting.forced);
+        self.unused_epoch = None;
         if forced {
             // Not before all agreed: a promotion that fails changes nothing.
             self.force_current();
@@ -313,7 +332,7 @@ impl Replica {
 
     pub(super) fn on_promote_ask(&mut self, peer: usize, epoch: Epoch) {
         let mine_first = self.promoting.is_some() && self.options.node < self.peers[peer].node;
-        let stale = epoch <= self.superblock.epoch;
+        let stale = epoch <= self.superblock.epoch && self.unused_epoch != Some(epoch);
         if self.role == Role::Primary || mine_first || stale {
             return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
         }
@@ -321,6 +340,7 @@ impl Replica {
         self.drop_verify(peer, "the peer becomes primary");
         self.peers[peer].role = Some(Role::Primary);
         self.superblock.epoch = epoch;
+        self.unused_epoch = None;
         // The copies are equal, up to what a verify found: from here on the peer is the one to go by.
         self.superblock.former_primary = false;
         self.save(After::PromoteGranted { peer, session, epoch });
@@ -427,8 +447,8 @@ impl Replica {
         if demoting.saving {
             return;
         }
-        // A congested link and marks that are being told take their time, and end.
-        let passes = [None, Some(Hold::Congested), Some(Hold::MarksUnknown)];
+        // A slow link or disk and marks that are being told take their time, and end.
+        let passes = [None, Some(Hold::Congested), Some(Hold::Unstable), Some(Hold::MarksUnknown)];
         let stuck =
             !passes.contains(&self.write_hold()) && !self.peers.iter().any(Peer::negotiates);
         if stuck || !self.parked.is_empty() {

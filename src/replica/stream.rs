@@ -6,7 +6,7 @@ use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
 use super::{IoPurpose, Replica};
 use crate::format::frame::{DiskState, Frame, Protocol};
-use crate::limits::{BARRIER_DELAY, UNSTABLE_BYTES_MAX, UNSTABLE_WRITES_MAX};
+use crate::limits::{BARRIER_DELAY, UNSTABLE_BYTES_MAX, UNSTABLE_HELD_MAX, UNSTABLE_WRITES_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use std::collections::VecDeque;
@@ -138,6 +138,16 @@ impl Outgoing {
         let fence = if self.stable < self.fence { self.fence } else { Sequence(0) };
         let covered = self.sent.partition_point(|sent| sent.sequence <= sequence);
         covered.checked_sub(1).map_or(fence, |place| self.sent[place].sequence)
+    }
+
+    /// What the newest barrier asked for covers.
+    pub(super) const fn asked_up_to(&self) -> Sequence {
+        self.barrier
+    }
+
+    /// So much is not known to be stable on the peer that nothing more is sent.
+    pub(super) fn is_full(&self) -> bool {
+        self.sent.len() >= UNSTABLE_HELD_MAX
     }
 
     pub(super) const fn barrier_due(&self) -> Option<Nanos> {

@@ -10,7 +10,7 @@ use super::stream::Sent;
 use super::{IoPurpose, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame, Role};
-use crate::limits::RESYNC_PIECE_BLOCKS;
+use crate::limits::{RESYNC_PIECE_BLOCKS, RESYNC_WINDOW_SERVED};
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use slab::Slab;
@@ -212,7 +212,10 @@ impl Replica {
             if self.disk != DiskState::UpToDate {
                 return;
             }
-            if source.in_flight >= self.pacer.window() || !self.pacer.may_send(self.now) {
+            let served = found.role == Some(Role::Primary);
+            let most = if served { RESYNC_WINDOW_SERVED } else { usize::MAX };
+            let window = self.pacer.window().min(most);
+            if source.in_flight >= window || !self.pacer.may_send(self.now) {
                 return;
             }
             let Some(blocks) = self.maps[peer].next_run(source.cursor, RESYNC_PIECE_BLOCKS) else {
@@ -340,7 +343,8 @@ impl Replica {
         self.emit(Output::Release(payload));
     }
 
-    /// Equal: the range stays locked until a flush on the target that began after its read.
+    /// Equal: the range stays locked, unless the target is primary, until a flush on the target that began
+    /// after its read.
     /// Different: the blocks go.
     pub(super) fn on_hash_answer(&mut self, peer: usize, sequence: Sequence, equal: bool) {
         let Some(source) = &mut self.peers[peer].source else {
@@ -365,6 +369,10 @@ impl Replica {
             payload => {
                 self.release(payload);
                 self.uncount_item(peer, key);
+                if self.peers[peer].role == Some(Role::Primary) {
+                    // Only its clients write here, in its order; and that flush may wait for one of them.
+                    self.unlock_item(peer, key);
+                }
             }
         }
         let stable = self.peers[peer].out.stable;

@@ -95,7 +95,7 @@ fn after_a_split_brain_neither_is_promoted_without_a_word() {
         }
         w.settle();
         assert_eq!(w.status(node).disk, DiskState::Consistent);
-        assert_eq!(w.refused(node, PROMOTE), "split-brain");
+        assert_eq!(w.refused(node, PROMOTE), "undecided");
         w.must(node, FORCE);
         w.must(node, Command::Demote);
         w.must(node, PROMOTE);

@@ -384,7 +384,7 @@ fn quorum_lost_uuid() {
         w.settle();
         assert_eq!(stand_alone(&w), [durable, durable], "durable {durable}");
         if durable {
-            assert_eq!(w.refused(ALPHA, PROMOTE), "split-brain");
+            assert_eq!(w.refused(ALPHA, PROMOTE), "undecided");
             w.must(ALPHA, DISCARD);
             w.must(BRAVO, CONNECT);
             w.settle();

@@ -298,11 +298,11 @@ fn a_split_brain_with_a_diskless_primary_is_kept_on_record() {
     let reason = &w.status(BRAVO).peers[0].connection_reason;
     assert!(reason.contains("split brain") && reason.contains("disk attach r0"), "{reason}");
     assert_eq!(stand_alone(&w), [true, true]);
-    assert_eq!(w.refused(ALPHA, PROMOTE), "split-brain");
+    assert_eq!(w.refused(ALPHA, PROMOTE), "undecided");
     w.crash(ALPHA);
     w.restart(ALPHA);
     w.settle();
-    assert_eq!(w.refused(ALPHA, PROMOTE), "split-brain");
+    assert_eq!(w.refused(ALPHA, PROMOTE), "undecided");
     // As the words say.
     w.must(BRAVO, Command::Demote);
     w.must(BRAVO, Command::DiskAttach);

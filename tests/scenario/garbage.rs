@@ -215,3 +215,24 @@ fn a_peer_that_sends_garbage_cannot_make_the_core_panic() {
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
+
+/// G22: an epoch that nobody can have come to is not taken over, whatever frame names it.
+#[test]
+fn a_garbled_epoch_is_not_believed() {
+    use twinblk::limits::EPOCH_LEAP_MAX;
+    for leap in [EPOCH_LEAP_MAX, EPOCH_LEAP_MAX + 1] {
+        let mut w = World::running(Setup::default());
+        w.must(ALPHA, Command::Demote);
+        w.settle();
+        let before = w.status(ALPHA).epoch;
+        let epoch = Epoch(before.0 + leap);
+        let session = w.session().expect("connected");
+        let frame = Frame::PromoteAsk { epoch };
+        let peer = PeerIndex(0);
+        w.handle(ALPHA, Input::Frame { peer, session, epoch, frame, payload: None });
+        w.run_for(1);
+        let believed = leap <= EPOCH_LEAP_MAX;
+        assert_eq!(w.status(ALPHA).epoch, if believed { epoch } else { before });
+        assert_eq!(w.session() == Some(session), believed);
+    }
+}

@@ -54,7 +54,7 @@ fn a_split_brain_that_could_not_be_recorded_is_known_when_the_disk_is_back() {
     fails(&mut w, BRAVO);
     w.must(BRAVO, Command::DiskAttach);
     w.settle();
-    assert_eq!(w.refused(BRAVO, PROMOTE), "split-brain");
+    assert_eq!(w.refused(BRAVO, PROMOTE), "undecided");
 }
 
 /// G20: the session waits for the disk, and goes on with it.

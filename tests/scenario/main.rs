@@ -23,6 +23,7 @@ mod field_suspend;
 mod field_verify;
 mod found;
 mod garbage;
+mod half_known;
 mod let_go;
 mod losses;
 mod medium;

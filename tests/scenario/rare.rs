@@ -410,6 +410,40 @@ fn a_restored_disk_is_found_by_a_peer_without_one() {
     w.holds(BRAVO, 5, 1, 3);
 }
 
+/// G14: two disks of one generation, and one of them was restored: nobody serves either without a word.
+#[test]
+fn after_a_restored_disk_is_found_somebody_chooses() {
+    let mut w = begun(Protocol::C);
+    w.must(BRAVO, Command::Disconnect);
+    w.settle();
+    w.crash(ALPHA);
+    let kept = w.nodes[ALPHA].medium.clone();
+    w.restart(ALPHA);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    switch(&mut w, ALPHA);
+    w.wrote(BRAVO, 5, 1, 2);
+    w.settle();
+    w.must(BRAVO, Command::Demote);
+    w.crash(ALPHA);
+    w.nodes[ALPHA].medium = kept;
+    w.cut();
+    w.restart(ALPHA);
+    w.settle();
+    assert_eq!(w.status(ALPHA).disk, DiskState::UpToDate, "by its records");
+    w.restore();
+    w.settle();
+    for node in BOTH {
+        assert_eq!(w.refused(node, PROMOTE), "undecided");
+    }
+    w.must(ALPHA, Command::Invalidate);
+    BOTH.into_iter().for_each(|node| w.must(node, CONNECT));
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 2);
+    w.must(BRAVO, PROMOTE);
+}
+
 /// G7, G8: a slow write that was given up and that the source never had does not stay for newer.
 #[test]
 fn a_write_given_up_while_meeting_is_not_fresh() {
@@ -648,8 +682,9 @@ fn a_peer_that_granted_the_promotion_may_lend_its_disk() {
         let mut w = begun(protocol);
         w.must(ALPHA, Command::Demote);
         w.run_for(5);
-        w.nodes[BRAVO].stalled.insert("superblock");
         let promote = w.command(BRAVO, PROMOTE);
+        w.until("asked", |w| w.sent.contains_key(&(BRAVO, "PromoteAsk")));
+        w.nodes[BRAVO].stalled.insert("superblock");
         w.run_for(5);
         w.cut();
         w.nodes[BRAVO].stalled.clear();
@@ -732,6 +767,120 @@ fn a_demotion_waits_for_a_congested_link() {
     w.hold_data(ALPHA, false);
     w.until("demoted", |w| w.answer(ALPHA, demote).is_some());
     assert!(w.done(ALPHA, write));
+    w.settle();
+    w.equal();
+}
+
+/// G20: what a resync found equal does not wait for a client that waits for it.
+#[test]
+fn a_write_over_two_runs_of_a_checksum_resync_ends() {
+    let rate_max_bytes = 1 << 20;
+    let setup = Setup { checksum: true, rate_max_bytes, device_blocks: 4096, ..Setup::default() };
+    let mut w = World::running(setup);
+    w.settle();
+    w.wrote(ALPHA, 0, 256, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 2000, 1, 2);
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("fetch");
+    // What was hot is marked as a whole.
+    w.must(ALPHA, Command::DiskAttach);
+    w.until("a run is compared", |w| w.nodes[ALPHA].counts.contains_key("fetch"));
+    let write = w.write(ALPHA, 60, 8, 3);
+    w.until("the next one clashes", |w| w.sent.contains_key(&(ALPHA, "HashAnswer")));
+    w.run_for(10);
+    w.nodes[ALPHA].stalled.clear();
+    w.settle();
+    assert!(w.done(ALPHA, write));
+    w.equal();
+    w.holds(ALPHA, 60, 8, 3);
+}
+
+/// G20: a flush asks a slow peer once, however much is written meanwhile.
+#[test]
+fn a_flush_that_waits_asks_for_one_barrier() {
+    let mut w = begun(Protocol::C);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 5, 1, 2);
+    let flush = w.flush(ALPHA);
+    let asked = |w: &World| w.sent.get(&(ALPHA, "Barrier")).copied().unwrap_or(0);
+    w.run_for(1);
+    let before = asked(&w);
+    for stamp in 3..100 {
+        w.wrote(ALPHA, 6, 1, stamp);
+    }
+    assert!(asked(&w) <= before + 1, "{} barriers", asked(&w) - before);
+    assert!(!w.done(ALPHA, flush));
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert!(w.done(ALPHA, flush));
+}
+
+/// G23: what a peer acknowledges and cannot make stable is bounded.
+#[test]
+fn a_peer_whose_disk_makes_nothing_stable_is_waited_for() {
+    for (protocol, zero) in [(Protocol::A, true), (Protocol::C, false)] {
+        let mut w = begun(protocol);
+        w.nodes[BRAVO].stalled.insert("sync");
+        let mut last = None;
+        for stamp in 2..33_500 {
+            let block = stamp % 500;
+            last = Some(if zero {
+                w.zero(ALPHA, block * 4096, 4096)
+            } else {
+                w.write(ALPHA, block, 1, stamp)
+            });
+            w.steps(20);
+        }
+        let last = last.expect("many");
+        w.run_for(10);
+        assert!(!w.done(ALPHA, last), "{protocol:?}");
+        assert!(peer(&w, ALPHA).unstable_writes < 33_000);
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        assert!(w.done(ALPHA, last), "{protocol:?}");
+        w.equal();
+    }
+}
+
+/// G20: a full log whose writes wait for the peer lets the disk rest.
+#[test]
+fn a_full_log_that_waits_for_the_peer_does_not_sync_without_rest() {
+    let mut w = suspending();
+    w.settle();
+    w.cut();
+    w.run_for(20);
+    let writes: Vec<_> = (0..20).map(|n| w.write(ALPHA, n * 1024, 1, 1)).collect();
+    w.run_for(500);
+    let syncs = |w: &World| w.nodes[ALPHA].counts.get("sync").copied().unwrap_or(0);
+    let before = syncs(&w);
+    w.run_for(1_000);
+    assert!(syncs(&w) <= before + 2, "{} syncs", syncs(&w) - before);
+    w.restore();
+    w.settle();
+    assert!(writes.into_iter().all(|write| w.done(ALPHA, write)));
+    w.equal();
+}
+
+/// G20, G23: a primary is sent no more of a resync than it has room for while its clients come first.
+#[test]
+fn a_primary_that_is_brought_up_to_date_is_sent_little_at_a_time() {
+    let mut w = World::running(Setup { device_blocks: 16 * 1024, ..Setup::default() });
+    w.settle();
+    w.must(ALPHA, Command::DiskDetach);
+    for part in 0..8 {
+        w.wrote(ALPHA, part * 1024, 1024, 1);
+    }
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("store");
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(20_000);
+    let sent = w.sent.get(&(BRAVO, "ResyncData")).copied().unwrap_or(0);
+    assert!((1..=16).contains(&sent), "{sent} pieces");
+    w.nodes[ALPHA].stalled.clear();
     w.settle();
     w.equal();
 }

@@ -588,6 +588,11 @@ impl World {
         }
     }
 
+    /// The session of the first two nodes, if ALPHA has one.
+    pub fn session(&self) -> Option<Session> {
+        self.links[self.link(ALPHA, BRAVO)].session[0]
+    }
+
     /// `node` takes the link for lost; the other one hears of it when frames flow again.
     pub fn gives_up_session(&mut self, node: usize) {
         for link in 0..self.links.len() {

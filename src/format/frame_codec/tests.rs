@@ -5,7 +5,7 @@ use proptest::strategy::ValueTree;
 
 use super::*;
 use crate::format::arbitrary;
-use crate::format::frame::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::format::frame::{BODY_BYTES_MAX, DiskState, PAYLOAD_BYTES_MAX};
 use crate::format::lineage::{Generation, Lineage};
 use crate::limits::SEQUENCE_MAX;
 use crate::units::{NodeId, Sequence};
@@ -142,13 +142,15 @@ fn epochs_in_bodies_are_bounded() {
     let lineage = Lineage::new(std::vec![generation]);
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut state = arbitrary::peer_state().new_tree(&mut runner).unwrap().current();
-    state.lineage = lineage.clone();
+    (state.lineage, state.disk) = (lineage.clone(), DiskState::UpToDate);
     let (state, done) =
         (Frame::State(Box::new(state)), Frame::SyncDone { lineage: lineage.into() });
     for at in [40, 152] {
         let refused = Err(FrameError::Field { kind: Kind::State, field: "epoch" });
         assert_eq!(forged(&state, HEADER_BYTES + at, &epoch), refused, "at {at}");
     }
+    let nameless = FrameError::Field { kind: Kind::State, field: "resource" };
+    assert_eq!(forged(&state, HEADER_BYTES, &[0; 16]), Err(nameless));
     let refused = Err(FrameError::Field { kind: Kind::SyncDone, field: "lineage" });
     assert_eq!(forged(&done, HEADER_BYTES, &epoch), refused);
     assert!(forged(&done, HEADER_BYTES, &[7]).is_ok(), "the forger itself works");

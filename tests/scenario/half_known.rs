@@ -1,0 +1,192 @@
+//! Owns stories of what one node has on record and the other never heard of: grants, withdrawals,
+//! generations, and what a disk that was away says of itself.
+
+use crate::field::*;
+use crate::found::lose_disk_to_a_read;
+use crate::world::*;
+use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::replica::event::*;
+
+/// Block 5 holds 1, stable on both.
+fn begun(protocol: Protocol) -> World {
+    let mut w = under(protocol);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w
+}
+
+/// G1: a promotion that was granted and not taken up does not make the granter the source.
+#[test]
+fn a_grant_that_nobody_heard_makes_no_source() {
+    let mut w = begun(Protocol::A);
+    w.hold_data(ALPHA, true);
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.crash(ALPHA);
+    w.cut();
+    w.hold_data(ALPHA, false);
+    w.restart(ALPHA);
+    w.run_for(100);
+    w.nodes[ALPHA].stalled.insert("sync");
+    w.hold_kind(BRAVO, "PromoteAnswer", true);
+    w.restore();
+    w.until("it is the source", |w| w.status(ALPHA).disk == DiskState::UpToDate);
+    let asked = |w: &World| w.sent.get(&(ALPHA, "PromoteAsk")).copied();
+    let before = asked(&w);
+    w.command(ALPHA, PROMOTE);
+    w.run_for(100);
+    assert_ne!(asked(&w), before);
+    w.cut();
+    w.hold_kind(BRAVO, "PromoteAnswer", false);
+    w.nodes[ALPHA].stalled.clear();
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+}
+
+/// G1, G13: a disk that is back as it was begins anew with what it writes alone, also beside a peer that
+/// had adopted a resync and a generation without being heard.
+#[test]
+fn what_a_disk_that_came_back_writes_alone_is_of_its_own_generation() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 1);
+    w.hold_kind(BRAVO, "SyncAdopted", true);
+    w.restore();
+    w.run_for(2_000);
+    w.cut();
+    w.hold_kind(BRAVO, "SyncAdopted", false);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.hold_kind(BRAVO, "GenerationHeld", true);
+    w.restore();
+    w.run_for(2_000);
+    w.cut();
+    w.hold_kind(BRAVO, "GenerationHeld", false);
+    w.must(ALPHA, Command::DiskAttach);
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    lose_power(&mut w, ALPHA);
+    w.restart(ALPHA);
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+}
+
+/// After BRAVO has gone by its operator's word, the disk of ALPHA fails and BRAVO goes on for it; then
+/// ALPHA is started anew, alone, with its old disk.
+fn its_old_disk_is_not_current(mut w: World) {
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    w.crash(ALPHA);
+    w.cut();
+    w.restart(ALPHA);
+    w.settle();
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 2);
+}
+
+/// G14: who leaves before it knows that the other one is primary has not withdrawn.
+#[test]
+fn who_leaves_in_the_middle_of_meeting_has_not_withdrawn() {
+    let mut w = begun(Protocol::C);
+    w.hold_kind(ALPHA, "State", true);
+    w.blip();
+    w.run_for(300);
+    w.must(BRAVO, Command::Disconnect);
+    w.hold_kind(ALPHA, "State", false);
+    w.settle();
+    assert!(stand_alone(&w)[BRAVO]);
+    its_old_disk_is_not_current(w);
+}
+
+/// G14: who leaves in the last moment of a resync to it is not current by it.
+#[test]
+fn who_leaves_at_the_end_of_a_resync_does_not_adopt_it() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 1);
+    w.restore();
+    w.until("a resync begins", |w| w.status(BRAVO).disk == DiskState::Inconsistent);
+    w.nodes[BRAVO].stalled.insert("pages");
+    w.until("it ends", |w| w.sent.contains_key(&(ALPHA, "SyncDone")));
+    w.run_for(100);
+    w.nodes[BRAVO].stalled.insert("superblock");
+    w.command(BRAVO, Command::Disconnect);
+    w.nodes[BRAVO].stalled.remove("pages");
+    w.run_for(100);
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert_ne!(w.status(BRAVO).disk, DiskState::Consistent);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    w.equal();
+}
+
+/// G14: a disk that was restored meets a primary that has lost its own: it has learnt that it is old.
+#[test]
+fn a_restored_disk_learns_from_a_primary_without_one() {
+    let mut w = begun(Protocol::C);
+    switch(&mut w, ALPHA);
+    w.cut();
+    w.wrote(BRAVO, 5, 1, 2);
+    w.settle();
+    w.crash(BRAVO);
+    let kept = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.restore();
+    w.settle();
+    w.must(ALPHA, PROMOTE);
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 3);
+    w.settle();
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium = kept;
+    w.restart(BRAVO);
+    w.settle();
+    assert_eq!(w.status(BRAVO).disk, DiskState::UpToDate, "by its records");
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.restore();
+    w.settle();
+    w.refused(BRAVO, PROMOTE);
+    assert_ne!(w.status(BRAVO).disk, DiskState::UpToDate);
+    w.must(ALPHA, Command::DiskAttach);
+    BOTH.into_iter().for_each(|node| w.must(node, CONNECT));
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 3);
+}
+
+/// G5, G14: a primary that took its old disk back goes by what it served since, not by that disk.
+#[test]
+fn a_primary_on_the_peers_copy_does_not_go_on_with_an_older_one() {
+    let mut w = begun(Protocol::C);
+    w.crash(BRAVO);
+    let kept = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.settle();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.must(ALPHA, Command::PauseSync);
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(500);
+    assert_eq!(w.status(ALPHA).disk, DiskState::Inconsistent);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium = kept;
+    w.restart(BRAVO);
+    w.settle();
+    let read = w.read(ALPHA, 5 * 4096, 4096);
+    w.run_for(1_000);
+    assert!(w.reply(ALPHA, read).is_none(), "it has gone back in time");
+    assert_eq!(stand_alone(&w), [true; 2]);
+}
