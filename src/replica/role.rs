@@ -511,10 +511,12 @@ impl Replica {
 
     pub(super) fn marks_saved_for_demote(&mut self) {
         self.superblock.primary = false;
-        // Who has what the marks stand for is known by this, until the peers have it too.
+        // Who has what the marks stand for, also those that only the peers know of, is known by this,
+        // until they have it too.
         let mut towards = self.superblock.slots.iter().zip(&self.maps);
-        self.superblock.former_primary |=
-            towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
+        let marked = towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
+        let equal = self.peers.iter().all(|peer| peer.phase == Phase::Established);
+        self.superblock.former_primary |= marked || !equal;
         self.superblock.log_live = self.peers.iter().any(|peer| peer.needs_marks_here);
         self.save(After::Demoted);
     }

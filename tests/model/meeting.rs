@@ -165,6 +165,7 @@ impl Rules {
             record.confirmed = record.tentative;
         }
         record.tentative = session;
+        record.withdrawn = false;
         record.epoch = epoch;
         node.told_confirmed = 0;
         node.save();
@@ -192,13 +193,7 @@ impl Rules {
                 let goes_on = kept != 0 && node.told_token == kept;
                 node.token = if goes_on { kept } else { fresh };
                 node.lifted = node.record.data.0 == DataState::Outdated;
-                node.start_sent = extent == Extent::Marks;
-                // A flush that the peer had no part in shows only where nothing else makes it stable.
-                let bare = self.has(Plant::StartBeforeSync) || self.has(Plant::FlushHereOnly);
-                if !node.primary && !bare {
-                    // `Replica::sync_source`, before it starts.
-                    node.sync();
-                }
+                node.start_sent = extent == Extent::Marks && node.primary;
             }
             Some(Verdict::Target(_)) => node.phase = Phase::TargetWaits,
             Some(Verdict::AwaitInit) => node.phase = Phase::Idle,
@@ -247,7 +242,7 @@ impl Rules {
             return false;
         }
         let older = reason == Reason::MyPrimaryIsOlder || (node.newer_there && !node.primary);
-        let parted = reason == Reason::SplitBrain;
+        let parted = matches!(reason, Reason::SplitBrain | Reason::LostBond);
         if older || parted {
             node.record.parted |= parted;
             node.record.withdrawn = false;

@@ -8,16 +8,22 @@ use twinblk::replica::reconcile::{Extent, Verdict};
 
 impl Rules {
     /// `Replica::begin_source` of everything: the intent is durable, memory follows.
-    pub(crate) fn mark_all(s: &mut State, n: u8) -> bool {
+    pub(crate) fn begin_source(&self, s: &mut State, n: u8) -> bool {
         let node = &mut s.nodes[usize::from(n)];
-        let full = node.verdict == Some(Verdict::Source(Extent::Full));
-        let waits = node.phase == Phase::SourceWaits && !node.start_sent;
-        if !full || !waits {
+        if node.phase != Phase::SourceWaits || node.start_sent {
             return false;
         }
-        node.save();
-        node.record.all_marked = true;
-        node.map = ALL;
+        if node.verdict == Some(Verdict::Source(Extent::Full)) {
+            node.save();
+            node.record.all_marked = true;
+            node.map = ALL;
+        }
+        // A flush that the peer had no part in shows only where nothing else makes it stable.
+        let bare = self.has(Plant::StartBeforeSync) || self.has(Plant::FlushHereOnly);
+        if !node.primary && !bare {
+            // `Replica::sync_source`, before it starts.
+            node.sync();
+        }
         node.start_sent = true;
         true
     }

@@ -134,7 +134,12 @@ impl Rules {
         *left -= 1;
         let (epoch, granted) = (node.record.epoch + 1, node.phase == Phase::Down);
         let promoting = Promoting { epoch, granted, forced: force };
-        s.nodes[usize::from(n)].promoting = Some(promoting);
+        let node = &mut s.nodes[usize::from(n)];
+        node.promoting = Some(promoting);
+        if !granted && !self.has(Plant::AskUnrecorded) {
+            node.save();
+            (node.record.epoch, node.unused_epoch) = (epoch, true);
+        }
         // Without a peer nobody is waited for.
         !granted || self.take_office(s, n)
     }
@@ -147,7 +152,7 @@ impl Rules {
             return false;
         };
         let adopted = s.nodes[mine].phase == Phase::Established;
-        let started = s.nodes[mine].start_sent && !self.has(Plant::GrantBeforeStart);
+        let started = s.nodes[mine].start_sent;
         let peer = &mut s.nodes[theirs];
         if adopted && peer.phase == Phase::SyncSource {
             return false; // `SyncAdopted` comes first.
@@ -159,7 +164,8 @@ impl Rules {
             return false; // It waits among the early frames.
         }
         let mine_first = peer.promoting.is_some() && theirs < mine;
-        let stale = promoting.epoch <= peer.record.epoch;
+        let known = promoting.epoch == peer.record.epoch && !peer.unused_epoch;
+        let stale = promoting.epoch < peer.record.epoch || known;
         if peer.primary || mine_first || stale {
             // `Replica::fail_promotion`.
             s.nodes[mine].promoting = None;
@@ -167,7 +173,7 @@ impl Rules {
             return true;
         }
         peer.save();
-        peer.record.epoch = promoting.epoch;
+        (peer.record.epoch, peer.unused_epoch) = (promoting.epoch, false);
         peer.record.former_primary = false;
         peer.peer_primary = true;
         s.nodes[mine].promoting = Some(Promoting { granted: true, ..promoting });
@@ -190,7 +196,7 @@ impl Rules {
         }
         let node = &mut s.nodes[usize::from(n)];
         node.save();
-        node.promoting = None;
+        (node.promoting, node.unused_epoch) = (None, false);
         node.record.epoch = node.record.epoch.max(promoting.epoch);
         (node.record.primary, node.record.log_live, node.primary) = (true, true, true);
         self.tell_role(s, n);
@@ -238,7 +244,7 @@ impl Rules {
         node.sync();
         node.record.pages = node.map;
         node.record.primary = false;
-        node.record.former_primary |= node.map != 0;
+        node.record.former_primary |= node.map != 0 || node.phase != Phase::Established;
         (node.record.log_live, node.record.hot) = (false, 0);
         node.primary = false;
         // With the peer away it is no flush, which would have begun a generation: what clients

@@ -31,9 +31,9 @@ pub(crate) enum Plant {
     MergeSplitBrain,
     /// Under C a flush is answered when this node alone is stable.
     FlushHereOnly,
-    /// The target of a resync grants a promotion before it takes in that the resync begins: then the
-    /// two epochs, or two former primaries of one epoch, decide between copies that are both whole.
-    GrantBeforeStart,
+    /// Who asks for a promotion has no record of it when the peer grants it: then the granter's epoch is
+    /// the higher one, and it never was primary.
+    AskUnrecorded,
     /// Under B the former primary is the source although its host has booted and the peer's has not.
     FormerPrimaryFirst,
     /// Under B a peer whose process ended does not say so.
@@ -89,7 +89,7 @@ pub(crate) enum Step {
     Grant(u8),
     TakeOffice(u8),
     // Resync.
-    MarkAll(u8),
+    BeginSource(u8),
     AllMarked(u8),
     Prepare(u8),
     Ready(u8),
@@ -110,7 +110,7 @@ const NODE_GOES_ON: &[fn(u8) -> Step] = &[
     Step::Note,
     Step::Confirm,
     Step::Equal,
-    Step::MarkAll,
+    Step::BeginSource,
     Step::AllMarked,
     Step::Prepare,
     Step::Ready,
@@ -208,7 +208,7 @@ impl Rules {
             Step::Notice(n) => self.notice(s, n),
             Step::Grant(n) => self.grant(s, n),
             Step::TakeOffice(n) => self.take_office(s, n),
-            Step::MarkAll(n) => Self::mark_all(s, n),
+            Step::BeginSource(n) => self.begin_source(s, n),
             Step::AllMarked(n) => Self::all_marked(s, n),
             Step::Prepare(n) => Self::prepare(s, n, watch),
             Step::Ready(n) => Self::ready(s, n),

@@ -133,6 +133,8 @@ pub(crate) struct Node {
     pub(crate) owes_generation: bool,
     pub(crate) piece: Option<Piece>,
     pub(crate) promoting: Option<Promoting>,
+    /// Its epoch is one that it asked for and did not take.
+    pub(crate) unused_epoch: bool,
 }
 
 impl Node {
@@ -161,6 +163,7 @@ impl Node {
             owes_generation: false,
             piece: None,
             promoting: None,
+            unused_epoch: false,
         }
     }
 

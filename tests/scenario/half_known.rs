@@ -190,3 +190,31 @@ fn a_primary_on_the_peers_copy_does_not_go_on_with_an_older_one() {
     assert!(w.reply(ALPHA, read).is_none(), "it has gone back in time");
     assert_eq!(stand_alone(&w), [true; 2]);
 }
+
+/// G2: the source of a resync that has not begun served, flushed and was demoted; then both have lost power.
+#[test]
+fn a_source_that_served_before_its_resync_began_stays_the_source() {
+    let mut w = begun(Protocol::C);
+    w.wrote(ALPHA, 5, 1, 2);
+    w.run_for(2_000);
+    w.nodes[ALPHA].medium.write(5, Some(crate::medium::fill(1, 5)), true);
+    lose_power(&mut w, ALPHA);
+    w.run_for(50);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.restart(ALPHA);
+    w.until("it is the source", |w| w.status(BRAVO).disk == DiskState::UpToDate);
+    w.must(BRAVO, PROMOTE);
+    w.hold_kind(BRAVO, "SyncStart", true);
+    w.nodes[BRAVO].stalled.clear();
+    w.run_for(50);
+    flushed(&mut w, BRAVO);
+    w.must(BRAVO, Command::Demote);
+    lose_power(&mut w, BRAVO);
+    w.cut();
+    w.hold_kind(BRAVO, "SyncStart", false);
+    w.restart(BRAVO);
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 2);
+}
