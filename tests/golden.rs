@@ -62,6 +62,7 @@ fn superblock() -> Superblock {
         rebooted: true,
         parted: true,
         epoch: Epoch(0x99),
+        current: Epoch(0x88),
         run: RunId(0xABAB),
         boot: BootId(0xCDCD_EFEF_0101_2323_4545_6767_8989_ABAB),
         lineage: lineage(),
@@ -92,7 +93,7 @@ fn peer_state() -> PeerState {
         role: Role::Primary,
         disk: DiskState::UpToDate,
         data: DataState::Consistent,
-        epoch: Epoch(0x99),
+        current: Epoch(0x99),
         boot: BootId(0xCDCD_EFEF_0101_2323_4545_6767_8989_ABAB),
         rebooted: true,
         was_primary: true,
@@ -228,29 +229,33 @@ fn text<'a>(records: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Vec<u8> {
 #[test]
 fn superblocks_are_read_for_ever() {
     let bytes = golden("v1/superblock.bin");
-    assert_eq!(superblock::decode(&bytes), Ok(Superblock { parted: false, ..superblock() }));
+    let current = Epoch(0);
+    let first = Superblock { parted: false, current, ..superblock() };
+    assert_eq!(superblock::decode(&bytes), Ok(first));
     let bytes = golden("v2/superblock.bin");
+    assert_eq!(superblock::decode(&bytes), Ok(Superblock { current, ..superblock() }));
+    let bytes = golden("v3/superblock.bin");
     assert_eq!(superblock::decode(&bytes), Ok(superblock()));
     assert_eq!(superblock::encode(&superblock())[..], bytes);
 }
 
 #[test]
 fn bitmap_pages_are_read_for_ever() {
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         let bytes = golden(&format!("{version}/bitmap-page.bin"));
         assert_eq!(bitmap::decode(PAGE, &bytes).unwrap()[..], words());
     }
-    let bytes = golden("v2/bitmap-page.bin");
+    let bytes = golden("v3/bitmap-page.bin");
     assert_eq!(bitmap::encode(PAGE, &words())[..], bytes);
 }
 
 #[test]
 fn log_blocks_are_read_for_ever() {
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         let bytes = golden(&format!("{version}/log-block.bin"));
         assert_eq!(extent_log::decode(LOG, &bytes), Ok(transaction()));
     }
-    let bytes = golden("v2/log-block.bin");
+    let bytes = golden("v3/log-block.bin");
     assert_eq!(extent_log::encode(LOG, &transaction())[..], bytes);
 }
 
@@ -300,9 +305,9 @@ fn present_bytes_are_at_hand() {
     let frames = frames();
     let messages = messages();
     let files = [
-        ("v2/superblock.bin", superblock::encode(&superblock()).to_vec()),
-        ("v2/bitmap-page.bin", bitmap::encode(PAGE, &words()).to_vec()),
-        ("v2/log-block.bin", extent_log::encode(LOG, &transaction()).to_vec()),
+        ("v3/superblock.bin", superblock::encode(&superblock()).to_vec()),
+        ("v3/bitmap-page.bin", bitmap::encode(PAGE, &words()).to_vec()),
+        ("v3/log-block.bin", extent_log::encode(LOG, &transaction()).to_vec()),
         ("v1/frames.txt", text(frames.iter().map(|(name, frame)| (*name, frame_bytes(frame))))),
         (
             "v1/handshake.txt",

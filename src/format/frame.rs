@@ -73,8 +73,8 @@ pub struct PeerState {
     pub disk: DiskState,
     /// Durable state of the data; meaningful unless `disk` is Diskless.
     pub data: DataState,
-    /// Highest adopted epoch.
-    pub epoch: Epoch,
+    /// The newest epoch in which its copy was a current one. (The highest it has adopted tags the frame.)
+    pub current: Epoch,
     /// Boot of the sender's host.
     pub boot: BootId,
     /// What the sender acknowledged may be gone since the copies were last equal: its host has booted,
@@ -368,7 +368,7 @@ impl Frame {
     pub fn names_epoch(&self) -> Epoch {
         let newest = |lineage: &Lineage| lineage.head().map_or(Epoch(0), |head| head.epoch);
         match self {
-            Self::State(state) => state.epoch.max(newest(&state.lineage)),
+            Self::State(state) => state.current.max(newest(&state.lineage)),
             Self::SyncDone { lineage } => newest(lineage),
             Self::PromoteAsk { epoch } | Self::RoleChange { epoch, .. } => *epoch,
             Self::GenerationBegin { generation } | Self::EmptyAsk { generation } => {

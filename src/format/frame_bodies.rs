@@ -29,7 +29,7 @@ pub(super) struct StateRecord {
     resource: U128,
     boot: U128,
     device_blocks: U64,
-    epoch: U64,
+    current: U64,
     marked_blocks: U64,
     node: u8,
     protocol: u8,
@@ -117,7 +117,7 @@ pub(super) fn state(body: &[u8]) -> Result<PeerState, &'static str> {
         role: role(record.role.into()).ok_or("role")?,
         disk: disk(record.disk.into()).ok_or("disk")?,
         data: data_state(record.data).ok_or("data")?,
-        epoch: Epoch(record.epoch.get()),
+        current: Epoch(record.current.get()),
         boot: BootId(record.boot.get()),
         rebooted: bits & REBOOTED != 0,
         was_primary: bits & WAS_PRIMARY != 0,
@@ -130,7 +130,7 @@ pub(super) fn state(body: &[u8]) -> Result<PeerState, &'static str> {
     let target = state.sync_target.as_ref().map(|target| &target.generation);
     let others = target.into_iter().chain(&state.slot.base);
     let near = are_near(state.lineage.generations().iter().chain(others));
-    if !near || state.epoch.0 > EPOCH_MAX {
+    if !near || state.current.0 > EPOCH_MAX {
         return Err("epoch");
     }
     // Who has a disk has an identity, which the other node may take over.
@@ -151,7 +151,7 @@ impl StateRecord {
             resource: state.resource.0.into(),
             boot: state.boot.0.into(),
             device_blocks: state.device_blocks.into(),
-            epoch: state.epoch.0.into(),
+            current: state.current.0.into(),
             marked_blocks: state.marked_blocks.into(),
             node: state.node.0,
             protocol: protocol_number(state.protocol),

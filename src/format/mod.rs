@@ -31,7 +31,7 @@ pub mod superblock;
 mod superblock_codec;
 
 /// Version of the metadata area: superblock, bitmap pages and activity log.
-pub const DISK_VERSION: u32 = 2;
+pub const DISK_VERSION: u32 = 3;
 
 /// Oldest version of the metadata area that is read; it is written anew as [`DISK_VERSION`].
 pub const DISK_VERSION_MIN: u32 = 1;

@@ -104,6 +104,9 @@ pub struct Superblock {
     pub parted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
+    /// The newest epoch in which this copy was a current one: its node was primary, or a peer was that it
+    /// was equal to. An epoch that was only asked for, granted or heard of does not count.
+    pub current: Epoch,
     /// The present (or last) life of the store; 0 if it ended with nothing left in memory.
     pub run: RunId,
     /// The boot of the host in which that life began.
@@ -149,6 +152,7 @@ impl Superblock {
             rebooted: false,
             parted: false,
             epoch: Epoch(0),
+            current: Epoch(0),
             run: RunId(0),
             boot: BootId(0),
             lineage: Lineage::default(),

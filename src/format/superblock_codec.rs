@@ -48,7 +48,8 @@ struct SuperblockRecord {
     sync_target: SyncTargetRecord,
     lineage: LineageRecord,
     slots: [SlotRecord; PEER_SLOTS_MAX],
-    reserved_tail: [u8; 2960],
+    current: U64,
+    reserved_tail: [u8; 2952],
 }
 
 const _: () = assert!(size_of::<SuperblockRecord>() == RECORD_BYTES);
@@ -59,7 +60,7 @@ const _: () = assert!(offset_of!(SuperblockRecord, epoch) == 72);
 const _: () = assert!(offset_of!(SuperblockRecord, sync_target) == 112);
 const _: () = assert!(offset_of!(SuperblockRecord, lineage) == 144);
 const _: () = assert!(offset_of!(SuperblockRecord, slots) == 912);
-const _: () = assert!(offset_of!(SuperblockRecord, reserved_tail) == 1136);
+const _: () = assert!(offset_of!(SuperblockRecord, current) == 1136);
 
 /// Why a copy of the superblock is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,7 +177,8 @@ fn bytes_of(superblock: &Superblock) -> [u8; RECORD_BYTES] {
         sync_target: SyncTargetRecord::new(superblock.sync_target),
         lineage,
         slots: superblock.slots.each_ref().map(SlotRecord::new),
-        reserved_tail: [0; 2960],
+        current: superblock.current.0.into(),
+        reserved_tail: [0; 2952],
     };
     let mut bytes: [u8; RECORD_BYTES] = zerocopy::transmute!(record);
     let sum = checksum::around(&bytes, offset_of!(SuperblockRecord, checksum));
@@ -245,6 +247,8 @@ impl SuperblockRecord {
     fn check(&self) -> Option<&'static str> {
         let version = self.version.get();
         let flags = if version == 1 { FLAGS_1 } else { FLAGS };
+        // Since version 3.
+        let newest = if version < 3 { 0 } else { EPOCH_STORED_MAX };
         let rules = [
             ((DISK_VERSION_MIN..=DISK_VERSION).contains(&version), "version"),
             (self.block_bytes.get() == BLOCK_SIZE, "block_bytes"),
@@ -252,6 +256,7 @@ impl SuperblockRecord {
             (self.resource.get() != 0, "resource"),
             (self.flags & !flags == 0, "flags"),
             (self.epoch.get() <= EPOCH_STORED_MAX, "epoch"),
+            (self.current.get() <= newest, "current"),
             (self.reserved == [0; 6] && is_zero(&self.reserved_tail), "reserved"),
         ];
         rules.iter().find(|(holds, _)| !holds).map(|(_, field)| *field)
@@ -273,6 +278,7 @@ impl SuperblockRecord {
             rebooted: self.flags & REBOOTED != 0,
             parted: self.flags & PARTED != 0,
             epoch: Epoch(self.epoch.get()),
+            current: Epoch(self.current.get()),
             run: RunId(self.run.get()),
             boot: BootId(self.boot.get()),
             lineage: self.lineage.read(self.lineage_count).ok_or(invalid("lineage"))?,

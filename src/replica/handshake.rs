@@ -48,7 +48,7 @@ impl Replica {
             role: self.role,
             disk: self.disk,
             data: superblock.data,
-            epoch: superblock.epoch,
+            current: superblock.current,
             boot: superblock.boot,
             rebooted: superblock.rebooted || self.forgot_what_it_received(),
             was_primary: superblock.former_primary || self.role == Role::Primary,
@@ -67,13 +67,13 @@ impl Replica {
         self.options.protocol == Protocol::B && self.forgot && !served
     }
 
-    pub(super) fn on_state(&mut self, peer: usize, state: Box<PeerState>) {
+    pub(super) fn on_state(&mut self, peer: usize, epoch: Epoch, state: Box<PeerState>) {
         if !matches!(self.peers[peer].phase, Phase::Settling | Phase::StateSent)
             || self.peers[peer].their_state.is_some()
         {
             return self.violation(peer, "a state out of turn");
         }
-        self.peers[peer].their_state = Some(state);
+        (self.peers[peer].their_state, self.peers[peer].told_epoch) = (Some(state), epoch);
         self.compare(peer);
     }
 
@@ -103,7 +103,7 @@ impl Replica {
         }
         let (label, verdict) = self.verdict(mine, theirs);
         let (role, disk) = (theirs.role, theirs.disk);
-        let epoch = mine.epoch.max(theirs.epoch);
+        let epoch = self.superblock.epoch.max(found.told_epoch);
         let their_bond = theirs.bond();
         let (boot, says_so) = (theirs.boot, theirs.rebooted);
         let found = &mut self.peers[peer];
@@ -156,8 +156,7 @@ impl Replica {
             // From its own record of this meeting on, it may become current.
             slot.withdrawn = false;
         }
-        // It may have risen since the state was told.
-        self.superblock.epoch = self.superblock.epoch.max(epoch);
+        self.superblock.epoch = epoch;
         self.save(After::TentativeBond { peer, session });
     }
 
@@ -441,6 +440,7 @@ impl Replica {
     }
 
     fn begin_equal(&mut self, peer: usize, session: Session) {
+        let current = self.current_with(peer);
         let slot = &mut self.superblock.slots[peer];
         let settled = slot.base.is_none() && slot.sync_token == 0 && !slot.withdrawn;
         slot.base = None;
@@ -451,18 +451,26 @@ impl Replica {
         let quiet = !superblock.former_primary
             && !superblock.rebooted
             && !superblock.parted
+            && superblock.current == current
             && superblock.data == DataState::Consistent;
         superblock.former_primary = false;
         superblock.rebooted = false;
         self.forgot = false;
         superblock.parted = false;
         superblock.data = DataState::Consistent;
+        superblock.current = current;
         superblock.sync_target = None;
         self.peers[peer].discard_my_data = false;
         if settled && quiet {
             return self.equal_saved(peer, session);
         }
         self.save(After::BondThenNothing { peer, session });
+    }
+
+    /// The newest epoch in which this copy or the peer's was a current one.
+    pub(super) fn current_with(&self, peer: usize) -> Epoch {
+        let theirs = self.peers[peer].their_state.as_ref().map(|theirs| theirs.current);
+        self.superblock.current.max(theirs.unwrap_or_default())
     }
 
     pub(super) fn equal_saved(&mut self, peer: usize, session: Session) {

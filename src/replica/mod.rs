@@ -127,8 +127,6 @@ pub struct Replica {
     served: Option<crate::format::lineage::Generation>,
     /// The one a peer was last asked to begin, which it may have done unheard.
     asked_for: Option<crate::format::lineage::Generation>,
-    /// The newest epoch, if this node asked for it and never took it: a peer may have it.
-    unused_epoch: Option<Epoch>,
     /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
     short_peers: u8,
     device_blocks: u64,
@@ -207,7 +205,6 @@ impl Replica {
             freezing: None,
             served: None,
             asked_for: None,
-            unused_epoch: None,
             short_peers: 0,
             device_blocks: 0,
             maps: Vec::new(),
@@ -476,18 +473,19 @@ impl Replica {
             }
             other => {
                 self.release(payload);
-                self.on_rare_frame(peer, other);
+                self.on_rare_frame(peer, epoch, other);
             }
         }
     }
 
-    fn on_rare_frame(&mut self, peer: usize, frame: Frame) {
-        let leap = frame.names_epoch().0.saturating_sub(self.superblock.epoch.0);
+    fn on_rare_frame(&mut self, peer: usize, epoch: Epoch, frame: Frame) {
+        let tag = if matches!(frame, Frame::State(_)) { epoch } else { Epoch(0) };
+        let leap = frame.names_epoch().max(tag).0.saturating_sub(self.superblock.epoch.0);
         if leap > EPOCH_LEAP_MAX {
             return self.violation(peer, "an epoch far beyond any that can have been");
         }
         match frame {
-            Frame::State(state) => self.on_state(peer, state),
+            Frame::State(state) => self.on_state(peer, epoch, state),
             Frame::Met => self.on_met(peer),
             Frame::SyncStart { token } => self.on_sync_start(peer, token),
             Frame::SyncReady { token } => self.on_sync_ready(peer, token),

@@ -97,6 +97,10 @@ pub(super) struct Peer {
     pub(super) early: VecDeque<(Epoch, Frame, Option<Payload>)>,
     /// What this node is about to adopt at the end of a resync to here.
     pub(super) adopting: Option<Lineage>,
+    /// The highest epoch that it had adopted when it told its state.
+    pub(super) told_epoch: Epoch,
+    /// The epoch in which it may be primary, in this session, by this node's word.
+    pub(super) granted: Epoch,
     /// Marks still to be sent, from this page on.
     pub(super) marks_to_send: Option<u32>,
     pub(super) paused_here: bool,
@@ -158,6 +162,8 @@ impl Peer {
             marks_heard: false,
             early: VecDeque::new(),
             adopting: None,
+            told_epoch: Epoch(0),
+            granted: Epoch(0),
             marks_to_send: None,
             paused_here: false,
             paused_there: false,
@@ -256,6 +262,7 @@ impl Replica {
         found.marks_to_send = None;
         found.marks_heard = false;
         found.adopting = None;
+        found.granted = Epoch(0);
         let diskless = std::mem::take(&mut found.needs_marks_here);
         found.fresh = false;
         found.asked.clear();

@@ -25,7 +25,6 @@ pub(super) enum After {
     SourceToken { peer: usize, session: Session },
     SourceEnds { peer: usize, session: Session },
     Adopted { peer: usize, session: Session },
-    PromoteAsked { id: CommandId },
     Promoted,
     PromoteGranted { peer: usize, session: Session, epoch: Epoch },
     Generation,
@@ -254,7 +253,7 @@ impl Replica {
     fn after_lost_superblock(&mut self, after: After) {
         match after {
             After::Started => self.start_failed(),
-            After::PromoteAsked { .. } | After::Promoted => {
+            After::Promoted => {
                 self.fail_promotion("disk-failed", self.disk_failed_meanwhile());
             }
             After::PromoteGranted { peer, epoch, .. } => {
@@ -303,7 +302,6 @@ impl Replica {
             After::SourceToken { peer, session } => self.source_token_saved(peer, session),
             After::SourceEnds { peer, session } => self.source_end_saved(peer, session),
             After::Adopted { peer, session } => self.adopted(peer, session),
-            After::PromoteAsked { id } => self.ask_promotion(id),
             After::Promoted => self.promoted(),
             After::PromoteGranted { peer, session, epoch } => {
                 self.promote_granted(peer, session, epoch);

@@ -362,12 +362,12 @@ fn copy(state: &PeerState) -> Replica {
     }
 }
 
-/// Between copies of one generation that may differ: the source is the one of the higher epoch;
+/// Between copies of one generation that may differ: the source is the one that was current in the higher epoch;
 /// under C and B the one that has all it acknowledged; then the former primary; then the lower node
 /// id. Under A only the former primary is sure to have what was flushed.
 fn outranks(mine: &PeerState, theirs: &PeerState) -> bool {
-    if mine.epoch != theirs.epoch {
-        return mine.epoch > theirs.epoch;
+    if mine.current != theirs.current {
+        return mine.current > theirs.current;
     }
     if mine.protocol != Protocol::A && mine.rebooted != theirs.rebooted {
         return theirs.rebooted;

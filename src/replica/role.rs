@@ -202,30 +202,13 @@ impl Replica {
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
         let step = Step::Waiting;
-        let (granted, asked) = (Vec::new(), !waiting.is_empty());
+        let (granted, asked) = (Vec::new(), waiting.clone());
         self.promoting = Some(Promoting { id, epoch, waiting, granted, forced, step });
-        if !asked {
-            return self.take_office();
+        for peer in &asked {
+            self.send(*peer, Frame::PromoteAsk { epoch });
         }
-        // Whoever grants it adopts the epoch. If no word of that comes back, it must not outrank this node.
-        self.superblock.epoch = epoch;
-        self.unused_epoch = Some(epoch);
-        self.save(After::PromoteAsked { id });
-    }
-
-    /// The epoch asked for is on record here: asks for it.
-    pub(super) fn ask_promotion(&mut self, id: CommandId) {
-        let open = self.has_open_disk();
-        let Some(promoting) = self.promoting.as_ref().filter(|promoting| promoting.id == id) else {
-            return;
-        };
-        if !open {
-            let text = self.disk_failed_meanwhile();
-            return self.fail_promotion("disk-failed", text);
-        }
-        let epoch = promoting.epoch;
-        for peer in promoting.waiting.clone() {
-            self.send(peer, Frame::PromoteAsk { epoch });
+        if asked.is_empty() {
+            self.take_office();
         }
     }
 
@@ -280,13 +263,13 @@ impl Replica {
             _ => promoting.step = Step::Saving,
         }
         let (epoch, forced) = (promoting.epoch, promoting.forced);
-        self.unused_epoch = None;
         if forced {
             // Not before all agreed: a promotion that fails changes nothing.
             self.force_current();
         }
         let superblock = &mut self.superblock;
         superblock.epoch = superblock.epoch.max(epoch);
+        superblock.current = superblock.epoch;
         superblock.primary = true;
         superblock.log_live = true;
         self.save(After::Promoted);
@@ -332,17 +315,25 @@ impl Replica {
 
     pub(super) fn on_promote_ask(&mut self, peer: usize, epoch: Epoch) {
         let mine_first = self.promoting.is_some() && self.options.node < self.peers[peer].node;
-        let stale = epoch <= self.superblock.epoch && self.unused_epoch != Some(epoch);
+        let stale = epoch <= self.superblock.epoch;
         if self.role == Role::Primary || mine_first || stale {
             return self.send(peer, Frame::PromoteAnswer { epoch, granted: false });
         }
         let session = self.peers[peer].session_id();
         self.drop_verify(peer, "the peer becomes primary");
-        self.peers[peer].role = Some(Role::Primary);
+        let found = &mut self.peers[peer];
+        found.role = Some(Role::Primary);
+        found.granted = epoch;
+        // Whether the peer ever takes it is not known here. It says something of the copy here only if
+        // the two are equal, up to what a verify found: from here on the peer is the one to go by.
+        let adopted = found.phase == Phase::SyncTarget && found.adopting.is_none();
+        let equal = found.phase == Phase::Established
+            || (adopted && self.superblock.data == DataState::Consistent);
         self.superblock.epoch = epoch;
-        self.unused_epoch = None;
-        // The copies are equal, up to what a verify found: from here on the peer is the one to go by.
-        self.superblock.former_primary = false;
+        if equal {
+            self.superblock.current = epoch;
+            self.superblock.former_primary = false;
+        }
         self.save(After::PromoteGranted { peer, session, epoch });
     }
 
@@ -511,12 +502,10 @@ impl Replica {
 
     pub(super) fn marks_saved_for_demote(&mut self) {
         self.superblock.primary = false;
-        // Who has what the marks stand for, also those that only the peers know of, is known by this,
-        // until they have it too.
+        // Who has what the marks stand for is known by this, until the peers have it too.
         let mut towards = self.superblock.slots.iter().zip(&self.maps);
-        let marked = towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
-        let equal = self.peers.iter().all(|peer| peer.phase == Phase::Established);
-        self.superblock.former_primary |= marked || !equal;
+        self.superblock.former_primary |=
+            towards.any(|(slot, map)| slot.in_use && map.marked() > 0);
         self.superblock.log_live = self.peers.iter().any(|peer| peer.needs_marks_here);
         self.save(After::Demoted);
     }

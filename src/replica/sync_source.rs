@@ -96,6 +96,8 @@ impl Replica {
         slot.sync_token = token;
         slot.withdrawn = false;
         self.superblock.parted = false;
+        // The copy here is the current one, in whatever epoch the other was: that lasts if the peer dies.
+        self.superblock.current = self.current_with(peer);
         self.save(super::persist::After::SourceToken { peer, session });
         if self.has_open_disk() {
             self.sync_source(peer, session);

@@ -69,7 +69,10 @@ impl Replica {
         if self.peers[peer].session != Some(session) {
             return self.check_settled(peer);
         }
+        // The peer may have become primary meanwhile.
+        let current = self.current_with(peer).max(self.peers[peer].granted);
         let superblock = &mut self.superblock;
+        superblock.current = current;
         if let Some(head) = lineage.head() {
             superblock.epoch = superblock.epoch.max(head.epoch);
         }

@@ -84,6 +84,8 @@ struct Dump {
     /// Absent in version 1, which had no such thing.
     parted: Option<bool>,
     epoch: u64,
+    /// Absent before version 3, which had no such thing.
+    current: Option<u64>,
     run: String,
     boot: String,
     lineage: Vec<GenerationDump>,
@@ -254,6 +256,7 @@ impl Dump {
             rebooted: superblock.rebooted,
             parted: Some(superblock.parted),
             epoch: superblock.epoch.0,
+            current: Some(superblock.current.0),
             run: hex64(superblock.run.0),
             boot: hex128(superblock.boot.0),
             lineage: superblock.lineage.generations().iter().map(GenerationDump::new).collect(),
@@ -270,6 +273,7 @@ impl Dump {
             return Err("it is of another version");
         }
         let old = self.version == 1;
+        let current = self.current.or((self.version < 3).then_some(0));
         let GeometryDump { device_blocks, peer_slots, log_extents } = self.geometry;
         let geometry = Geometry { device_blocks, peer_slots, log_extents };
         if geometry.fault().is_some() || self.slots.len() != usize::from(peer_slots) {
@@ -301,6 +305,7 @@ impl Dump {
             rebooted: self.rebooted,
             parted: self.parted.or(old.then_some(false)).ok_or("it lacks `parted`")?,
             epoch: Epoch(self.epoch),
+            current: Epoch(current.ok_or("it lacks `current`")?),
             run: RunId(read64(&self.run).ok_or("its run is none")?),
             boot: BootId(read128(&self.boot).ok_or("its boot is none")?),
             lineage: Lineage::new(generations.ok_or("a generation of it is none")?),

@@ -87,6 +87,7 @@ impl Start {
             lineage: 0,
             data: Worth(DataState::Inconsistent),
             epoch: 0,
+            current: 0,
             primary: false,
             log_live: false,
             former_primary: false,
@@ -120,7 +121,7 @@ impl Start {
             for (n, node) in (0..).zip(&mut state.nodes) {
                 node.record.lineage = 1;
                 node.record.data = Worth(DataState::Consistent);
-                (node.record.epoch, node.record.confirmed) = (2, 1);
+                (node.record.epoch, node.record.current, node.record.confirmed) = (2, 2, 1);
                 node.phase = Phase::Established;
                 node.peer_primary = n != primary;
                 let serves = n == primary;
@@ -269,11 +270,12 @@ pub(crate) fn brief(state: &State) -> String {
         let record = &node.record;
         let role = if node.primary { "P" } else { "s" };
         format!(
-            "{role} {:?}, {:?} gen {:b} epoch {} base {:?} marks {:b}/{:b} hot {:b} [{}]",
+            "{role} {:?}, {:?} gen {:b} epoch {}/{} base {:?} marks {:b}/{:b} hot {:b} [{}]",
             node.phase,
             record.data.0,
             record.lineage,
             record.epoch,
+            record.current,
             record.base,
             node.map,
             record.pages,

@@ -82,7 +82,7 @@ impl Rules {
             role: if node.primary { Role::Primary } else { Role::Secondary },
             disk: Self::disk_state(s, n),
             data: node.data(),
-            epoch: Epoch(record.epoch.into()),
+            current: Epoch(record.current.into()),
             boot: BootId(0),
             rebooted: self.may_lack(node),
             was_primary: record.former_primary || node.primary,
@@ -137,6 +137,7 @@ impl Rules {
             node.told_token = other.record.sync_target.map_or(0, |(token, _)| token);
             node.told_head = their_head;
             node.told_confirmed = other.record.confirmed;
+            node.told_current = other.record.current;
         }
         true
     }
@@ -215,6 +216,7 @@ impl Rules {
         node.restarted = false;
         (record.parted, record.sync_target) = (false, None);
         record.data = Worth(DataState::Consistent);
+        record.current = record.current.max(node.told_current);
         self.establish(s, n);
         true
     }
@@ -225,6 +227,7 @@ impl Rules {
         node.phase = Phase::Established;
         node.unflushed = false;
         (node.verdict, node.newer_there, node.told_head) = (None, false, None);
+        (node.told_current, node.granted) = (0, 0);
         (node.token, node.start_sent, node.marks_may_go, node.done_sent) = (0, false, false, false);
         let both = s.nodes.iter().all(|node| node.phase == Phase::Established);
         if both && s.is_alive() && self.protocol != twinblk::format::frame::Protocol::A {

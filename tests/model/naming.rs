@@ -67,10 +67,13 @@ impl State {
 
     /// Only differences of epochs count.
     fn shift_epochs(&mut self) {
-        let lowest = self.nodes.iter().map(|node| node.record.epoch).min().unwrap_or(0);
+        let lowest = self.nodes.iter().map(|node| node.record.current).min().unwrap_or(0);
         let shift = lowest.saturating_sub(2);
         for node in &mut self.nodes {
             node.record.epoch -= shift;
+            node.record.current -= shift;
+            node.told_current = node.told_current.saturating_sub(shift);
+            node.granted = node.granted.saturating_sub(shift);
             if let Some(promoting) = &mut node.promoting {
                 promoting.epoch -= shift;
             }

@@ -87,6 +87,7 @@ impl Rules {
         }
         node.save();
         node.record.sync_token = node.token;
+        node.record.current = node.record.current.max(node.told_current);
         node.record.withdrawn = false;
         node.record.parted = false;
         node.sync();
@@ -193,6 +194,7 @@ impl Rules {
         }
         node.adopting = 0;
         let record = &mut node.record;
+        record.current = record.current.max(node.told_current).max(node.granted);
         record.lineage = lineage;
         record.epoch = record.epoch.max(u8::try_from(epoch).expect("few"));
         record.data = Worth(DataState::Consistent);

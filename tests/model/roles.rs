@@ -134,12 +134,7 @@ impl Rules {
         *left -= 1;
         let (epoch, granted) = (node.record.epoch + 1, node.phase == Phase::Down);
         let promoting = Promoting { epoch, granted, forced: force };
-        let node = &mut s.nodes[usize::from(n)];
-        node.promoting = Some(promoting);
-        if !granted && !self.has(Plant::AskUnrecorded) {
-            node.save();
-            (node.record.epoch, node.unused_epoch) = (epoch, true);
-        }
+        s.nodes[usize::from(n)].promoting = Some(promoting);
         // Without a peer nobody is waited for.
         !granted || self.take_office(s, n)
     }
@@ -164,8 +159,7 @@ impl Rules {
             return false; // It waits among the early frames.
         }
         let mine_first = peer.promoting.is_some() && theirs < mine;
-        let known = promoting.epoch == peer.record.epoch && !peer.unused_epoch;
-        let stale = promoting.epoch < peer.record.epoch || known;
+        let stale = promoting.epoch <= peer.record.epoch;
         if peer.primary || mine_first || stale {
             // `Replica::fail_promotion`.
             s.nodes[mine].promoting = None;
@@ -173,8 +167,12 @@ impl Rules {
             return true;
         }
         peer.save();
-        (peer.record.epoch, peer.unused_epoch) = (promoting.epoch, false);
-        peer.record.former_primary = false;
+        (peer.record.epoch, peer.granted) = (promoting.epoch, promoting.epoch);
+        // While it is `Adopting`, what it adopts is not on record yet.
+        if peer.phase == Phase::Established || self.has(Plant::GrantedIsCurrent) {
+            peer.record.current = promoting.epoch;
+            peer.record.former_primary = false;
+        }
         peer.peer_primary = true;
         s.nodes[mine].promoting = Some(Promoting { granted: true, ..promoting });
         true
@@ -195,9 +193,14 @@ impl Rules {
             return false;
         }
         let node = &mut s.nodes[usize::from(n)];
+        if self.protocol != Protocol::C {
+            // What a former primary's clients flushed and was only received here.
+            node.sync();
+        }
         node.save();
-        (node.promoting, node.unused_epoch) = (None, false);
+        node.promoting = None;
         node.record.epoch = node.record.epoch.max(promoting.epoch);
+        node.record.current = node.record.epoch;
         (node.record.primary, node.record.log_live, node.primary) = (true, true, true);
         self.tell_role(s, n);
         true
@@ -244,7 +247,7 @@ impl Rules {
         node.sync();
         node.record.pages = node.map;
         node.record.primary = false;
-        node.record.former_primary |= node.map != 0 || node.phase != Phase::Established;
+        node.record.former_primary |= node.map != 0;
         (node.record.log_live, node.record.hot) = (false, 0);
         node.primary = false;
         // With the peer away it is no flush, which would have begun a generation: what clients

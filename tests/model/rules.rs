@@ -31,9 +31,9 @@ pub(crate) enum Plant {
     MergeSplitBrain,
     /// Under C a flush is answered when this node alone is stable.
     FlushHereOnly,
-    /// Who asks for a promotion has no record of it when the peer grants it: then the granter's epoch is
-    /// the higher one, and it never was primary.
-    AskUnrecorded,
+    /// Whoever grants an epoch counts as current in it, whatever its copy is worth: the peer may never
+    /// take it.
+    GrantedIsCurrent,
     /// Under B the former primary is the source although its host has booted and the peer's has not.
     FormerPrimaryFirst,
     /// Under B a peer whose process ended does not say so.

@@ -35,6 +35,7 @@ pub(crate) struct Record {
     pub(crate) lineage: u8,
     pub(crate) data: Worth,
     pub(crate) epoch: u8,
+    pub(crate) current: u8,
     pub(crate) primary: bool,
     pub(crate) log_live: bool,
     pub(crate) former_primary: bool,
@@ -133,8 +134,10 @@ pub(crate) struct Node {
     pub(crate) owes_generation: bool,
     pub(crate) piece: Option<Piece>,
     pub(crate) promoting: Option<Promoting>,
-    /// Its epoch is one that it asked for and did not take.
-    pub(crate) unused_epoch: bool,
+    /// What the peer told of its record.
+    pub(crate) told_current: u8,
+    /// The epoch in which the peer may be primary by this node's word.
+    pub(crate) granted: u8,
 }
 
 impl Node {
@@ -163,7 +166,8 @@ impl Node {
             owes_generation: false,
             piece: None,
             promoting: None,
-            unused_epoch: false,
+            told_current: 0,
+            granted: 0,
         }
     }
 

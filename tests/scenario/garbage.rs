@@ -43,7 +43,7 @@ fn frame(dice: &mut Dice, state: &PeerState) -> Frame {
                 state.lineage = Lineage::new(vec![generation]);
             }
             if dice.one_in(5) {
-                state.epoch = Epoch(dice.below(40));
+                state.current = Epoch(dice.below(40));
             }
             Frame::State(Box::new(state))
         }
@@ -134,7 +134,7 @@ fn state_of(w: &World) -> PeerState {
         role: Role::Secondary,
         disk: DiskState::Consistent,
         data: sb.data,
-        epoch: sb.epoch,
+        current: sb.current,
         boot: BootId(2),
         rebooted: false,
         was_primary: false,

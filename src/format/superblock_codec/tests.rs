@@ -37,6 +37,7 @@ fn superblock(serial: u64) -> Superblock {
         rebooted: false,
         parted: true,
         epoch: Epoch(serial),
+        current: Epoch(1),
         run: RunId(3),
         boot: BootId(4),
         lineage: Lineage::new((1..=32).map(|id| generation(id * serial)).collect()),
@@ -125,6 +126,8 @@ fn a_field_out_of_bounds_is_named() {
     assert_eq!(forged(912 + 2, &[0]), invalid("slots"));
     assert_eq!(forged(912 + 5, &[1]), invalid("slots"));
     assert_eq!(forged(912 + 2 * 56, &[1]), invalid("slots"));
+    assert_eq!(forged(1136, &(EPOCH_STORED_MAX + 1).to_le_bytes()), invalid("current"));
+    assert_eq!(forged(1144, &[1]), invalid("reserved"));
     assert_eq!(forged(4095, &[1]), invalid("reserved"));
     let other = Superblock { node: NodeId(9), ..superblock(1) };
     assert_eq!(forged(69, &[9]), Ok(other), "the forger itself works");
@@ -133,10 +136,10 @@ fn a_field_out_of_bounds_is_named() {
 /// A version is believed only under a right checksum: a rotted version is rot.
 #[test]
 fn a_newer_version_is_told_from_rot() {
-    let newer = SuperblockError::NewerVersion { found: 3 };
-    assert_eq!(forged(8, &3u32.to_le_bytes()), Err(newer));
+    let newer = SuperblockError::NewerVersion { found: 4 };
+    assert_eq!(forged(8, &4u32.to_le_bytes()), Err(newer));
     let refused = choose(Ok(superblock(9)), Err(newer)).unwrap_err();
-    assert_eq!(refused, ChooseError::NewerVersion { found: 3 });
+    assert_eq!(refused, ChooseError::NewerVersion { found: 4 });
     assert_eq!(choose(Err(newer), Err(SuperblockError::Checksum)), Err(refused));
     assert!(refused.to_string().contains("version 3"));
 }
