@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn other_versions_and_reserved_bytes_are_refused() {
-        assert_eq!(forged(4, 3), Err(PageError::Version { found: 3 }));
+        assert_eq!(forged(4, 4), Err(PageError::Version { found: 4 }));
         assert_eq!(forged(4, 0), Err(PageError::Version { found: 0 }));
         assert_eq!(forged(7, 1), Err(PageError::Reserved));
         assert_eq!(forged(31, 1), Err(PageError::Reserved));

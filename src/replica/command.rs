@@ -186,8 +186,10 @@ impl Replica {
     pub(super) fn peer_disconnected(&mut self, peer: usize) {
         let primary = self.peers[peer].role == Some(Role::Primary);
         if self.role == Role::Primary {
-            if !self.peers[peer].bond_heard {
-                // It may not know whose copy it leaves, and has nothing on record then.
+            let found = &self.peers[peer];
+            let has_disk = found.disk.is_some_and(|disk| disk >= DiskState::Inconsistent);
+            if !found.bond_heard || !has_disk {
+                // It may not know whose copy it leaves, or has no disk: nothing is on record there then.
                 return;
             }
             self.superblock.slots[peer].withdrawn = true;

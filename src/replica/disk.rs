@@ -32,8 +32,8 @@ pub(super) enum DiskPhase {
 pub(super) struct Freeze {
     pub(super) generation: Generation,
     pub(super) base: Option<Generation>,
-    /// One that was begun here and may not have come to the disk: nothing was acknowledged in it.
-    unrecorded: Option<Generation>,
+    /// What the disk may have as its newest generation instead of `base`.
+    pub(super) doubted: Option<Generation>,
     /// The disk was current and kept all it had acknowledged: if it comes back before a peer has
     /// taken note, nothing was written without it.
     whole: bool,
@@ -97,8 +97,19 @@ impl Replica {
     /// the log that says so is used again.
     fn recover(&mut self, image: DiskImage) {
         let back = self.role == Role::Primary && self.comes_back_whole(&image);
+        let same = self.is_the_one_let_go(&image);
         if let Some(freeze) = &mut self.freezing {
             freeze.back = back;
+        }
+        if let Some(freeze) = self.freezing.as_mut().filter(|_| same) {
+            let head = image.superblock.lineage.head();
+            if head.is_some() && head == freeze.doubted && Some(freeze.generation) != head {
+                // The generation that was begun last never came to it: nothing was served in that.
+                let newer = |base: Generation| head.is_some_and(|head| head.epoch < base.epoch);
+                if freeze.base.is_some_and(newer) {
+                    (freeze.base, self.served) = (head, head);
+                }
+            }
         }
         let known = std::mem::replace(&mut self.superblock, image.superblock);
         let superblock = &mut self.superblock;
@@ -138,13 +149,18 @@ impl Replica {
         self.save_pages(PagesJob::All(AfterPages::Start));
     }
 
+    fn is_the_one_let_go(&self, image: &DiskImage) -> bool {
+        let disk = &image.superblock;
+        disk.resource == self.superblock.resource && disk.run == self.superblock.run
+    }
+
     /// Whether the disk is the very one that was let go, and no write was acknowledged without it.
     fn comes_back_whole(&self, image: &DiskImage) -> bool {
         let disk = &image.superblock;
-        let same = disk.resource == self.superblock.resource && disk.run == self.superblock.run;
-        same && disk.data == DataState::Consistent
+        self.is_the_one_let_go(image)
+            && disk.data == DataState::Consistent
             && self.freezing.as_ref().is_some_and(|freeze| {
-                let known = [freeze.base, Some(freeze.generation), freeze.unrecorded];
+                let known = [freeze.base, Some(freeze.generation), freeze.doubted];
                 freeze.whole && known.contains(&disk.lineage.head())
             })
     }
@@ -340,7 +356,7 @@ impl Replica {
             self.options.resource
         );
         self.emit(Output::CloseDisk);
-        let unrecorded = self.drop_unrecorded();
+        let doubted = self.doubt_unrecorded();
         let sending = self.peers.iter_mut().filter(|peer| peer.session.is_some());
         sending.for_each(|peer| peer.incoming.lost = true);
         self.local.forget();
@@ -351,7 +367,9 @@ impl Replica {
                 self.short_peers |= u8::from(map.marked() > 0) << peer;
             }
         }
-        if let Some(freeze) = &mut self.freezing {
+        if self.freezing.as_ref().is_some_and(|freeze| freeze.back) {
+            self.freeze_anew(doubted);
+        } else if let Some(freeze) = &mut self.freezing {
             freeze.back = false;
         } else if self.role == Role::Primary && served {
             // A disk that is no current copy knows less than what this node serves.
@@ -363,7 +381,7 @@ impl Replica {
             let generation = Generation { epoch, id: self.random.draw(), node };
             let whole = current && safe;
             self.asked_for = Some(generation);
-            self.freezing = Some(Freeze { generation, base, unrecorded, whole, back: false });
+            self.freezing = Some(Freeze { generation, base, doubted, whole, back: false });
             self.owe_peers_anew(|peer| !peer.mirrors());
         }
         self.leave_log_of_lost_disk();
@@ -390,6 +408,18 @@ impl Replica {
             }
         }
         self.check_flushes();
+    }
+
+    /// A disk that came back whole goes again while it is taken over: it may have the generation that peers
+    /// are asked for, as one in which nobody lacks anything. What they write without it is of another.
+    fn freeze_anew(&mut self, doubted: Option<Generation>) {
+        let epoch = self.superblock.epoch.next();
+        let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        if let Some(freeze) = &mut self.freezing {
+            freeze.back = false;
+            freeze.doubted = doubted.or(freeze.doubted);
+            freeze.generation = generation;
+        }
     }
 
     /// A disk that failed may have lost what was not flushed, although its host has not booted.

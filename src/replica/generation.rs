@@ -45,14 +45,23 @@ impl Replica {
         self.generation_version = self.saver.version();
     }
 
-    /// The disk goes before it has the newest generation on record. Nothing was acknowledged in that, so
-    /// a peer that has the one before lacks nothing.
-    pub(super) fn drop_unrecorded(&mut self) -> Option<Generation> {
+    /// The disk goes, and may have the newest generation on record or not. Nothing was acknowledged in that.
+    /// If it was certainly not written, it counts for nothing. Otherwise the disk may say that the peer
+    /// lacks it: then no peer that does is gone on with, until the disk tells. Gives what the disk
+    /// may have in place of the newest generation in memory.
+    pub(super) fn doubt_unrecorded(&mut self) -> Option<Generation> {
         let head = self.superblock.lineage.head();
         let back = self.freezing.as_ref().filter(|freeze| freeze.back);
-        let taken_up = back.is_some_and(|freeze| head == Some(freeze.generation));
-        if !taken_up && self.saver.is_durable(self.generation_version) {
+        if back.is_some_and(|freeze| head == Some(freeze.generation)) {
+            // The peer may have begun it; the record of it here says of nobody that it lacks something.
+            self.superblock.lineage.drop_newest();
+            return head;
+        }
+        if self.saver.is_durable(self.generation_version) {
             return None;
+        }
+        if self.saver.may_have_written(self.generation_version) {
+            return head.and_then(|head| self.superblock.lineage.before(head));
         }
         self.superblock.lineage.drop_newest();
         head
@@ -72,8 +81,13 @@ impl Replica {
             && self.role == Role::Primary
             && self.peers[peer].disk == Some(DiskState::UpToDate)
         {
-            let generation = freeze.generation;
-            self.send(peer, Frame::GenerationBegin { generation });
+            // One that the disk may have already comes first: then the peer goes on from there as well.
+            let later = |it: &Generation| freeze.base.is_none_or(|base| it.epoch > base.epoch);
+            let doubted = freeze.doubted.filter(later);
+            let asked: Vec<Generation> = doubted.into_iter().chain([freeze.generation]).collect();
+            for generation in asked {
+                self.send(peer, Frame::GenerationBegin { generation });
+            }
         }
     }
 

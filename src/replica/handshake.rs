@@ -153,8 +153,9 @@ impl Replica {
                 slot.bond.confirmed = slot.bond.tentative;
             }
             slot.bond.tentative = session.0;
-            // From its own record of this meeting on, it may become current.
-            slot.withdrawn = false;
+            // From its own record of this meeting on, it may become current; a target not before this node
+            // hears of it.
+            slot.withdrawn &= matches!(verdict, Verdict::Source(_));
         }
         self.superblock.epoch = epoch;
         self.save(After::TentativeBond { peer, session });

@@ -104,6 +104,13 @@ impl Saver {
         self.version
     }
 
+    /// Whether a write of that version or a later one was begun: it may land although its disk is gone.
+    pub(super) fn may_have_written(&self, version: u64) -> bool {
+        let begun =
+            |write: &Write| matches!(write, Write::Superblock { version: it } if *it >= version);
+        self.writes.iter().any(|(_, write)| begun(write))
+    }
+
     /// Whether both copies hold that version.
     pub(super) const fn is_durable(&self, version: u64) -> bool {
         version <= self.durable

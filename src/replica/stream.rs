@@ -156,9 +156,10 @@ impl Outgoing {
 }
 
 impl Peer {
-    /// Writes up to this are stable on the peer, or were never sent to it.
+    /// Writes up to this are stable on the peer, or were never sent to it and are marked.
     pub(super) fn coolable(&self) -> Sequence {
-        if self.out.sent.is_empty() { Sequence(u64::MAX) } else { self.out.stable }
+        let first = self.out.sent.front().map(|sent| Sequence(sent.sequence.0 - 1));
+        first.map_or(Sequence(u64::MAX), |before| before.max(self.out.stable))
     }
 }
 

@@ -10,7 +10,7 @@ use super::stream::Sent;
 use super::{IoPurpose, Owner, Replica};
 use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame, Role};
-use crate::limits::{RESYNC_PIECE_BLOCKS, RESYNC_WINDOW_SERVED};
+use crate::limits::{RESYNC_PIECE_BLOCKS, RESYNC_WINDOW_SERVED, UNSTABLE_HELD_MAX};
 use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 use slab::Slab;
@@ -217,7 +217,10 @@ impl Replica {
             let served = found.role == Some(Role::Primary);
             let most = if served { RESYNC_WINDOW_SERVED } else { usize::MAX };
             let window = self.pacer.window().min(most);
-            if source.in_flight >= window || !self.pacer.may_send(self.now) {
+            // Written pieces count no more, but the peer remembers each until it is stable there. The other
+            // half is for clients.
+            let unstable = found.out.sent.len() >= UNSTABLE_HELD_MAX / 2;
+            if unstable || source.in_flight >= window || !self.pacer.may_send(self.now) {
                 return;
             }
             let Some(blocks) = self.maps[peer].next_run(source.cursor, RESYNC_PIECE_BLOCKS) else {

@@ -166,7 +166,7 @@ impl Rules {
             record.confirmed = record.tentative;
         }
         record.tentative = session;
-        record.withdrawn = false;
+        record.withdrawn &= matches!(node.verdict, Some(Verdict::Source(_)));
         record.epoch = epoch;
         node.told_confirmed = 0;
         node.save();

@@ -218,3 +218,93 @@ fn a_source_that_served_before_its_resync_began_stays_the_source() {
     w.equal();
     w.holds(ALPHA, 5, 1, 2);
 }
+
+/// G1, G14: the generation of a write that the peer missed lands on a disk that is gone already.
+#[test]
+fn a_generation_that_lands_late_is_not_forgotten() {
+    for attaches in [true, false] {
+        let mut w = begun(Protocol::C);
+        w.cut();
+        w.run_for(20);
+        w.nodes[ALPHA].stalled.insert("superblock");
+        let write = w.write(ALPHA, 5, 1, 2);
+        w.run_for(5);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.nodes[ALPHA].stalled.clear();
+        w.restore();
+        w.settle();
+        if attaches {
+            w.must(ALPHA, Command::DiskAttach);
+            BOTH.into_iter().for_each(|node| w.must(node, CONNECT));
+            w.settle();
+            assert!(w.done(ALPHA, write));
+            w.equal();
+            w.holds(BRAVO, 5, 1, 2);
+            continue;
+        }
+        assert!(!w.done(ALPHA, write), "no copy that is surely current has it");
+        w.crash(ALPHA);
+        w.cut();
+        w.restart(ALPHA);
+        w.settle();
+        w.must(ALPHA, PROMOTE);
+        w.restore();
+        w.must(BRAVO, CONNECT);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G14: a node without a disk cannot record that it withdraws.
+#[test]
+fn who_leaves_without_a_disk_has_not_withdrawn() {
+    let mut w = begun(Protocol::C);
+    w.must(BRAVO, Command::DiskDetach);
+    w.settle();
+    w.must(BRAVO, Command::Disconnect);
+    w.settle();
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    its_old_disk_is_not_current(w);
+}
+
+/// G24: whose data is the first copy needs no force before the other node has any of it.
+#[test]
+fn the_first_copy_is_current_although_its_resync_has_not_begun() {
+    let mut w = World::new(Setup::default());
+    w.settle();
+    w.hold_kind(BRAVO, "SyncReady", true);
+    w.must(ALPHA, Command::InitFrom);
+    w.run_for(500);
+    w.cut();
+    w.run_for(50);
+    w.must(ALPHA, PROMOTE);
+}
+
+/// G9, G20: the target of a resync makes nothing stable for long. It is neither flooded nor dropped.
+#[test]
+fn a_resync_waits_for_a_target_that_makes_nothing_stable() {
+    let setup = Setup { device_blocks: 160 * 1024, protocol: Protocol::A, ..Setup::default() };
+    let mut w = World::running(setup);
+    w.settle();
+    w.cut();
+    w.run_for(20);
+    for block in 0..70_000 {
+        w.write(ALPHA, 2 * block, 1, 1);
+        w.steps(6);
+    }
+    flushed(&mut w, ALPHA);
+    w.restore();
+    w.until("it is the target", |w| w.status(BRAVO).disk == DiskState::Inconsistent);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.run_for(60_000);
+    let session = w.session();
+    let write = w.write(ALPHA, 1, 1, 2);
+    w.run_for(60_000);
+    assert!(w.done(ALPHA, write));
+    assert!(peer(&w, ALPHA).unstable_writes <= 17_000, "{}", peer(&w, ALPHA).unstable_writes);
+    assert_eq!(w.session(), session);
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    w.equal();
+}

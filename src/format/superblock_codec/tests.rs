@@ -141,7 +141,7 @@ fn a_newer_version_is_told_from_rot() {
     let refused = choose(Ok(superblock(9)), Err(newer)).unwrap_err();
     assert_eq!(refused, ChooseError::NewerVersion { found: 4 });
     assert_eq!(choose(Err(newer), Err(SuperblockError::Checksum)), Err(refused));
-    assert!(refused.to_string().contains("version 3"));
+    assert!(refused.to_string().contains("version 4"));
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
     let spoils: [(&str, Spoil); 20] = [
         ("resource", |dump| dump["resource"] = "zz".into()),
         ("resource", |dump| dump["resource"] = "0".into()),
-        ("version", |dump| dump["version"] = 3.into()),
+        ("version", |dump| dump["version"] = 4.into()),
         ("missing field", |dump| {
             dump.as_object_mut().expect("an object").remove("serial");
         }),
@@ -181,15 +181,22 @@ fn what_is_not_a_dump_of_this_disk_changes_nothing() {
 }
 
 #[test]
-fn a_dump_of_version_1_is_restored() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (mut disk, superblock) = lived_in(folder.path());
-    let mut value = dump(&disk).expect("whole");
-    value["version"] = 1.into();
-    value.as_object_mut().expect("an object").remove("parted");
-    restore(&mut disk, &value).expect("an older version");
-    let restored = disk.open().expect("whole").image.superblock;
-    assert_eq!((restored.parted, restored.lineage), (false, superblock.lineage));
+fn a_dump_of_an_older_version_is_restored() {
+    for version in [1, 2] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut disk, superblock) = lived_in(folder.path());
+        let mut value = dump(&disk).expect("whole");
+        value["version"] = version.into();
+        let fields = value.as_object_mut().expect("an object");
+        fields.remove("current");
+        if version == 1 {
+            fields.remove("parted");
+        }
+        restore(&mut disk, &value).expect("an older version");
+        let restored = disk.open().expect("whole").image.superblock;
+        assert_eq!(restored.parted, version > 1 && superblock.parted);
+        assert_eq!((restored.current, restored.lineage), (Epoch(0), superblock.lineage));
+    }
 }
 
 #[test]
