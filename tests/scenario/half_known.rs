@@ -297,8 +297,8 @@ fn a_resync_waits_for_a_target_that_makes_nothing_stable() {
     w.restore();
     w.until("it is the target", |w| w.status(BRAVO).disk == DiskState::Inconsistent);
     w.nodes[BRAVO].stalled.insert("sync");
-    w.run_for(60_000);
     let session = w.session();
+    w.run_for(60_000);
     let write = w.write(ALPHA, 1, 1, 2);
     w.run_for(60_000);
     assert!(w.done(ALPHA, write));
