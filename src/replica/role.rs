@@ -14,6 +14,7 @@ use super::event::{CommandId, Output, Refusal, Reply, RequestError};
 use super::hold::Hold;
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
+use super::reconcile::Verdict;
 use super::{IoPurpose, Replica};
 use crate::format::frame::{DiskState, Frame, Protocol, Role};
 use crate::format::superblock::{DataState, PeerSlot};
@@ -125,6 +126,13 @@ impl Replica {
     pub(super) fn no_data(&self) -> String {
         let (resource, me) = (&self.options.resource, &self.options.name);
         let them = self.peers.first().map_or("the peer", |peer| peer.name.as_str());
+        let neither = |peer: &Peer| peer.verdict == Some(Verdict::AwaitInit);
+        if self.peers.iter().any(neither) {
+            return format!(
+                "the copies of {resource} on {me} and on {them} were given up or are new. Run `twinblk init \
+                 {resource} --from NODE` to say whose disk, as it is, is the first copy"
+            );
+        }
         format!(
             "the copy of {resource} on {me} was given up or is new, so all of it has to come from \
              {them}. Connect to {them} (`twinblk connect {resource}`) and wait: `twinblk wait \

@@ -413,6 +413,12 @@ impl Copies {
         merged
     }
 
+    /// A server on its way out has a whole copy: what its clients asked goes to that, also if its disk had
+    /// been away when they did.
+    pub(crate) fn drains_here(&mut self, server: usize) {
+        self.copies[server].until = NEVER;
+    }
+
     /// A server on its way out, with a whole copy, has lost the other one: what it goes on with, that one
     /// misses, as if it served.
     pub(crate) fn leaves_behind(&mut self, server: usize, other: usize) {

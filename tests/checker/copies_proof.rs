@@ -79,6 +79,25 @@ fn a_copy_that_missed_nothing_needs_no_force() {
 }
 
 #[test]
+fn a_server_whose_disk_is_back_on_its_way_out_has_what_was_asked_meanwhile() {
+    for back in [true, false] {
+        let mut pair = Pair::new(Protocol::C);
+        pair.write(0, 1);
+        let away = Follower { node: 0, follows: false, stable: true, agrees: true };
+        pair.copies.sample(0, &[away]).expect("nothing merges");
+        pair.next += 1;
+        pair.copies.checker(0).invoke_write(pair.next, SECTOR, 2, false);
+        pair.copies.stops(0);
+        if back {
+            pair.copies.drains_here(0);
+        }
+        pair.copies.demoted(0);
+        pair.copies.serves(0, true).expect("the operator's word");
+        assert_eq!(pair.read(0, 2).is_ok(), back);
+    }
+}
+
+#[test]
 fn one_server_at_a_time() {
     let mut pair = Pair::new(Protocol::C);
     let refused = pair.copies.serves(1, false).expect_err("two servers");

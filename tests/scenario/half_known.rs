@@ -308,3 +308,23 @@ fn a_resync_waits_for_a_target_that_makes_nothing_stable() {
     w.settle();
     w.equal();
 }
+
+/// G20, G24: both copies were given up before either node heard of the other one's. The words name the way out.
+#[test]
+fn of_two_copies_that_were_given_up_at_once_one_is_the_first() {
+    let mut w = begun(Protocol::C);
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.hold_link(true);
+    BOTH.into_iter().for_each(|node| w.must(node, Command::Invalidate));
+    w.hold_link(false);
+    w.settle();
+    for node in BOTH {
+        let words = w.status(node).promote_refusal;
+        assert!(words.contains("twinblk init r0 --from"), "{words}");
+    }
+    w.must(BRAVO, Command::InitFrom);
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 1);
+}

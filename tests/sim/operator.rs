@@ -53,7 +53,10 @@ impl Operator {
             1 => Command::Demote,
             2 => Command::Disconnect,
             3 => Command::Connect { discard_my_data: false },
-            4 if synced(status) && !primary(status) => Command::Invalidate,
+            // Given on both within the time that a message takes it would give both up: known.
+            4 if seen.iter().all(|it| it.is_some_and(synced)) && !primary(status) => {
+                Command::Invalidate
+            }
             5 => Command::PauseSync,
             6 => Command::ResumeSync,
             7 if synced(status) => Command::Verify { repair: self.random.percent(30) },

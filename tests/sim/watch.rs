@@ -166,6 +166,9 @@ impl Arena {
         }
         let told = self.nodes[other].status.as_ref();
         let agrees = told.is_some_and(|status| flows(&status.peers[0]));
+        if status.role == Role::Primary && whole && !serving {
+            self.copies.drains_here(node);
+        }
         if serving && self.copies.is_serving(node) {
             let own = Follower { node, follows: whole, stable: true, agrees: true };
             let stable = peer.unstable_writes == 0;
