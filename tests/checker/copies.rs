@@ -186,6 +186,9 @@ impl Copies {
                 (copy.current, copy.complete_at, copy.until) = (false, mark, mark);
             }
         }
+        if followers.iter().any(|it| it.node != server && it.follows && it.agrees) {
+            self.have_met(server);
+        }
         let uses = |number: &u32| {
             let mixes = |copy: &Copy| copy.mixed && copy.mixed_history == *number;
             let all = self.copies.iter().chain(self.kept.iter().flatten());
@@ -435,6 +438,7 @@ impl Copies {
         if self.copies[to].serving {
             return;
         }
+        self.have_met(from);
         let copy = self.copies[from].clone();
         self.copies[to] = Copy {
             serving: false,
@@ -444,6 +448,12 @@ impl Copies {
             settled: false,
             ..copy
         };
+    }
+
+    /// What is said of a copy from here on is about what is there.
+    fn have_met(&mut self, node: usize) {
+        let copy = &mut self.copies[node];
+        (copy.exchanged, copy.withdrawn) = (false, false);
     }
 
     /// A copy calls itself Inconsistent: its blocks are of mixed age, on their way to those of

@@ -98,6 +98,25 @@ fn a_server_whose_disk_is_back_on_its_way_out_has_what_was_asked_meanwhile() {
 }
 
 #[test]
+fn a_restored_copy_that_the_other_one_took_over_counts_like_any() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.copies.keeps(1);
+    pair.write(0, 1);
+    pair.sample(0, true);
+    pair.copies.stops(0);
+    pair.copies.restored(1);
+    pair.copies.serves(1, true).expect("the operator's word");
+    pair.copies.demoted(1);
+    pair.copies.copied(1, 0);
+    pair.copies.serves(0, false).expect("they are equal");
+    pair.sample(0, false);
+    pair.write(0, 2);
+    pair.copies.killed(0);
+    let refused = pair.copies.serves(1, false).expect_err("it lacks a write");
+    assert_eq!(refused.promise, "G14");
+}
+
+#[test]
 fn one_server_at_a_time() {
     let mut pair = Pair::new(Protocol::C);
     let refused = pair.copies.serves(1, false).expect_err("two servers");
