@@ -109,7 +109,8 @@ fn a_restored_copy_that_the_other_one_took_over_counts_like_any() {
     pair.copies.demoted(1);
     pair.copies.copied(1, 0);
     pair.copies.serves(0, false).expect("they are equal");
-    pair.sample(0, false);
+    let gone = Follower { node: 1, follows: false, stable: true, agrees: false };
+    pair.copies.sample(0, &[gone]).expect("nothing merges");
     pair.write(0, 2);
     pair.copies.killed(0);
     let refused = pair.copies.serves(1, false).expect_err("it lacks a write");
