@@ -265,6 +265,8 @@ impl SuperblockRecord {
     fn read(&self) -> Result<Superblock, SuperblockError> {
         let invalid = |field| SuperblockError::Invalid { field };
         let present = flag(self.sync_target_present).ok_or(invalid("sync_target_present"))?;
+        // Before version 3 the highest adopted epoch stood for it.
+        let old = self.version.get() < 3;
         Ok(Superblock {
             serial: self.serial.get(),
             resource: ResourceId(self.resource.get()),
@@ -278,7 +280,7 @@ impl SuperblockRecord {
             rebooted: self.flags & REBOOTED != 0,
             parted: self.flags & PARTED != 0,
             epoch: Epoch(self.epoch.get()),
-            current: Epoch(self.current.get()),
+            current: Epoch(if old { self.epoch.get() } else { self.current.get() }),
             run: RunId(self.run.get()),
             boot: BootId(self.boot.get()),
             lineage: self.lineage.read(self.lineage_count).ok_or(invalid("lineage"))?,

@@ -273,7 +273,7 @@ impl Dump {
             return Err("it is of another version");
         }
         let old = self.version == 1;
-        let current = self.current.or((self.version < 3).then_some(0));
+        let current = self.current.or((self.version < 3).then_some(self.epoch));
         let GeometryDump { device_blocks, peer_slots, log_extents } = self.geometry;
         let geometry = Geometry { device_blocks, peer_slots, log_extents };
         if geometry.fault().is_some() || self.slots.len() != usize::from(peer_slots) {

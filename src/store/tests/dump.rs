@@ -195,7 +195,7 @@ fn a_dump_of_an_older_version_is_restored() {
         restore(&mut disk, &value).expect("an older version");
         let restored = disk.open().expect("whole").image.superblock;
         assert_eq!(restored.parted, version > 1 && superblock.parted);
-        assert_eq!((restored.current, restored.lineage), (Epoch(0), superblock.lineage));
+        assert_eq!((restored.current, restored.lineage), (superblock.epoch, superblock.lineage));
     }
 }
 
