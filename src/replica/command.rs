@@ -168,7 +168,8 @@ impl Replica {
     /// The peer serves clients from the copy of this node.
     fn is_only_copy_of(&self, peer: &super::peer::Peer) -> bool {
         let lacks = peer.disk.is_some_and(|disk| disk < DiskState::UpToDate);
-        peer.role == Some(Role::Primary) && lacks && self.disk == DiskState::UpToDate
+        // Also while the two are just meeting: it is not called up to date before that is on record.
+        peer.role == Some(Role::Primary) && lacks && self.disk > DiskState::Outdated
     }
 
     pub(super) fn withdrawn(&mut self, peer: usize) {
@@ -188,8 +189,9 @@ impl Replica {
         if self.role == Role::Primary {
             let found = &self.peers[peer];
             let has_disk = found.disk.is_some_and(|disk| disk >= DiskState::Inconsistent);
-            if !found.bond_heard || !has_disk {
-                // It may not know whose copy it leaves, or has no disk: nothing is on record there then.
+            if !found.bond_heard || !has_disk || !found.early.is_empty() {
+                // It may not know whose copy it leaves, or has no disk, or has just said so: nothing is on
+                // record there then.
                 return;
             }
             self.superblock.slots[peer].withdrawn = true;

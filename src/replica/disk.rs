@@ -41,6 +41,13 @@ pub(super) struct Freeze {
     pub(super) back: bool,
 }
 
+impl Freeze {
+    /// What peers are asked to begin before `generation`, as the disk may have begun it.
+    pub(super) fn asked_first(&self) -> Option<Generation> {
+        self.doubted.filter(|it| self.base.is_none_or(|base| it.epoch > base.epoch))
+    }
+}
+
 impl Replica {
     /// Metadata can be written, so what must be durable can be.
     pub(super) fn has_metadata(&self) -> bool {

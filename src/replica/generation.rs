@@ -64,7 +64,7 @@ impl Replica {
             return head.and_then(|head| self.superblock.lineage.before(head));
         }
         self.superblock.lineage.drop_newest();
-        head
+        None
     }
 
     pub(super) fn generation_saved(&mut self) {
@@ -82,9 +82,8 @@ impl Replica {
             && self.peers[peer].disk == Some(DiskState::UpToDate)
         {
             // One that the disk may have already comes first: then the peer goes on from there as well.
-            let later = |it: &Generation| freeze.base.is_none_or(|base| it.epoch > base.epoch);
-            let doubted = freeze.doubted.filter(later);
-            let asked: Vec<Generation> = doubted.into_iter().chain([freeze.generation]).collect();
+            let first = freeze.asked_first();
+            let asked: Vec<Generation> = first.into_iter().chain([freeze.generation]).collect();
             for generation in asked {
                 self.send(peer, Frame::GenerationBegin { generation });
             }
@@ -111,7 +110,7 @@ impl Replica {
         let session = self.peers[peer].session_id();
         let superblock = &mut self.superblock;
         let head = superblock.lineage.head();
-        if head != Some(generation) {
+        if !superblock.lineage.knows(generation) {
             superblock.lineage.begin(generation);
             superblock.epoch = superblock.epoch.max(generation.epoch);
             let slot = &mut superblock.slots[peer];

@@ -419,6 +419,10 @@ impl Replica {
         let Some(verdict) = self.peers[peer].verdict else {
             return;
         };
+        if !self.leaving.is_empty() {
+            // Its word that it withdraws is on its way, or on record: nothing makes it current after that.
+            return;
+        }
         self.peers[peer].reason.clear();
         match verdict {
             Verdict::Nothing => self.begin_equal(peer, session),
@@ -596,7 +600,7 @@ impl Replica {
         // A disk that was attached since does not say what was served without it.
         let served = self.served.or(self.superblock.lineage.head());
         let freeze = self.freezing.as_ref();
-        let asked = freeze.map(|freeze| [freeze.base, Some(freeze.generation)]);
+        let asked = freeze.map(|it| [it.base, Some(it.generation), it.asked_first()]);
         let known = theirs.lineage.head();
         let same = [served, self.asked_for].contains(&known)
             || asked.is_some_and(|asked| asked.contains(&known));

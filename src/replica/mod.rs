@@ -294,7 +294,11 @@ impl Replica {
         if self.outputs.is_empty() {
             (0..self.peers.len()).for_each(|peer| self.send_collected(peer));
         }
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if let Some(Output::Persist { id, what: event::Persist::Superblock }) = output {
+            self.superblock_goes_out(id);
+        }
+        output
     }
 
     /// What the superblock should hold.

@@ -142,6 +142,15 @@ impl Replica {
         self.emit(Output::Persist { id: PersistId(id as u64), what: Persist::Superblock });
     }
 
+    /// What is written is what is in memory now.
+    pub(super) fn superblock_goes_out(&mut self, id: PersistId) {
+        let newest = self.saver.version;
+        let key = usize::try_from(id.0).expect("ids are slab keys");
+        if let Some(Write::Superblock { version }) = self.saver.writes.get_mut(key) {
+            *version = newest;
+        }
+    }
+
     /// Queues a write of bitmap pages.
     pub(super) fn save_pages(&mut self, job: PagesJob) {
         self.saver.pages_waiting.push_back(job);

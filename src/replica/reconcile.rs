@@ -425,18 +425,26 @@ fn continues(source: &PeerState, target: &PeerState) -> bool {
 /// or the target adopted its end.
 fn untouched(source: &PeerState, target: &PeerState) -> bool {
     let heads = target.lineage.head() == source.lineage.head();
-    let adopted = heads || source.slot.base.is_some_and(|base| target.lineage.knows(base));
+    let known = source.slot.base.is_some_and(|base| target.lineage.knows(base));
+    let adopted = heads || known || is_before_base(source, target);
     source.slot.sync_token == 0 || (target.sync_target.is_none() && adopted)
+}
+
+/// The base is a generation that `target` was asked to begin and nothing was written in, and it has the
+/// one before.
+fn is_before_base(source: &PeerState, target: &PeerState) -> bool {
+    let known = target.lineage.head();
+    let before = source.slot.base.and_then(|base| source.lineage.before(base));
+    known.is_some() && before == known
 }
 
 /// The marks of `source` are relative to the data `target` has.
 fn based_on_head(source: &PeerState, target: &PeerState) -> bool {
     let base = source.slot.base;
-    let known = target.lineage.head();
-    // A generation that a peer was asked to begin, and that nothing was written in.
-    let unheard = source.slot.sync_token == 0
-        && base.is_some_and(|base| known.is_some() && source.lineage.before(base) == known);
-    base.is_some() && (base == known || unheard)
+    // A resync that began after that is one whose end it adopted.
+    let ended = source.slot.sync_token == 0 || target.sync_target.is_none();
+    let unheard = ended && is_before_base(source, target);
+    base.is_some() && (base == target.lineage.head() || unheard)
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 use crate::field::*;
 use crate::found::lose_disk_to_a_read;
 use crate::world::*;
-use twinblk::format::frame::{DiskState, Protocol};
+use twinblk::format::frame::{DiskState, Frame, Protocol};
 use twinblk::replica::event::*;
+use twinblk::units::Epoch;
 
 /// Block 5 holds 1, stable on both.
 fn begun(protocol: Protocol) -> World {
@@ -327,4 +328,145 @@ fn of_two_copies_that_were_given_up_at_once_one_is_the_first() {
     w.settle();
     w.equal();
     w.holds(ALPHA, 5, 1, 1);
+}
+
+/// G14: who leaves while the copies are found equal is not made current by that.
+#[test]
+fn who_leaves_while_the_copies_are_found_equal_stays_old() {
+    for wait in [5, 10, 20, 40] {
+        let mut w = begun(Protocol::C);
+        w.blip();
+        w.until("they meet", |w| w.sent.contains_key(&(BRAVO, "State")) && !w.established());
+        w.run_for(wait / 10);
+        w.nodes[BRAVO].stalled.insert("superblock");
+        w.run_for(wait);
+        w.command(BRAVO, Command::Disconnect);
+        w.nodes[BRAVO].stalled.clear();
+        w.settle();
+        assert_eq!(w.status(BRAVO).disk, DiskState::Outdated);
+        w.must(BRAVO, CONNECT);
+        w.settle();
+        w.equal();
+    }
+}
+
+/// G14: a goodbye overtakes the word that the disk is gone, which waits for the record of the meeting.
+#[test]
+fn who_leaves_without_a_disk_has_not_withdrawn_from_a_slow_primary() {
+    let mut w = begun(Protocol::C);
+    w.blip();
+    let met = |w: &World| w.sent.get(&(ALPHA, "Met")).copied();
+    let before = met(&w);
+    w.until("it has recorded the meeting", |w| met(w) != before);
+    w.nodes[ALPHA].stalled.insert("superblock");
+    w.run_for(50);
+    assert_eq!(peer(&w, ALPHA).replication, Replication::Negotiating);
+    assert_eq!(peer(&w, BRAVO).replication, Replication::Established);
+    w.command(BRAVO, Command::DiskDetach);
+    w.command(BRAVO, Command::Disconnect);
+    w.run_for(50);
+    w.nodes[ALPHA].stalled.clear();
+    w.settle();
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    its_old_disk_is_not_current(w);
+}
+
+/// G18, G20: the peer takes up the generation it is asked for, and no other that is nowhere else.
+#[test]
+fn a_generation_that_was_never_written_is_not_asked_for() {
+    for attaches in [true, false] {
+        let mut w = begun(Protocol::C);
+        w.nodes[ALPHA].stalled.insert("superblock");
+        w.blip();
+        w.run_for(20);
+        w.cut();
+        let before = w.status(BRAVO).generation;
+        let write = w.write(ALPHA, 5, 1, 2);
+        w.run_for(5);
+        lose_disk_to_a_read(&mut w, ALPHA);
+        w.nodes[ALPHA].stalled.clear();
+        w.run_for(50);
+        w.restore();
+        w.until("it takes one up", |w| w.status(BRAVO).generation != before);
+        w.cut();
+        w.run_for(100);
+        if attaches {
+            w.must(ALPHA, Command::DiskAttach);
+        }
+        w.restore();
+        w.settle();
+        assert_eq!(stand_alone(&w), [false; 2]);
+        assert!(w.done(ALPHA, write));
+    }
+}
+
+/// G9: a disk that came back under its primary, after the end of a resync was not heard, costs no full one.
+#[test]
+fn a_disk_that_came_back_after_an_unheard_end_goes_by_marks() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 1);
+    w.hold_kind(BRAVO, "SyncAdopted", true);
+    w.restore();
+    w.run_for(2_000);
+    w.cut();
+    w.hold_kind(BRAVO, "SyncAdopted", false);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.must(ALPHA, Command::DiskAttach);
+    w.restore();
+    w.settle();
+    w.equal();
+    assert!(copied(&w, ALPHA) <= 1024, "{} blocks", copied(&w, ALPHA));
+}
+
+/// G19: the only copy does not leave while the nodes are just meeting.
+#[test]
+fn the_only_copy_does_not_leave_in_the_middle_of_meeting() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("superblock");
+    w.blip();
+    w.run_for(20);
+    assert_eq!(w.refused(BRAVO, Command::Disconnect), "last-copy");
+    assert_eq!(w.refused(BRAVO, Command::DiskDetach), "last-copy");
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert_eq!(reads(&mut w, ALPHA, 5, 1), [1]);
+}
+
+/// G14: two things of one turn: the record of the first one holds what the second one began.
+#[test]
+fn a_generation_that_goes_out_with_an_earlier_record_is_not_forgotten() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 1);
+    w.hold_kind(BRAVO, "SyncAdopted", true);
+    w.restore();
+    w.run_for(2_000);
+    w.hold_kind(BRAVO, "Written", true);
+    w.write(ALPHA, 5, 1, 2);
+    w.run_for(5);
+    w.nodes[ALPHA].stalled.insert("superblock");
+    let (peer, session) = (PeerIndex(0), w.session().expect("connected"));
+    let epoch = Epoch(w.status(BRAVO).epoch.0);
+    let frame = Frame::SyncAdopted;
+    let adopted = Input::Frame { peer, session, epoch, frame, payload: None };
+    w.handle_at_once(ALPHA, vec![adopted, Input::LinkDown { peer, session }]);
+    w.cut();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.nodes[ALPHA].stalled.clear();
+    ["SyncAdopted", "Written"].iter().for_each(|kind| w.hold_kind(BRAVO, kind, false));
+    w.restore();
+    w.settle();
+    let write = w.write(ALPHA, 5, 1, 3);
+    w.settle();
+    w.crash(ALPHA);
+    w.cut();
+    w.restart(ALPHA);
+    w.settle();
+    let promoted = w.order(ALPHA, PROMOTE).is_ok();
+    assert!(!promoted || !w.done(ALPHA, write), "it lacks what was acknowledged");
 }

@@ -675,6 +675,15 @@ impl World {
         if self.setup.chaos == 0 { usual } else { 1 + self.dice.below(usual * 2) }
     }
 
+    /// All that comes in one turn, before anything that follows of it is carried out.
+    pub fn handle_at_once(&mut self, node: usize, inputs: Vec<Input>) {
+        let now = self.now;
+        if let Some(replica) = &mut self.nodes[node].replica {
+            inputs.into_iter().for_each(|input| replica.handle(now, input));
+        }
+        self.drain(node);
+    }
+
     pub fn handle(&mut self, node: usize, input: Input) {
         let now = self.now;
         let Some(replica) = &mut self.nodes[node].replica else { return };
