@@ -137,8 +137,8 @@ impl Timeline {
                 (value.dead, value.buried) = (NEVER, NEVER);
             } else {
                 value.dead = value.dead.min(now);
-                if value.buried > ceiling {
-                    // By a flush that is none in this history.
+                if value.buried > floor {
+                    // By a flush that may be none of this copy.
                     value.buried = NEVER;
                 }
             }
