@@ -45,6 +45,8 @@ struct Copy {
     mixed_history: u32,
     /// That source lacked something that it had not made stable.
     mixed_lost: bool,
+    /// What `lost_memory` was before: it is that again if the copy was given up, and that is on no record.
+    lost_before: bool,
     /// Something it had but not stable may be gone.
     lost_memory: bool,
     /// It was written by the server itself, not by way of a link that may be behind.
@@ -91,6 +93,7 @@ impl Copies {
             mixed_at: 0,
             mixed_history: 0,
             mixed_lost: false,
+            lost_before: false,
             lost_memory: false,
             firsthand: false,
             mixed: false,
@@ -467,6 +470,9 @@ impl Copies {
             return;
         }
         let copy = &mut self.copies[node];
+        if !copy.mixed {
+            copy.lost_before = copy.lost_memory;
+        }
         (copy.mixed, copy.mixed_at, copy.mixed_history) = (true, mark, history);
         // What comes now may go in a power cut after the resync's end, before anybody has seen that.
         (copy.mixed_lost, copy.lost_memory) = (lost, false);
@@ -481,7 +487,11 @@ impl Copies {
     /// know yet. `unseen`: it was whole before, by its records, and has been away since.
     pub(crate) fn arrived(&mut self, from: Option<usize>, node: usize, unseen: bool) {
         let copy = &mut self.copies[node];
-        if !std::mem::take(&mut copy.mixed) || from.is_none() {
+        if !std::mem::take(&mut copy.mixed) {
+            return;
+        }
+        if from.is_none() {
+            copy.lost_memory |= copy.lost_before;
             return;
         }
         // It has what was there when the resync began, and some of what came since: how much will

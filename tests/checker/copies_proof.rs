@@ -118,6 +118,19 @@ fn a_restored_copy_that_the_other_one_took_over_counts_like_any() {
 }
 
 #[test]
+fn a_copy_that_was_not_given_up_after_all_lacks_what_it_lacked() {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 1);
+    pair.write(0, 2);
+    pair.copies.lost_power(0);
+    pair.copies.lost_power(1);
+    pair.copies.mixes(1, 0);
+    pair.copies.arrived(None, 1, true);
+    pair.copies.serves(1, true).expect("the operator's word");
+    assert!(pair.read(1, 1).is_ok(), "a power cut may have taken the other one");
+}
+
+#[test]
 fn one_server_at_a_time() {
     let mut pair = Pair::new(Protocol::C);
     let refused = pair.copies.serves(1, false).expect_err("two servers");
