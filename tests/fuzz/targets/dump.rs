@@ -83,6 +83,9 @@ fn meaning(dump: &Value) -> Value {
     if dump["parted"].is_null() {
         dump["parted"] = false.into();
     }
+    if dump["current"].is_null() {
+        dump["current"] = dump["epoch"].clone();
+    }
     for ignored in ["version", "notes"] {
         dump[ignored] = Value::Null;
     }
