@@ -97,8 +97,6 @@ impl Replica {
                 if self.superblock.data == DataState::Consistent {
                     self.superblock.data = DataState::Outdated;
                 }
-                // Nor does the end of a resync make it current again.
-                self.peers[peer].adopting = None;
                 self.save(After::Withdrawn { peer });
             } else {
                 self.withdrawn(peer);

@@ -128,6 +128,11 @@ impl Replica {
         superblock.parted |= known.parted && known.area == superblock.area;
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.rebooted |= std::mem::take(&mut self.let_go_unsafe);
+        let lost = std::mem::take(&mut self.lost_unstable) && self.role == Role::Secondary;
+        if lost && superblock.data == DataState::Consistent {
+            // It served, alone perhaps, what it may lack now.
+            superblock.data = DataState::Outdated;
+        }
         superblock.boot = image.boot;
         self.forgot |= superblock.run.0 != 0 && superblock.run != image.run;
         superblock.run = image.run;
@@ -350,6 +355,7 @@ impl Replica {
         let cause = loss.words();
         if loss.forgets() {
             self.loses_unflushed();
+            self.lost_unstable |= !self.local.is_all_stable();
         }
         if !self.has_metadata() {
             return;
@@ -387,7 +393,7 @@ impl Replica {
             let node = self.options.node;
             let generation = Generation { epoch, id: self.random.draw(), node };
             let whole = current && safe;
-            self.asked_for = Some(generation);
+            self.asked_for = [Some(generation), self.asked_for[0]];
             self.freezing = Some(Freeze { generation, base, doubted, whole, back: false });
             self.owe_peers_anew(|peer| !peer.mirrors());
         }
@@ -422,6 +428,7 @@ impl Replica {
     fn freeze_anew(&mut self, doubted: Option<Generation>) {
         let epoch = self.superblock.epoch.next();
         let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
+        self.asked_for = [Some(generation), self.asked_for[0]];
         if let Some(freeze) = &mut self.freezing {
             freeze.back = false;
             freeze.doubted = doubted.or(freeze.doubted);

@@ -114,6 +114,10 @@ impl Replica {
             superblock.lineage.begin(generation);
             superblock.epoch = superblock.epoch.max(generation.epoch);
             let slot = &mut superblock.slots[peer];
+            if slot.base == head {
+                // A resync whose end it was told says no more that it is behind: it may have adopted it.
+                slot.sync_token = 0;
+            }
             slot.base = slot.base.or(head);
         }
         superblock.log_live = true;
@@ -131,12 +135,14 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_generation_held(&mut self, generation: Generation) {
+    pub(super) fn on_generation_held(&mut self, peer: usize, generation: Generation) {
         let awaited = |freeze: &Freeze| freeze.generation == generation && !freeze.back;
         if !self.freezing.as_ref().is_some_and(awaited) {
             return;
         }
         self.freezing = None;
+        // All that came before is stable there.
+        self.short_peers &= !(1 << peer);
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);
         let old = generation_words(self.superblock.lineage.head());
         self.served = Some(generation);

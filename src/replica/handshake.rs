@@ -12,7 +12,7 @@ use super::reconcile::{Extent, Reason, THEIRS_MIXED_NEWER, Verdict, reconcile};
 use super::sync_source::Source;
 use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Protocol, Role};
-use crate::format::lineage::Relation;
+use crate::format::lineage::{Generation, Relation};
 use crate::format::superblock::{Bond, DataState};
 use crate::limits::EARLY_FRAMES_MAX;
 use crate::plant::Plant;
@@ -105,6 +105,7 @@ impl Replica {
         let (role, disk) = (theirs.role, theirs.disk);
         let epoch = self.superblock.epoch.max(found.told_epoch);
         let their_bond = theirs.bond();
+        let their_token = theirs.sync_target.map_or(0, |sync| sync.token);
         let (boot, says_so) = (theirs.boot, theirs.rebooted);
         let found = &mut self.peers[peer];
         let rebooted = found.boot.replace(boot).is_some_and(|before| before != boot);
@@ -153,6 +154,10 @@ impl Replica {
                 slot.bond.confirmed = slot.bond.tentative;
             }
             slot.bond.tentative = session.0;
+            if verdict == Verdict::Source(Extent::Marks) && slot.sync_token != their_token {
+                // The end of that resync was adopted, or it never began.
+                slot.sync_token = 0;
+            }
             // From its own record of this meeting on, it may become current; a target not before this node
             // hears of it.
             slot.withdrawn &= matches!(verdict, Verdict::Source(_));
@@ -602,7 +607,8 @@ impl Replica {
         let freeze = self.freezing.as_ref();
         let asked = freeze.map(|it| [it.base, Some(it.generation), it.asked_first()]);
         let known = theirs.lineage.head();
-        let same = [served, self.asked_for].contains(&known)
+        let same = served == known
+            || (known.is_some() && self.asked_for.contains(&known))
             || asked.is_some_and(|asked| asked.contains(&known));
         // Under C it has all that was acknowledged, unless its host lost what was not stable.
         let keeps = self.options.protocol == Protocol::C && !rebooted;
@@ -616,7 +622,12 @@ impl Replica {
         if !same && self.forks_from(peer) {
             return Some(self.words_for(peer, Reason::SplitBrain));
         }
-        let older = short || known.is_some_and(|known| self.superblock.lineage.knows(known));
+        // A new disk under it remembers nothing.
+        let blank = self.superblock.lineage.head().is_none();
+        let before = |served: Generation| known.is_some_and(|known| known.epoch < served.epoch);
+        let older = short
+            || known.is_some_and(|known| self.superblock.lineage.knows(known))
+            || (blank && served.is_some_and(before));
         if !older {
             return Some(self.words_for(peer, Reason::MyPrimaryIsOlder));
         }

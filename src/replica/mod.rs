@@ -126,7 +126,9 @@ pub struct Replica {
     /// The generation a primary serves while its own disk is no current copy.
     served: Option<crate::format::lineage::Generation>,
     /// The one a peer was last asked to begin, which it may have done unheard.
-    asked_for: Option<crate::format::lineage::Generation>,
+    asked_for: [Option<crate::format::lineage::Generation>; 2],
+    /// The disk was let go of with what it had not made stable, and has not been opened since.
+    lost_unstable: bool,
     /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
     short_peers: u8,
     device_blocks: u64,
@@ -204,7 +206,8 @@ impl Replica {
             opening_for: None,
             freezing: None,
             served: None,
-            asked_for: None,
+            asked_for: [None; 2],
+            lost_unstable: false,
             short_peers: 0,
             device_blocks: 0,
             maps: Vec::new(),
@@ -505,7 +508,7 @@ impl Replica {
             Frame::RoleChange { role, epoch } => self.on_role_change(peer, role, epoch),
             Frame::DiskChange { disk } => self.on_disk_change(peer, disk),
             Frame::GenerationBegin { generation } => self.on_generation_begin(peer, generation),
-            Frame::GenerationHeld { generation } => self.on_generation_held(generation),
+            Frame::GenerationHeld { generation } => self.on_generation_held(peer, generation),
             Frame::Behind => self.on_behind(peer),
             Frame::VerifyAsk { id, blocks, digests } => {
                 self.on_verify_ask(peer, (id, blocks), digests);

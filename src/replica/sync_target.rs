@@ -66,6 +66,10 @@ impl Replica {
         let Some(lineage) = self.peers[peer].adopting.take() else {
             return;
         };
+        if !self.leaving.is_empty() {
+            // Its word that it withdraws is on its way, or on record: nothing makes it current after that.
+            return;
+        }
         if self.peers[peer].session != Some(session) {
             return self.check_settled(peer);
         }

@@ -166,6 +166,10 @@ impl Rules {
             record.confirmed = record.tentative;
         }
         record.tentative = session;
+        let marks = node.verdict == Some(Verdict::Source(Extent::Marks));
+        if marks && record.sync_token != node.told_token {
+            record.sync_token = 0;
+        }
         record.withdrawn &= matches!(node.verdict, Some(Verdict::Source(_)));
         record.epoch = epoch;
         node.told_confirmed = 0;

@@ -470,3 +470,131 @@ fn a_generation_that_goes_out_with_an_earlier_record_is_not_forgotten() {
     let promoted = w.order(ALPHA, PROMOTE).is_ok();
     assert!(!promoted || !w.done(ALPHA, write), "it lacks what was acknowledged");
 }
+
+/// G14, G18: a lender whose resync ended unheard takes up a generation: it is no more current by that.
+#[test]
+fn a_lender_is_not_current_by_a_resync_that_ended() {
+    let mut w = begun(Protocol::C);
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 6, 1, 1);
+    w.settle();
+    w.hold_kind(ALPHA, "SyncAdopted", true);
+    w.must(ALPHA, Command::DiskAttach);
+    w.run_for(2_000);
+    w.cut();
+    w.hold_kind(ALPHA, "SyncAdopted", false);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.hold_kind(BRAVO, "GenerationHeld", true);
+    w.restore();
+    w.run_for(2_000);
+    w.cut();
+    w.hold_kind(BRAVO, "GenerationHeld", false);
+    w.must(ALPHA, Command::DiskAttach);
+    w.wrote(ALPHA, 5, 1, 2);
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+}
+
+/// G14: the end of a resync comes while the target is on its way out.
+#[test]
+fn who_leaves_before_the_end_of_a_resync_does_not_adopt_it() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 1);
+    w.hold_kind(ALPHA, "SyncDone", true);
+    w.restore();
+    w.until("it ends", |w| w.sent.contains_key(&(ALPHA, "SyncDone")));
+    w.run_for(100);
+    w.nodes[BRAVO].stalled.insert("superblock");
+    w.command(BRAVO, Command::Disconnect);
+    w.hold_kind(ALPHA, "SyncDone", false);
+    w.run_for(100);
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert_ne!(w.status(BRAVO).disk, DiskState::Consistent);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    w.equal();
+}
+
+/// G5, G19: a disk that failed a flush is demoted, attached and served again, alone.
+#[test]
+fn a_disk_that_failed_a_flush_is_not_current_after_a_demotion() {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 2);
+    w.nodes[ALPHA].stalled.insert("sync");
+    w.flush(ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(20);
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::Demote);
+    w.must(ALPHA, Command::DiskAttach);
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restore();
+    w.settle();
+    w.equal();
+}
+
+/// G24: with a new disk a primary still knows that what it served is the newer data.
+#[test]
+fn a_primary_with_a_new_disk_does_not_call_itself_older() {
+    let mut w = begun(Protocol::C);
+    w.must(BRAVO, Command::Disconnect);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.must(ALPHA, Command::DiskReplace);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    let words = peer(&w, ALPHA).connection_reason;
+    assert!(words.contains("lacks what clients were told"), "{words}");
+}
+
+/// G19, G20: what a peer lacked before it took note of the lost disk, it lacks no more.
+#[test]
+fn a_lender_that_made_all_stable_may_reboot() {
+    let mut w = begun(Protocol::C);
+    w.wrote(ALPHA, 6, 1, 1);
+    w.cut();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.restore();
+    w.settle();
+    w.wrote(ALPHA, 7, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    lose_power(&mut w, BRAVO);
+    w.restart(BRAVO);
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    assert_eq!(reads(&mut w, ALPHA, 7, 1), [2]);
+}
+
+/// G9: the end of one resync and the beginning of the next are not heard: marks serve all the same.
+#[test]
+fn an_unheard_end_and_an_unheard_beginning_cost_no_full_resync() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 6, 1, 1);
+    w.lose(BRAVO, "SyncAdopted");
+    w.restore();
+    w.until("the end is lost", |w| w.trapped() == 1);
+    w.cut();
+    w.wrote(ALPHA, 7, 1, 1);
+    w.lose(BRAVO, "SyncReady");
+    w.restore();
+    w.until("the beginning is lost", |w| w.trapped() == 2);
+    w.run_for(100);
+    w.restore();
+    w.settle();
+    w.equal();
+    assert!(copied(&w, ALPHA) < 2048, "{} blocks", copied(&w, ALPHA));
+}
