@@ -84,7 +84,7 @@ pub(crate) static BUGS: [Planted; 26] = [
     wide(planted("cool-unstable", Bug::CoolUnstable, "G8", &[Kind::Power])),
     planted("forget-hot", Bug::ForgetHot, "G8", &[Kind::Kill]),
     planted("forget-unstable", Bug::ForgetUnstable, "G8", &[Kind::Power]),
-    planted("clear-when-sent", Bug::ClearWhenSent, "G8", &[Kind::Power]),
+    planted("clear-when-sent", Bug::ClearWhenSent, "G8", &[Kind::Power, Kind::Kill]),
     of_roles(planted("no-generation", Bug::NoGeneration, "G13", &[Kind::Power, Kind::Operator])),
     planted("barrier-without-sync", Bug::BarrierWithoutSync, "G4", &[Kind::Power]),
     planted("fua-as-plain", Bug::FuaAsPlain, "G4", &[Kind::PowerBoth]),
