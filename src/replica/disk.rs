@@ -389,11 +389,8 @@ impl Replica {
             let base = if current { None } else { self.served };
             let base = base.or(self.superblock.lineage.head());
             self.served = base;
-            let epoch = self.superblock.epoch.next();
-            let node = self.options.node;
-            let generation = Generation { epoch, id: self.random.draw(), node };
+            let generation = self.generation_to_ask_for();
             let whole = current && safe;
-            self.asked_for = [Some(generation), self.asked_for[0]];
             self.freezing = Some(Freeze { generation, base, doubted, whole, back: false });
             self.owe_peers_anew(|peer| !peer.mirrors());
         }
@@ -423,12 +420,18 @@ impl Replica {
         self.check_flushes();
     }
 
-    /// A disk that came back whole goes again while it is taken over: it may have the generation that peers
-    /// are asked for, as one in which nobody lacks anything. What they write without it is of another.
-    fn freeze_anew(&mut self, doubted: Option<Generation>) {
+    /// The generation that a peer is asked to begin without the disk here, and remembered as such.
+    fn generation_to_ask_for(&mut self) -> Generation {
         let epoch = self.superblock.epoch.next();
         let generation = Generation { epoch, id: self.random.draw(), node: self.options.node };
         self.asked_for = [Some(generation), self.asked_for[0]];
+        generation
+    }
+
+    /// A disk that came back whole goes again while it is taken over: it may have the generation that peers
+    /// are asked for, as one in which nobody lacks anything. What they write without it is of another.
+    fn freeze_anew(&mut self, doubted: Option<Generation>) {
+        let generation = self.generation_to_ask_for();
         if let Some(freeze) = &mut self.freezing {
             freeze.back = false;
             freeze.doubted = doubted.or(freeze.doubted);

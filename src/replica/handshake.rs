@@ -141,6 +141,13 @@ impl Replica {
             // refuse, the resync of its disk clears this again.
             self.superblock.parted |= own && self.forks_from(peer);
         }
+        self.superblock.epoch = epoch;
+        self.record_meeting(peer, verdict, (their_bond, their_token));
+    }
+
+    /// The meeting is noted, before the peer hears that it is.
+    fn record_meeting(&mut self, peer: usize, verdict: Verdict, theirs: (Bond, u64)) {
+        let (their_bond, their_token) = theirs;
         let session = self.peers[peer].session_id();
         self.peers[peer].phase = Phase::Bonding;
         if verdict == Verdict::Source(Extent::Full) {
@@ -162,7 +169,6 @@ impl Replica {
             // hears of it.
             slot.withdrawn &= matches!(verdict, Verdict::Source(_));
         }
-        self.superblock.epoch = epoch;
         self.save(After::TentativeBond { peer, session });
     }
 
