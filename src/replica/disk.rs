@@ -130,7 +130,7 @@ impl Replica {
         superblock.rebooted |= std::mem::take(&mut self.let_go_unsafe);
         let lost = std::mem::take(&mut self.lost_unstable) && self.role == Role::Secondary;
         if lost && superblock.data == DataState::Consistent {
-            // It served, alone perhaps, what it may lack now.
+            // It may lack what it had acknowledged, also what it served alone.
             superblock.data = DataState::Outdated;
         }
         superblock.boot = image.boot;
