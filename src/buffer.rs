@@ -26,7 +26,7 @@ pub enum Purpose {
     /// Resync and verify.
     Background,
     /// Reads of the local disk that a client waits for, here or on the peer: edges of unaligned
-    /// writes, and reads for a peer without a disk.
+    /// writes, and reads for a peer without a disk; and a peer's answers to such reads.
     Urgent,
     /// Metadata and receive buffers.
     Fixed,
@@ -49,6 +49,14 @@ impl Purpose {
 pub struct Account {
     purpose: Purpose,
     owner: u16,
+}
+
+impl Account {
+    /// That of the same owner for another purpose.
+    #[must_use]
+    pub const fn on(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
+    }
 }
 
 impl From<Purpose> for Account {

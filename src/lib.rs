@@ -3,7 +3,8 @@
 //! # The path of one write
 //!
 //! Read in this order to follow a client's write to its acknowledgement; the chapter
-//! [`manual::one_write`] says why each step comes where it does.
+//! [`manual::one_write`] says why each step comes where it does (it numbers by what happens, this
+//! table by where).
 //!
 //! | step | node | where | what happens |
 //! |---|---|---|---|

@@ -166,7 +166,8 @@ fn peer_notes(peer: &PeerBody, of: &ResourceBody) -> Vec<String> {
     if let Some(disk) = peer.disk.as_deref().filter(|_| !syncing && !of.just_created) {
         notes.extend(sentence(&format!("disk of {}", peer.node), words::disk(disk), resource));
     }
-    if peer.verify_differing_bytes > 0 {
+    // What differed is marked until it has been copied.
+    if peer.verify_differing_bytes > 0 && peer.out_of_sync_bytes > 0 {
         let differing = show_bytes(peer.verify_differing_bytes);
         notes.push(format!(
             "verify found {differing} that differ on {}: overwrite them there with `twinblk \

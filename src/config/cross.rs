@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::problem::{Complaint, Problems};
+use super::quantity::show_bytes;
 use super::resource::{self, Metadata, OnCongestion, ReplicaDraft};
 use super::section::nearest;
 use super::{Tuning, node};
@@ -102,6 +103,15 @@ impl Drafts<'_> {
             let what = format!("`on_congestion` of resource `{name}` acts under protocol A only");
             let remedy = "under B and C the client waits for the peer anyway: remove the line";
             problems.warning(resource.places.of("on_congestion"), Complaint::new(what, remedy));
+        }
+        let most = self.tuning.congestion_bytes_max();
+        if resource.protocol == Protocol::A && resource.congestion_bytes > most {
+            let what = format!(
+                "`congestion_bytes` of resource `{name}` acts up to {}, a quarter of `client_buffers`",
+                show_bytes(most)
+            );
+            let remedy = "lower it, or raise `client_buffers` in [tuning]";
+            problems.warning(resource.places.of("congestion_bytes"), Complaint::new(what, remedy));
         }
     }
 

@@ -46,6 +46,15 @@ pub struct Tuning {
     pub background_buffers: u64,
 }
 
+impl Tuning {
+    /// What can wait for the link under protocol A, in bytes: it lies in the buffers of clients, of which it
+    /// takes up to four times its size (an odd length is rounded up), and others need some too.
+    #[must_use]
+    pub const fn congestion_bytes_max(&self) -> u64 {
+        self.client_buffers / 4
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {

@@ -99,7 +99,7 @@ pub struct Resource {
     pub on_peer_loss: OnPeerLoss,
     /// What a primary does when the peer cannot follow; protocol A only.
     pub on_congestion: OnCongestion,
-    /// How many bytes may be on their way before that. Default 64 MiB.
+    /// How many bytes may be on their way before that. Default 16 MiB; at most a quarter of `client_buffers`.
     pub congestion_bytes: u64,
     /// How a resync behaves.
     pub resync: ResyncOptions,
@@ -193,7 +193,7 @@ fn read(name: Name, mut section: Section<'_>, problems: &mut Problems) -> Draft 
         protocol: protocol.unwrap_or(Protocol::C),
         on_peer_loss: on_peer_loss.unwrap_or_default(),
         on_congestion: on_congestion.unwrap_or_default(),
-        congestion_bytes: congestion.unwrap_or(64 << 20),
+        congestion_bytes: congestion.unwrap_or(16 << 20),
         resync,
         on_io_error: on_io_error.unwrap_or_default(),
         log_extents: narrow(log_extents).unwrap_or(LOG_EXTENTS_DEFAULT),

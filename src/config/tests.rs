@@ -98,7 +98,7 @@ admin_socket = "/run/b/control"
 protocol = "A"
 on_peer_loss = "suspend"
 on_congestion = "bitmap"
-congestion_bytes = "1GiB"
+congestion_bytes = "12MiB"
 on_io_error = "detach"
 log_extents = 0x100
 peer_slots = 1
@@ -370,6 +370,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "on_congestion = \"bitmap\"",
         "12: `on_congestion` of resource `r0` acts \
       under protocol A only; under B and C the client waits for the peer anyway: remove the line",
+    ),
+    (
+        "protocol = \"C\"",
+        "protocol = \"A\"\ncongestion_bytes = \"32MiB\"",
+        "13: `congestion_bytes` of resource `r0` acts up to 16 MiB, a quarter of `client_buffers`; lower it, or \
+         raise `client_buffers` in [tuning]",
     ),
     (
         "[resource.r0]",

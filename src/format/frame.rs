@@ -107,7 +107,8 @@ impl PeerState {
 pub enum ByeReason {
     /// To negotiate anew at once: something that decides direction has changed.
     Renegotiate,
-    /// The operator disconnected the sender; it withdraws (is Outdated by its own word).
+    /// The operator disconnected the sender. A secondary that follows a primary and has a disk withdraws
+    /// by that: it is Outdated on its own record.
     Disconnect,
     /// The sender's daemon stops as planned.
     Stop,

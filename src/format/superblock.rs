@@ -96,7 +96,7 @@ pub struct Superblock {
     /// have not been made equal since.
     pub former_primary: bool,
     /// What was not stable may be gone, since the copies were last equal: the host has booted, or the
-    /// disk failed a write or a flush.
+    /// disk failed a write or a flush, data or metadata, or could not be opened.
     pub rebooted: bool,
     /// A peer was met that wrote on its own as this node did (split brain), or one of the two disks
     /// was restored from an older copy and nothing tells which, and nobody has chosen since: the peer
@@ -104,8 +104,10 @@ pub struct Superblock {
     pub parted: bool,
     /// The highest epoch adopted.
     pub epoch: Epoch,
-    /// The newest epoch in which this copy was a current one: its node was primary, or a peer was that it
-    /// was equal to. An epoch that was only asked for, granted or heard of does not count.
+    /// The newest epoch in which this copy was, or may have been, a current one: its node was primary, or
+    /// granted it while the copies were equal. When both are found equal, and when a resync begins (source)
+    /// or ends (target), the higher of both nodes' counts. An epoch that was only asked for, heard of, or
+    /// granted by a copy that was not equal does not.
     pub current: Epoch,
     /// The present (or last) life of the store; 0 if it ended with nothing left in memory.
     pub run: RunId,

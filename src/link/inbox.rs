@@ -19,9 +19,9 @@ pub(super) enum Found {
     Frame(Epoch, Frame, Option<Payload>),
     /// Nothing whole yet: receive more.
     Nothing,
-    /// A payload of so many bytes is coming and the budget for peers is used up: receive no more
+    /// A payload of so many bytes is coming, and the budget it is taken on is used up: receive no more
     /// for now.
-    NoRoom(u32),
+    NoRoom(Account, u32),
 }
 
 /// A frame whose payload is not whole yet.
@@ -38,7 +38,7 @@ struct Filling {
 /// The receiving side of one connection.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    /// For payloads.
+    /// For payloads, but for those that clients here asked for.
     account: Account,
     buffer: Payload,
     size: u32,
@@ -191,11 +191,16 @@ impl Inbox {
         let Some(filling) = &mut self.filling else {
             return Ok(Found::Nothing);
         };
+        // What lies before an answer may hold all that peers may use, and wait for the read it answers.
+        let account = match filling.frame {
+            Frame::ReadAnswer { .. } => self.account.on(Purpose::Urgent),
+            _ => self.account,
+        };
         if filling.payload.is_none() {
-            filling.payload = pool.take(self.account, filling.need as usize);
+            filling.payload = pool.take(account, filling.need as usize);
         }
         let Some(payload) = &filling.payload else {
-            return Ok(Found::NoRoom(filling.need));
+            return Ok(Found::NoRoom(account, filling.need));
         };
         let slot = payload.share();
         let length = (self.end - self.start).min(filling.need - filling.have);

@@ -156,8 +156,7 @@ impl Link {
     }
 
     fn can_resume(&self, pool: &Pool) -> bool {
-        let account = self.conns.account();
-        self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool, account))
+        self.standing.as_ref().is_some_and(|standing| standing.can_resume(pool))
     }
 
     /// Does what is due by now: heartbeats, time limits, dialling.

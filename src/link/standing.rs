@@ -40,7 +40,7 @@ pub(super) struct Standing {
     bye_sent: bool,
     bye_received: bool,
     /// Bytes of the payload that waits for room, or 0.
-    starved_bytes: usize,
+    starved: Option<(Account, usize)>,
     /// The peer does not read what it is sent.
     overfull: bool,
 }
@@ -74,7 +74,7 @@ impl Standing {
             leaving: None,
             bye_sent: false,
             bye_received: false,
-            starved_bytes: 0,
+            starved: None,
             overfull: false,
         }
     }
@@ -102,8 +102,8 @@ impl Standing {
     }
 
     /// Whether reading can go on that had to stop for want of room.
-    pub(super) fn can_resume(&self, pool: &Pool, account: Account) -> bool {
-        self.starved_bytes > 0 && pool.has_room(account, self.starved_bytes)
+    pub(super) fn can_resume(&self, pool: &Pool) -> bool {
+        self.starved.is_some_and(|(account, bytes)| pool.has_room(account, bytes))
     }
 
     /// What was queued was given to the ring. `unsent`: some of the data is still there.
@@ -234,9 +234,9 @@ impl Link {
                 }
                 Ok(found) => {
                     if channel == Channel::Data {
-                        standing.starved_bytes = match found {
-                            Found::NoRoom(bytes) => bytes as usize,
-                            _ => 0,
+                        standing.starved = match found {
+                            Found::NoRoom(account, bytes) => Some((account, bytes as usize)),
+                            _ => None,
                         };
                     }
                     return self.conns.receive(turn.ring, turn.pool, id);

@@ -90,7 +90,9 @@ pub(super) fn resource(
                 config::OnCongestion::Wait => OnCongestion::Wait,
                 config::OnCongestion::Bitmap => OnCongestion::Bitmap,
             },
-            congestion_bytes: resource.congestion_bytes,
+            congestion_bytes: resource
+                .congestion_bytes
+                .min(options.config.tuning.congestion_bytes_max()),
             resync: ResyncOptions {
                 rate_max_bytes: resource.resync.rate_max.unwrap_or(u64::MAX),
                 rate_min_bytes: resource.resync.rate_min,

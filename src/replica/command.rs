@@ -5,6 +5,7 @@ use super::Replica;
 use super::disk::DiskPhase;
 use super::disk_loss::DiskLoss;
 use super::event::{Command, CommandId, Connection, Output, Refusal};
+use super::options::PeerLoss;
 use super::peer::Phase;
 use super::persist::After;
 use crate::format::frame::{ByeReason, DiskState, Frame, Role};
@@ -121,7 +122,7 @@ impl Replica {
     fn disconnect_refusal(&self) -> Option<(&'static str, String)> {
         let resource = &self.options.resource;
         let primary = self.role == Role::Primary;
-        let suspends = self.options.on_peer_loss == super::options::PeerLoss::Suspend;
+        let suspends = self.options.on_peer_loss == PeerLoss::Suspend;
         for peer in &self.peers {
             let them = &peer.name;
             if primary && self.disk != DiskState::UpToDate {
@@ -330,6 +331,12 @@ impl Replica {
         if self.peers.iter().any(|peer| self.is_only_copy_of(peer)) {
             let text = "the peer is primary and works on this copy; run `twinblk disk attach RESOURCE` there";
             return self.refuse_command(id, "last-copy", text);
+        }
+        let serves = |peer: &super::peer::Peer| peer.role == Some(Role::Primary);
+        if self.options.on_peer_loss == PeerLoss::Suspend && self.peers.iter().any(serves) {
+            let text = "the peer is primary, and on_peer_loss is \"suspend\": without this disk client I/O \
+                        there would wait. Run there `twinblk resume RESOURCE`, then `twinblk disconnect RESOURCE`";
+            return self.refuse_command(id, "would-suspend", text);
         }
         self.fail_disk(DiskLoss::Detached);
         self.answer(id, Ok("the disk is detached".to_owned()));

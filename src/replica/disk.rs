@@ -1,5 +1,6 @@
 //! Owns the local disk's life: opened and recovered, lost, let go of, taken back.
-//! Must never let a disk that failed serve again without a resync.
+//! Must never let a disk serve again without a resync if it may lack what it had completed, or if
+//! anything was written without it.
 
 use super::Replica;
 use super::dirty_map::DirtyMap;
@@ -127,9 +128,8 @@ impl Replica {
         superblock.former_primary |= superblock.primary;
         superblock.parted |= known.parted && known.area == superblock.area;
         superblock.rebooted |= superblock.boot != image.boot;
-        superblock.rebooted |= std::mem::take(&mut self.let_go_unsafe);
-        let lost = std::mem::take(&mut self.lost_unstable) && self.role == Role::Secondary;
-        if lost && superblock.data == DataState::Consistent {
+        superblock.rebooted |= self.let_go_unsafe;
+        if self.lost_unstable && self.role == Role::Secondary && superblock.data == DataState::Consistent {
             // It may lack what it had acknowledged, also what it served alone.
             superblock.data = DataState::Outdated;
         }
@@ -250,6 +250,7 @@ impl Replica {
             self.mark_running_pieces();
             self.save_pages(PagesJob::All(AfterPages::Nothing));
         }
+        (self.let_go_unsafe, self.let_go_unstable, self.lost_unstable) = (false, false, false);
         let frozen = self.freezing.take();
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
@@ -342,9 +343,13 @@ impl Replica {
         self.retry_parked();
     }
 
-    /// What the disk had completed and not made stable may be gone.
+    /// What the disk had completed and not made stable may be gone, also if it was let go of before.
     fn loses_unflushed(&mut self) {
         self.let_go_unsafe = true;
+        if !self.let_go_unstable {
+            return;
+        }
+        self.lost_unstable = true;
         if let Some(freeze) = &mut self.freezing {
             freeze.whole = false;
         }
@@ -353,15 +358,15 @@ impl Replica {
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
     pub(super) fn fail_disk(&mut self, loss: DiskLoss) {
         let cause = loss.words();
+        self.let_go_unstable |= !self.local.is_all_stable();
         if loss.forgets() {
             self.loses_unflushed();
-            self.lost_unstable |= !self.local.is_all_stable();
         }
         if !self.has_metadata() {
             return;
         }
         let served = self.has_open_disk();
-        let safe = !loss.forgets() || self.local.is_all_stable();
+        let safe = !loss.forgets() || !self.let_go_unstable;
         self.disk_phase = DiskPhase::Closing;
         self.disk_reason = format!(
             "the local disk was let go: {cause}; mend or replace it, then run `twinblk disk \

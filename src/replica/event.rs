@@ -479,9 +479,9 @@ pub enum Command {
         /// Mend.
         repair: bool,
     },
-    /// End JustCreated: this node's data, as it is, is the first generation.
+    /// Begin a resource without data: this node's disk, as it is, is the first generation.
     InitFrom,
-    /// End JustCreated on both: both devices hold only zeroes.
+    /// Begin a resource without data: both devices hold only zeroes.
     InitEmpty,
     /// Let go of the local disk.
     DiskDetach,

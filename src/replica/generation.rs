@@ -35,6 +35,8 @@ impl Replica {
         self.superblock.epoch = epoch;
         let base = self.superblock.lineage.head();
         self.superblock.lineage.begin(generation);
+        // Who has begun one that it was asked for before lacks what this one is begun for.
+        self.asked_for = [None; 2];
         for (peer, slot) in self.peers.iter().zip(&mut self.superblock.slots) {
             if slot.in_use && slot.base.is_none() && !peer.mirrors() {
                 slot.base = base;
@@ -108,6 +110,8 @@ impl Replica {
             return;
         }
         let session = self.peers[peer].session_id();
+        // What the operator said of this copy was of its former life.
+        self.peers[peer].discard_my_data = false;
         let superblock = &mut self.superblock;
         let head = superblock.lineage.head();
         if !superblock.lineage.knows(generation) {
@@ -141,6 +145,7 @@ impl Replica {
             return;
         }
         self.freezing = None;
+        self.asked_for = [None; 2];
         // All that came before is stable there.
         self.short_peers &= !(1 << peer);
         self.superblock.epoch = self.superblock.epoch.max(generation.epoch);

@@ -203,8 +203,6 @@ impl Replica {
         let Some(theirs) = &self.peers[peer].their_state else {
             return;
         };
-        let ahead = theirs.disk > DiskState::Inconsistent;
-        self.superblock.slots[peer].withdrawn &= !ahead;
         let older = self.superblock.lineage.relation(&theirs.lineage) == Relation::Ancestor;
         if older && self.role == Role::Secondary && self.superblock.data == DataState::Consistent {
             self.superblock.data = DataState::Outdated;
@@ -534,8 +532,9 @@ impl Replica {
         found.deadline = self.now + crate::limits::HANDSHAKE_TIME;
         found.source = Some(Source::new(token, extent == Extent::Full));
         if self.superblock.data == DataState::Outdated {
-            // It had withdrawn, and yet the other has nothing newer.
+            // It had withdrawn, and yet the other has nothing newer, or not any more.
             self.superblock.data = DataState::Consistent;
+            self.note("data", "Outdated", "Consistent", "no newer copy is left");
         }
         self.reconsider_disk("the peer is brought up to date from here");
         if self.superblock.slots[peer].all_marked {
@@ -656,7 +655,22 @@ impl Replica {
             return self.refuse(peer, bye, words);
         }
         self.peers[peer].needs_marks_here = primary;
+        if primary && self.withdrew_in_vain(peer) {
+            self.superblock.data = DataState::Consistent;
+            self.note("data", "Outdated", "Consistent", "nothing was written without this copy");
+            self.save(After::Nothing);
+        }
         self.reconsider_disk("connected");
+    }
+
+    /// The copy here was given up, and the primary, which would rather have none than one that lacks
+    /// something, remembers nothing newer. A disk that may have lost something stays old.
+    fn withdrew_in_vain(&self, peer: usize) -> bool {
+        let theirs = self.peers[peer].their_state.as_ref();
+        let mine = &self.superblock;
+        mine.data == DataState::Outdated
+            && !mine.rebooted
+            && theirs.is_some_and(|it| mine.lineage.relation(&it.lineage) == Relation::Equal)
     }
 
     pub(super) fn on_bye(&mut self, peer: usize, reason: ByeReason) {

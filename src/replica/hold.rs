@@ -14,6 +14,7 @@ pub(super) enum Hold {
     NotNoted,
     NoCopy,
     PeerAway,
+    PeerDiskless,
     Congested,
     Unstable,
 }
@@ -43,6 +44,10 @@ impl Hold {
             Self::PeerAway => {
                 "the peer is away and on_peer_loss is \"suspend\". Bring the peer back, or let \
                  this node go on alone: `twinblk resume RES`"
+            }
+            Self::PeerDiskless => {
+                "the peer has no disk and on_peer_loss is \"suspend\". Give it one again (there: `twinblk \
+                 disk attach RES`), or let this node go on alone: `twinblk resume RES`"
             }
             Self::Congested => {
                 "the link is congested and on_congestion is \"wait\". It goes on when the peer has \
@@ -76,7 +81,11 @@ impl Replica {
         }
         let alone = self.peers.iter().any(|peer| !peer.mirrors() && !peer.is_ahead());
         if alone && self.options.on_peer_loss == PeerLoss::Suspend && !self.resumed {
-            return Some(Hold::PeerAway);
+            let met = |peer: &super::peer::Peer| peer.phase == Phase::Idle;
+            return Some(match self.peers.iter().any(met) {
+                true => Hold::PeerDiskless,
+                false => Hold::PeerAway,
+            });
         }
         let waits = self.options.on_congestion == OnCongestion::Wait;
         if waits && self.peers.iter().any(|peer| peer.congested) {

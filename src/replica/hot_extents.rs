@@ -31,7 +31,7 @@ struct Entry {
 const EMPTY: Entry =
     Entry { extent: 0, state: State::Empty, users: 0, last: Sequence(0), recent: false };
 
-/// A transaction to write, and the extents it lets go of.
+/// What a planned transaction lets go of.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Extents that stop being hot: their bitmap pages go first.

@@ -125,9 +125,11 @@ pub struct Replica {
     freezing: Option<Freeze>,
     /// The generation a primary serves while its own disk is no current copy.
     served: Option<crate::format::lineage::Generation>,
-    /// The one a peer was last asked to begin, which it may have done unheard.
+    /// Those a peer was last asked to begin, which it may have done unheard; until another one is begun.
     asked_for: [Option<crate::format::lineage::Generation>; 2],
     /// The disk was let go of with what it had not made stable, and has not been opened since.
+    let_go_unstable: bool,
+    /// And it may lack that now.
     lost_unstable: bool,
     /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
     short_peers: u8,
@@ -207,6 +209,7 @@ impl Replica {
             freezing: None,
             served: None,
             asked_for: [None; 2],
+            let_go_unstable: false,
             lost_unstable: false,
             short_peers: 0,
             device_blocks: 0,

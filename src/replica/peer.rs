@@ -10,7 +10,7 @@
 //!                                                                                                  │
 //!                           Established ◀────────────── SyncDone, SyncAdopted ◀────────────────────┘
 //!                           Established ──▶ Ahead / Behind (protocol A, congested)
-//!                           any of these ──▶ Idle (a disk is lost)
+//!                           any of these ──▶ Idle (the peer's disk is lost; or the own one, in Established)
 //! ```
 
 use super::Replica;
@@ -36,7 +36,8 @@ pub(super) enum Phase {
     StateSent,
     /// The states were compared; both record the meeting.
     Bonding,
-    /// Agreed, and nothing flows: nobody has data, or somebody has no disk.
+    /// Agreed, and there are no two copies to keep equal: nobody has data, or somebody has no disk. A
+    /// primary without one works on the other's in this phase.
     Idle,
     /// Source: the target is being told.
     SourceWaits,
@@ -114,7 +115,7 @@ pub(super) struct Peer {
     pub(super) fresh: bool,
     /// The boot of its host, when it was last met.
     pub(super) boot: Option<BootId>,
-    /// It said so of its host, or of its disk, when it was last met.
+    /// It said, when it was last met, that what it had acknowledged may be gone.
     pub(super) rebooted: bool,
     /// Its host has booted, or its disk failed, since it had all: it may lack what it had
     /// acknowledged.

@@ -305,6 +305,10 @@ impl Replica {
             return;
         };
         self.set_role(Role::Primary, "promote");
+        // What a former primary sent counts as one write of this one, until the disk is synced.
+        let inherited = self.next_sequence();
+        self.local.issued(inherited);
+        self.local.completed(inherited);
         self.resumed = false;
         for (place, peer) in self.peers.iter_mut().enumerate() {
             peer.discard_my_data = false;
@@ -388,6 +392,9 @@ impl Replica {
 
     pub(super) fn fail_promotion(&mut self, reason: &'static str, text: String) {
         if let Some(promoting) = self.promoting.take() {
+            // Who granted it takes this epoch from nobody again.
+            self.superblock.epoch = self.superblock.epoch.max(promoting.epoch);
+            self.save(After::Nothing);
             // A peer that granted it must not wait for a primary that never comes.
             let (role, epoch) = (Role::Secondary, self.superblock.epoch);
             for peer in 0..self.peers.len() {
@@ -420,11 +427,12 @@ impl Replica {
     }
 
     pub(super) fn demote(&mut self, id: CommandId) {
-        if self.role == Role::Secondary {
-            return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
-        }
+        self.give_up_promotion("given-up", "`twinblk demote` came before it was done");
         if self.promoting.is_some() || self.demoting.is_some() {
             return self.refuse_command(id, "busy", ROLE_CHANGES);
+        }
+        if self.role == Role::Secondary {
+            return self.answer(id, Ok(format!("{} is secondary already", self.options.name)));
         }
         if self.disk_phase == DiskPhase::Recovering {
             return self.refuse_command(id, "busy", OPENING);
@@ -495,8 +503,9 @@ impl Replica {
         // A resync from here goes on meanwhile: only what clients wrote is waited for.
         let upto = self.demoting.as_ref().map_or(&[][..], |demoting| &demoting.upto);
         let mut streams = self.peers.iter().zip(upto);
-        let there =
-            streams.all(|(peer, upto)| peer.out.sent.is_empty() || peer.out.stable >= *upto);
+        // A peer on whose disk this node works may have, unstable, what an earlier session sent it.
+        let owes = |peer: &Peer| !peer.out.sent.is_empty() || peer.mirrors();
+        let there = streams.all(|(peer, upto)| peer.out.stable >= *upto || !owes(peer));
         if !here && !self.syncing {
             self.sync_here();
         }

@@ -155,6 +155,10 @@ impl Replica {
                 found += 1;
             }
         }
+        if found > 0 {
+            // Nothing else would tell after a crash, and a verify may run for hours.
+            self.save_pages(PagesJob::Lazy);
+        }
         found
     }
 

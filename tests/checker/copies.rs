@@ -466,7 +466,8 @@ impl Copies {
         let (history, lost) = (self.copies[from].history, self.copies[from].lost_memory);
         let copy = &self.copies[node];
         let known = copy.mixed && copy.mixed_history == history;
-        if copy.serving || known {
+        // A server may work on the other copy while its own is brought up to date.
+        if (copy.serving && copy.current) || known {
             return;
         }
         let copy = &mut self.copies[node];

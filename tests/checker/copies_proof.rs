@@ -243,6 +243,24 @@ fn what_came_after_a_resync_may_go_in_a_power_cut_before_its_end_is_seen() {
     }
 }
 
+/// A server works on the other copy while its own is brought up to date, and both lose power before anybody
+/// sees the end of that: it has what was written before the resync.
+#[test]
+fn a_server_may_lose_power_at_the_unseen_end_of_a_resync_to_its_own_copy() {
+    let mut pair = Pair::new(Protocol::C);
+    let own = Follower { node: 0, follows: false, stable: true, agrees: true };
+    let other = Follower { node: 1, follows: true, stable: true, agrees: true };
+    pair.copies.sample(0, &[own, other]).expect("nothing merges");
+    pair.write(0, 2);
+    pair.copies.mixes(0, 1);
+    pair.copies.sample(0, &[own, other]).expect("nothing merges");
+    pair.copies.lost_power(1);
+    pair.copies.lost_power(0);
+    pair.copies.arrived(Some(1), 0, true);
+    pair.copies.serves(0, false).expect("none holds more");
+    assert!(pair.read(0, 2).is_ok());
+}
+
 /// The source of a resync loses power amid it, or what its disk had not made stable: the target ends
 /// with what is left, and no more is expected of it.
 #[test]

@@ -72,7 +72,15 @@ fn suspend_resume(ack: &'static str, detach: Option<usize>, down: &str) {
     flushed(&mut w, ALPHA);
     w.settle();
     if let Some(node) = detach {
-        w.must(node, Command::DiskDetach);
+        if node == BRAVO {
+            // The operator would be refused there, as clients would wait.
+            w.nodes[BRAVO].medium.broken = true;
+            w.command(ALPHA, Command::Verify { repair: false });
+            w.until("let go of", |w| w.status(BRAVO).disk == DiskState::Diskless);
+            w.nodes[BRAVO].medium.broken = false;
+        } else {
+            w.must(node, Command::DiskDetach);
+        }
         w.settle();
     }
     // The peer's words of this kind do not arrive.

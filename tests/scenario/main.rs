@@ -10,6 +10,7 @@
     reason = "stories read better with all they are about in one call"
 )]
 
+mod commands;
 mod corners;
 mod field;
 mod field_disks;

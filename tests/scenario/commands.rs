@@ -1,0 +1,301 @@
+//! Owns stories of commands in the middle of something else, and of what disks that went twice
+//! still say.
+
+use crate::field::*;
+use crate::found::lose_disk_to_a_read;
+use crate::world::*;
+use twinblk::format::frame::{DiskState, Protocol, Role};
+use twinblk::replica::event::*;
+
+/// Block 5 holds 1, stable on both.
+fn begun(protocol: Protocol) -> World {
+    let mut w = under(protocol);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w
+}
+
+/// G1, G5: a peer that began a generation for a disk lost long ago lacks what came after.
+#[test]
+fn a_generation_begun_for_a_former_loss_is_not_the_newest() {
+    let mut w = begun(Protocol::C);
+    w.must(ALPHA, Command::DiskDetach);
+    w.settle();
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.must(BRAVO, Command::Disconnect);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.must(ALPHA, Command::DiskReplace);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    let words = peer(&w, ALPHA).connection_reason;
+    assert!(words.contains("lacks what clients were told"), "{words}");
+}
+
+/// G1, G14: nor is one that was begun for a disk that is lost again, on a restored disk.
+#[test]
+fn a_restored_disk_with_a_generation_begun_for_a_former_loss_is_not_the_newest() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.crash(BRAVO);
+    let old = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.settle();
+    w.must(ALPHA, Command::PauseSync);
+    w.must(ALPHA, Command::DiskAttach);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium = old;
+    w.restart(BRAVO);
+    w.settle();
+    let words = peer(&w, ALPHA).connection_reason;
+    assert!(!words.is_empty(), "it goes on with a restored disk");
+}
+
+/// The disk of ALPHA, which wrote alone and was demoted, is open again and may lack something.
+fn is_not_current(mut w: World) {
+    w.must(ALPHA, Command::DiskAttach);
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restore();
+    w.settle();
+    w.equal();
+}
+
+fn alone() -> World {
+    let mut w = World::running(Setup::default());
+    w.settle();
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 2);
+    w
+}
+
+/// G19: a read fails before the flush does.
+#[test]
+fn a_disk_that_failed_a_read_and_then_a_flush_is_not_current_after_a_demotion() {
+    let mut w = alone();
+    w.nodes[ALPHA].stalled.insert("sync");
+    w.flush(ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    w.read(ALPHA, 999 * 4096, 4096);
+    w.until("let go of", |w| w.status(ALPHA).disk == DiskState::Diskless);
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(20);
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::Demote);
+    is_not_current(w);
+}
+
+/// G19: the sync with which a disk is opened fails, once.
+#[test]
+fn a_disk_that_could_not_be_opened_is_not_current_after_a_demotion() {
+    let mut w = alone();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.must(ALPHA, Command::Demote);
+    w.nodes[ALPHA].medium.broken = true;
+    assert!(w.order(ALPHA, Command::DiskAttach).is_err());
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.nodes[ALPHA].medium.broken = false;
+    is_not_current(w);
+}
+
+/// G19: it fails again before it is on record that it may lack something.
+#[test]
+fn a_disk_that_fails_as_it_is_recovered_is_not_current_after_a_demotion() {
+    let mut w = alone();
+    w.nodes[ALPHA].stalled.insert("sync");
+    w.flush(ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(20);
+    w.nodes[ALPHA].medium.lose_unsynced();
+    w.nodes[ALPHA].medium.broken = false;
+    w.nodes[ALPHA].stalled.extend(["pages", "superblock"]);
+    w.command(ALPHA, Command::DiskAttach);
+    w.run_for(100);
+    w.nodes[ALPHA].medium.broken = true;
+    w.nodes[ALPHA].stalled.clear();
+    w.run_for(100);
+    assert_eq!(w.status(ALPHA).disk, DiskState::Diskless);
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::Demote);
+    is_not_current(w);
+}
+
+/// G19: what the former primary had acknowledged is in the copy here too, and lost with a failed flush.
+#[test]
+fn a_new_primary_whose_flush_fails_has_lost_what_the_former_one_wrote() {
+    let mut w = begun(Protocol::C);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 5, 1, 2);
+    w.crash(ALPHA);
+    w.until("ALPHA is away", |w| peer(w, BRAVO).connection == Connection::Connecting);
+    w.must(BRAVO, FORCE);
+    w.flush(BRAVO);
+    w.run_for(20);
+    w.nodes[BRAVO].medium.broken = true;
+    w.nodes[BRAVO].stalled.clear();
+    w.run_for(20);
+    w.nodes[BRAVO].medium.lose_unsynced();
+    w.nodes[BRAVO].medium.broken = false;
+    w.must(BRAVO, Command::DiskAttach);
+    assert_ne!(w.status(BRAVO).disk, DiskState::UpToDate);
+}
+
+/// G20: an opening that failed takes nothing from a copy that was all stable.
+#[test]
+fn a_disk_with_all_stable_that_could_not_be_opened_once_is_current_again() {
+    let mut w = alone();
+    flushed(&mut w, ALPHA);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.run_for(20);
+    w.nodes[ALPHA].medium.broken = true;
+    assert!(w.order(ALPHA, Command::DiskAttach).is_err());
+    w.nodes[ALPHA].medium.broken = false;
+    w.must(ALPHA, Command::DiskAttach);
+    assert_eq!(w.status(ALPHA).disk, DiskState::UpToDate);
+    assert_eq!(reads(&mut w, ALPHA, 5, 1), [2]);
+    w.restore();
+    w.settle();
+    w.equal();
+}
+
+/// G24: who is told that a node is secondary can rely on it.
+#[test]
+fn a_demotion_does_not_pass_over_a_promotion_under_way() {
+    let mut w = begun(Protocol::C);
+    w.must(ALPHA, Command::Demote);
+    w.cut();
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("superblock");
+    let promotion = w.command(ALPHA, FORCE);
+    w.run_for(20);
+    assert_eq!(w.refused(ALPHA, Command::Demote), "busy");
+    w.nodes[ALPHA].stalled.clear();
+    w.settle();
+    assert!(w.answer(ALPHA, promotion).is_some_and(Result::is_ok));
+    w.must(ALPHA, Command::Demote);
+    assert_eq!(w.role(ALPHA), Role::Secondary);
+}
+
+/// G24: a promotion that waits for the peer's word ends with a demotion.
+#[test]
+fn a_demotion_ends_a_promotion_that_waits() {
+    let mut w = begun(Protocol::C);
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.hold_kind(BRAVO, "PromoteAnswer", true);
+    let promotion = w.command(ALPHA, PROMOTE);
+    w.run_for(20);
+    w.must(ALPHA, Command::Demote);
+    let answer = w.answer(ALPHA, promotion).cloned();
+    assert!(matches!(&answer, Some(Err(refusal)) if refusal.reason == "given-up"), "{answer:?}");
+    w.hold_kind(BRAVO, "PromoteAnswer", false);
+    w.settle();
+    assert_eq!([w.role(ALPHA), w.role(BRAVO)], [Role::Secondary; 2]);
+    w.must(BRAVO, PROMOTE);
+}
+
+/// G20, G24: who withdrew, and lacks nothing, lends its copy to a primary that lost its own.
+#[test]
+fn a_peer_that_withdrew_and_lacks_nothing_lends_its_copy() {
+    let mut w = begun(Protocol::C);
+    w.must(BRAVO, Command::Disconnect);
+    w.settle();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.must(BRAVO, CONNECT);
+    w.settle();
+    assert_eq!(w.status(ALPHA).suspended, "");
+    assert_eq!(reads(&mut w, ALPHA, 5, 1), [1]);
+    w.wrote(ALPHA, 5, 1, 2);
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.equal();
+}
+
+/// A demotion waits also for what an earlier session left unstable on the only copy.
+#[test]
+fn a_demotion_waits_for_what_an_earlier_session_wrote() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 5, 1, 2);
+    w.blip();
+    w.until("it is back", |w| peer(w, ALPHA).connection == Connection::Connected);
+    w.run_for(1_000);
+    let demotion = w.command(ALPHA, Command::Demote);
+    w.run_for(1_000);
+    assert!(w.answer(ALPHA, demotion).is_none(), "answered before it is stable");
+    w.nodes[BRAVO].stalled.clear();
+    w.settle();
+    assert!(w.answer(ALPHA, demotion).is_some_and(Result::is_ok));
+}
+
+/// G13: what a verify has found is on record before it has ended.
+#[test]
+fn what_a_verify_found_outlives_a_crash_of_both() {
+    let mut w = begun(Protocol::C);
+    plant(&mut w, BRAVO, 3_000, 7);
+    w.command(ALPHA, Command::Verify { repair: false });
+    w.until("found", |w| peer(w, ALPHA).verify_differing_blocks == 1);
+    w.nodes[BRAVO].stalled.insert("digest");
+    w.run_for(100);
+    w.crash(BRAVO);
+    w.crash(ALPHA);
+    w.restart(ALPHA);
+    w.restart(BRAVO);
+    w.settle();
+    w.equal();
+}
+
+/// G24: a planned command does not make clients wait.
+#[test]
+fn a_disk_is_not_detached_where_the_primary_would_suspend() {
+    let mut w = suspending();
+    assert_eq!(w.refused(BRAVO, Command::DiskDetach), "would-suspend");
+    w.nodes[BRAVO].medium.broken = true;
+    w.write(ALPHA, 5, 1, 2);
+    w.until("let go of", |w| w.status(BRAVO).disk == DiskState::Diskless);
+    w.settle();
+    let words = w.status(ALPHA).suspended;
+    assert!(words.contains("disk attach"), "{words}");
+}
+
+/// G18: a word to discard is for the next meeting of the two copies, not for one after this copy was
+/// served from.
+#[test]
+fn a_word_to_discard_ends_when_the_copy_is_lent() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.settle();
+    w.must(BRAVO, Command::Connect { discard_my_data: true });
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.restore();
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.crash(ALPHA);
+    w.cut();
+    w.restart(ALPHA);
+    w.settle();
+    w.must(ALPHA, FORCE);
+    w.wrote(ALPHA, 6, 1, 3);
+    w.restore();
+    w.settle();
+    assert_eq!(stand_alone(&w), [true; 2]);
+    assert!(peer(&w, ALPHA).connection_reason.contains("split brain"));
+}
