@@ -129,7 +129,10 @@ impl Replica {
         superblock.parted |= known.parted && known.area == superblock.area;
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.rebooted |= self.let_go_unsafe;
-        if self.lost_unstable && self.role == Role::Secondary && superblock.data == DataState::Consistent {
+        if self.lost_unstable
+            && self.role == Role::Secondary
+            && superblock.data == DataState::Consistent
+        {
             // It may lack what it had acknowledged, also what it served alone.
             superblock.data = DataState::Outdated;
         }

@@ -32,8 +32,12 @@ impl Arena {
         daemon.answers(&mut answers);
         daemon.changes(&mut changes);
         let (status, serving) = (daemon.status(), daemon.serving());
+        let mut promoted = false;
         for change in changes {
-            if change.what == "verdict" && self.nodes[node].passed_over.is_some() {
+            // A promotion that ends as the nodes meet came before it heard anything.
+            promoted |= change.what == "role" && change.new == "Primary";
+            let heard = change.what == "verdict" && !promoted;
+            if heard && self.nodes[node].passed_over.is_some() {
                 let at = self.world.borrow().disks[self.nodes[node].disk].kept_writes;
                 self.nodes[node].passed_over = Some(PassedOver::Told { at });
             }
