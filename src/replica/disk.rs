@@ -4,7 +4,7 @@
 
 use super::Replica;
 use super::dirty_map::DirtyMap;
-use super::disk_loss::DiskLoss;
+use super::disk_loss::{DiskLoss, LetGo};
 use super::event::{CommandId, DiskImage, Output};
 use super::hot_extents::{HotExtents, blocks_of};
 use super::peer::Phase;
@@ -128,8 +128,8 @@ impl Replica {
         superblock.former_primary |= superblock.primary;
         superblock.parted |= known.parted && known.area == superblock.area;
         superblock.rebooted |= superblock.boot != image.boot;
-        superblock.rebooted |= self.let_go_unsafe;
-        if self.lost_unstable
+        superblock.rebooted |= self.let_go.forgot;
+        if self.let_go.lost
             && self.role == Role::Secondary
             && superblock.data == DataState::Consistent
         {
@@ -253,7 +253,7 @@ impl Replica {
             self.mark_running_pieces();
             self.save_pages(PagesJob::All(AfterPages::Nothing));
         }
-        (self.let_go_unsafe, self.let_go_unstable, self.lost_unstable) = (false, false, false);
+        self.let_go = LetGo::default();
         let frozen = self.freezing.take();
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
@@ -348,11 +348,11 @@ impl Replica {
 
     /// What the disk had completed and not made stable may be gone, also if it was let go of before.
     fn loses_unflushed(&mut self) {
-        self.let_go_unsafe = true;
-        if !self.let_go_unstable {
+        self.let_go.forgot = true;
+        if !self.let_go.unstable {
             return;
         }
-        self.lost_unstable = true;
+        self.let_go.lost = true;
         if let Some(freeze) = &mut self.freezing {
             freeze.whole = false;
         }
@@ -361,7 +361,7 @@ impl Replica {
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
     pub(super) fn fail_disk(&mut self, loss: DiskLoss) {
         let cause = loss.words();
-        self.let_go_unstable |= !self.local.is_all_stable();
+        self.let_go.unstable |= !self.local.is_all_stable();
         if loss.forgets() {
             self.loses_unflushed();
         }
@@ -369,7 +369,7 @@ impl Replica {
             return;
         }
         let served = self.has_open_disk();
-        let safe = !loss.forgets() || !self.let_go_unstable;
+        let safe = !loss.forgets() || !self.let_go.unstable;
         self.disk_phase = DiskPhase::Closing;
         self.disk_reason = format!(
             "the local disk was let go: {cause}; mend or replace it, then run `twinblk disk \

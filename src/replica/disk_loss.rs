@@ -16,6 +16,17 @@ pub(super) enum DiskLoss {
     Metadata,
 }
 
+/// What may be gone of a disk that was let go of, until it has been opened again.
+#[derive(Debug, Default)]
+pub(super) struct LetGo {
+    /// It failed in a way after which it may lack what it had completed and not made stable.
+    pub(super) forgot: bool,
+    /// There was something that was not stable when it was let go of.
+    pub(super) unstable: bool,
+    /// Both: it may lack what this node had acknowledged as a primary.
+    pub(super) lost: bool,
+}
+
 impl DiskLoss {
     /// Whether what it had completed and not flushed may be gone, as after a power cut. What a disk
     /// did not refuse becomes stable when it is opened again.

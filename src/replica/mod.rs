@@ -48,6 +48,7 @@ use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
 use dirty_map::DirtyMap;
 use disk::{DiskPhase, Freeze};
+use disk_loss::LetGo;
 use event::{CommandId, DiskError, Fetched, Input, IoId, Output, PageId, PeerIndex};
 use flush::Flush;
 use hot_extents::HotExtents;
@@ -116,8 +117,7 @@ pub struct Replica {
     disk: DiskState,
     disk_phase: DiskPhase,
     disk_reason: String,
-    /// The disk was let go for a reason after which it may lack what was not flushed.
-    let_go_unsafe: bool,
+    let_go: LetGo,
     /// Since the copies were last equal, something this node had received may have been lost before it
     /// was written: the process is another one, or the disk was let go of.
     forgot: bool,
@@ -127,10 +127,6 @@ pub struct Replica {
     served: Option<crate::format::lineage::Generation>,
     /// Those a peer was last asked to begin, which it may have done unheard; until another one is begun.
     asked_for: [Option<crate::format::lineage::Generation>; 2],
-    /// The disk was let go of with what it had not made stable, and has not been opened since.
-    let_go_unstable: bool,
-    /// And it may lack that now.
-    lost_unstable: bool,
     /// Bit per peer: when the disk went, or since, it lacked something that clients were told of.
     short_peers: u8,
     device_blocks: u64,
@@ -203,14 +199,12 @@ impl Replica {
             disk: DiskState::Diskless,
             disk_phase: DiskPhase::Absent,
             disk_reason: String::new(),
-            let_go_unsafe: false,
+            let_go: LetGo::default(),
             forgot: false,
             opening_for: None,
             freezing: None,
             served: None,
             asked_for: [None; 2],
-            let_go_unstable: false,
-            lost_unstable: false,
             short_peers: 0,
             device_blocks: 0,
             maps: Vec::new(),
