@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 
-use crate::limits::URGENT_BYTES_MAX;
+use crate::limits::{ANSWER_BYTES_MAX, URGENT_BYTES_MAX};
 
 /// Alignment of every slot: what O_DIRECT needs on any device in use (4 KiB sectors included).
 pub const SLOT_ALIGN_BYTES: usize = 4096;
@@ -26,13 +26,15 @@ pub enum Purpose {
     /// Resync and verify.
     Background,
     /// Reads of the local disk that a client waits for, here or on the peer: edges of unaligned
-    /// writes, and reads for a peer without a disk; and a peer's answers to such reads.
+    /// writes, and reads for a peer without a disk.
     Urgent,
+    /// What a peer answers to such reads: let go of as soon as it is whole.
+    Answer,
     /// Metadata and receive buffers.
     Fixed,
 }
 
-const PURPOSES: usize = 5;
+const PURPOSES: usize = 6;
 
 impl Purpose {
     /// The account of one of those who share the budget of this purpose.
@@ -153,6 +155,7 @@ impl Pool {
                 budgets.peer_bytes,
                 budgets.background_bytes,
                 URGENT_BYTES_MAX,
+                ANSWER_BYTES_MAX,
                 usize::MAX,
             ],
             owned: [const { Vec::new() }; PURPOSES],

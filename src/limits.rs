@@ -26,6 +26,10 @@ pub const REQUEST_BYTES_MAX: u64 = 64 << 20;
 /// their own, so that no resync keeps a client waiting; 2048 edges, or 8 of the largest reads.
 pub const URGENT_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of one shard's answers from peers to such reads (1 MiB: the largest one; each link has one beyond it): they
+/// are passed on as soon as they are whole, and wait for nothing.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+
 /// Pieces of one TRIM or WRITE_ZEROES in flight at once: a 4 GiB trim must not fill the log.
 pub const ZERO_PIECES_IN_FLIGHT: usize = 8;
 

@@ -193,7 +193,7 @@ impl Inbox {
         };
         // What lies before an answer may hold all that peers may use, and wait for the read it answers.
         let account = match filling.frame {
-            Frame::ReadAnswer { .. } => self.account.on(Purpose::Urgent),
+            Frame::ReadAnswer { .. } => self.account.on(Purpose::Answer),
             _ => self.account,
         };
         if filling.payload.is_none() {

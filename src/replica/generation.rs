@@ -110,8 +110,6 @@ impl Replica {
             return;
         }
         let session = self.peers[peer].session_id();
-        // What the operator said of this copy was of its former life.
-        self.peers[peer].discard_my_data = false;
         let superblock = &mut self.superblock;
         let head = superblock.lineage.head();
         if !superblock.lineage.knows(generation) {

@@ -655,22 +655,11 @@ impl Replica {
             return self.refuse(peer, bye, words);
         }
         self.peers[peer].needs_marks_here = primary;
-        if primary && self.withdrew_in_vain(peer) {
-            self.superblock.data = DataState::Consistent;
-            self.note("data", "Outdated", "Consistent", "nothing was written without this copy");
-            self.save(After::Nothing);
+        if primary {
+            // What the operator said of this copy was of its life before it is lent.
+            self.peers[peer].discard_my_data = false;
         }
         self.reconsider_disk("connected");
-    }
-
-    /// The copy here was given up, and the primary, which would rather have none than one that lacks
-    /// something, remembers nothing newer. A disk that may have lost something stays old.
-    fn withdrew_in_vain(&self, peer: usize) -> bool {
-        let theirs = self.peers[peer].their_state.as_ref();
-        let mine = &self.superblock;
-        mine.data == DataState::Outdated
-            && !mine.rebooted
-            && theirs.is_some_and(|it| mine.lineage.relation(&it.lineage) == Relation::Equal)
     }
 
     pub(super) fn on_bye(&mut self, peer: usize, reason: ByeReason) {

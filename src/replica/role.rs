@@ -305,10 +305,9 @@ impl Replica {
             return;
         };
         self.set_role(Role::Primary, "promote");
-        // What a former primary sent counts as one write of this one, until the disk is synced.
-        let inherited = self.next_sequence();
-        self.local.issued(inherited);
-        self.local.completed(inherited);
+        if self.options.protocol == Protocol::C {
+            self.makes_inherited_stable();
+        }
         self.resumed = false;
         for (place, peer) in self.peers.iter_mut().enumerate() {
             peer.discard_my_data = false;
@@ -323,6 +322,14 @@ impl Replica {
         self.emit(Output::Serve { open: true });
         let text = format!("{} is primary for {}", self.options.name, self.options.resource);
         self.answer(promoting.id, Ok(text));
+    }
+
+    /// What a former primary sent counts as one write of this one, until the disk is synced.
+    fn makes_inherited_stable(&mut self) {
+        let inherited = self.next_sequence();
+        self.local.issued(inherited);
+        self.local.completed(inherited);
+        self.sync_here();
     }
 
     pub(super) fn on_promote_ask(&mut self, peer: usize, epoch: Epoch) {
@@ -509,6 +516,14 @@ impl Replica {
         if !here && !self.syncing {
             self.sync_here();
         }
+        // A session that came since has not been asked; another one is, once.
+        let unasked = |(peer, upto): &(usize, Sequence)| {
+            let out = &self.peers[*peer].out;
+            out.stable < *upto && out.asked_up_to() < *upto
+        };
+        let upto = self.demoting.iter().flat_map(|demoting| demoting.upto.iter().copied());
+        let owing: Vec<_> = upto.enumerate().filter(unasked).map(|(peer, _)| peer).collect();
+        owing.into_iter().for_each(|peer| self.ask_barrier(peer));
         if here && there {
             if let Some(demoting) = &mut self.demoting {
                 demoting.saving = true;

@@ -88,6 +88,8 @@ impl Replica {
         found.marks_to_send = Some(0);
         found.pace = Pace::begun(self.now);
         (found.sync_done, found.sync_total) = (0, self.maps[peer].marked());
+        // The operator's word to give the copy here up was not for after it was lent.
+        found.discard_my_data &= found.role != Some(Role::Primary);
         if let Some(source) = &mut found.source {
             source.ready = true;
         }

@@ -209,20 +209,21 @@ fn a_demotion_ends_a_promotion_that_waits() {
     w.must(BRAVO, PROMOTE);
 }
 
-/// G20, G24: who withdrew, and lacks nothing, lends its copy to a primary that lost its own.
+/// G14: who withdrew lends nothing, also if it lacks nothing: the old disk may count it out.
 #[test]
-fn a_peer_that_withdrew_and_lacks_nothing_lends_its_copy() {
+fn the_old_disk_is_not_current_beside_a_peer_that_withdrew() {
     let mut w = begun(Protocol::C);
     w.must(BRAVO, Command::Disconnect);
     w.settle();
     lose_disk_to_a_read(&mut w, ALPHA);
     w.must(BRAVO, CONNECT);
     w.settle();
-    assert_eq!(w.status(ALPHA).suspended, "");
-    assert_eq!(reads(&mut w, ALPHA, 5, 1), [1]);
-    w.wrote(ALPHA, 5, 1, 2);
+    let write = w.write(ALPHA, 5, 1, 2);
+    w.settle();
+    assert!(!w.done(ALPHA, write));
     w.must(ALPHA, Command::DiskAttach);
     w.settle();
+    assert!(w.done(ALPHA, write));
     w.equal();
 }
 
@@ -279,13 +280,48 @@ fn a_disk_is_not_detached_where_the_primary_would_suspend() {
 /// served from.
 #[test]
 fn a_word_to_discard_ends_when_the_copy_is_lent() {
+    for lent_before in [false, true] {
+        let mut w = begun(Protocol::C);
+        if lent_before {
+            lose_disk_to_a_read(&mut w, ALPHA);
+            w.settle();
+        }
+        w.cut();
+        w.settle();
+        w.must(BRAVO, Command::Connect { discard_my_data: true });
+        if !lent_before {
+            lose_disk_to_a_read(&mut w, ALPHA);
+        }
+        w.restore();
+        w.settle();
+        w.wrote(ALPHA, 5, 1, 2);
+        flushed(&mut w, ALPHA);
+        w.crash(ALPHA);
+        w.cut();
+        w.restart(ALPHA);
+        w.settle();
+        w.must(ALPHA, FORCE);
+        w.wrote(ALPHA, 6, 1, 3);
+        w.restore();
+        w.settle();
+        assert_eq!(stand_alone(&w), [true; 2]);
+        assert!(peer(&w, ALPHA).connection_reason.contains("split brain"));
+    }
+}
+
+/// G18: nor for one after it was the source for a primary.
+#[test]
+fn a_word_to_discard_ends_when_a_primary_is_brought_up_to_date_from_the_copy() {
     let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
     w.cut();
     w.settle();
     w.must(BRAVO, Command::Connect { discard_my_data: true });
-    lose_disk_to_a_read(&mut w, ALPHA);
+    w.must(ALPHA, Command::DiskAttach);
+    w.must(BRAVO, Command::PauseSync);
     w.restore();
-    w.settle();
+    w.until("it is the target", |w| w.status(ALPHA).suspended.is_empty());
     w.wrote(ALPHA, 5, 1, 2);
     flushed(&mut w, ALPHA);
     w.crash(ALPHA);
@@ -297,5 +333,49 @@ fn a_word_to_discard_ends_when_the_copy_is_lent() {
     w.restore();
     w.settle();
     assert_eq!(stand_alone(&w), [true; 2]);
-    assert!(peer(&w, ALPHA).connection_reason.contains("split brain"));
+}
+
+/// G20: a demotion asks the session that came since for what is not stable.
+#[test]
+fn a_demotion_amid_a_meeting_ends() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.must(ALPHA, Command::PauseSync);
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    w.nodes[ALPHA].stalled.insert("sync");
+    w.wrote(ALPHA, 5, 1, 3);
+    w.blip();
+    w.nodes[ALPHA].stalled.insert("superblock");
+    w.until("they meet", |w| peer(w, ALPHA).replication == Replication::Negotiating);
+    w.run_for(50);
+    let demotion = w.command(ALPHA, Command::Demote);
+    w.run_for(20);
+    w.nodes[ALPHA].stalled.remove("superblock");
+    w.run_for(1_000);
+    w.nodes[ALPHA].stalled.clear();
+    w.must(ALPHA, Command::ResumeSync);
+    w.settle();
+    assert!(w.answer(ALPHA, demotion).is_some_and(Result::is_ok));
+    w.equal();
+}
+
+/// G20: nor from the only copy, which was made stable as it was promoted.
+#[test]
+fn a_new_primary_that_wrote_nothing_has_all_stable() {
+    for protocol in [Protocol::B, Protocol::C] {
+        let mut w = begun(protocol);
+        w.crash(ALPHA);
+        w.until("ALPHA is away", |w| peer(w, BRAVO).connection == Connection::Connecting);
+        w.must(BRAVO, FORCE);
+        w.settle();
+        lose_disk_to_a_read(&mut w, BRAVO);
+        w.run_for(20);
+        w.nodes[BRAVO].medium.broken = true;
+        assert!(w.order(BRAVO, Command::DiskAttach).is_err());
+        w.nodes[BRAVO].medium.broken = false;
+        w.must(BRAVO, Command::DiskAttach);
+        assert_eq!(w.status(BRAVO).disk, DiskState::UpToDate, "{protocol:?}");
+    }
 }
