@@ -295,6 +295,19 @@ impl Pool {
         }
     }
 
+    /// A slot is kept with the request that it belongs to, which its client's limits bound: it no longer takes
+    /// room from what passes through its account, and for which that request may wait.
+    pub fn keep(&mut self, slot: PayloadRef) {
+        let held = self.slot(slot);
+        let (bytes, from) = (CLASS_BYTES[usize::from(held.class)], held.account);
+        let to = from.on(Purpose::Fixed);
+        self.used_bytes[from.purpose as usize] -= bytes;
+        self.owned_mut(from).used_bytes -= bytes;
+        self.used_bytes[to.purpose as usize] += bytes;
+        self.owned_mut(to).used_bytes += bytes;
+        self.slot_mut(slot).account = to;
+    }
+
     /// Gives a slot back.
     #[expect(clippy::needless_pass_by_value, reason = "a payload is the right to its slot")]
     pub fn release(&mut self, payload: Payload) {
@@ -439,6 +452,24 @@ mod tests {
         assert!(!pool.has_room(Purpose::Client, 1));
         many.into_iter().for_each(|payload| pool.release(payload));
         assert_eq!(pool.used_bytes(Purpose::Client), 0);
+    }
+
+    #[test]
+    fn what_is_kept_takes_no_room_from_what_passes_through() {
+        let mut pool = Pool::new(BUDGETS);
+        let account = Purpose::Answer.of(3);
+        let most = 2 * ANSWER_BYTES_MAX / 4096;
+        let edges: Vec<_> = (0..most)
+            .map(|_| {
+                let edge = pool.take(account, 4096).expect("room");
+                pool.keep(edge.share());
+                edge
+            })
+            .collect();
+        assert_eq!(pool.used_bytes(Purpose::Answer), 0);
+        assert_eq!(pool.used_bytes(Purpose::Fixed), 2 * ANSWER_BYTES_MAX);
+        edges.into_iter().for_each(|edge| pool.release(edge));
+        assert_eq!(pool.used_bytes(Purpose::Fixed), 0);
     }
 
     #[test]

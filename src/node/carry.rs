@@ -465,7 +465,8 @@ fn in_memory(pool: &mut Pool, output: Output) {
             pool.copy(span(edge.share(), start, bytes), span(into, target, bytes));
             pool.release(edge);
         }
-        Output::Clear { into, offset, bytes } => {
+        Output::ClearKept { into, offset, bytes } => {
+            pool.keep(into);
             pool.bytes_mut(Span { slot: into, offset, length: bytes }).fill(0);
         }
         Output::Copy { from, into, blocks } => {

@@ -190,7 +190,8 @@ fn start_shards(
     let mut shards = Shards { mailboxes: Vec::new(), threads: Vec::new() };
     let mut listeners = Some(listeners);
     for (number, (resources, orders)) in assigned.iter().zip(orders).enumerate() {
-        let setups = resources.iter().map(|resource| setup::resource(options, resource, life));
+        let setups =
+            resources.iter().map(|resource| setup::resource(options, resource, resources, life));
         let mut known = Vec::new();
         for (index, resource) in (0u16..).zip(resources) {
             let replica = resource.mine(options.node).ok_or(ServeError::NotHere)?.clone();

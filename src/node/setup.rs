@@ -5,6 +5,7 @@ use super::carry::{Front, Setup};
 use super::serve::{ServeError, ServeOptions};
 use crate::buffer::Budgets;
 use crate::config::{self, Config, Node, Resource};
+use crate::format::frame::Protocol;
 use crate::format::hello::Versions;
 use crate::limits::POLL_US_DEFAULT;
 use crate::link::{LinkOptions, Names, Path, Timing};
@@ -60,10 +61,11 @@ pub(super) fn shards<'a>(options: &'a ServeOptions) -> Vec<Vec<&'a Resource>> {
     shards
 }
 
-/// Everything a resource is made from.
+/// Everything a resource is made from; `beside` are all of its shard.
 pub(super) fn resource(
     options: &ServeOptions,
     resource: &Resource,
+    beside: &[&Resource],
     life: &Life,
 ) -> Result<Setup, ServeError> {
     let here = resource.mine(options.node).ok_or(ServeError::NotHere)?;
@@ -73,6 +75,9 @@ pub(super) fn resource(
         config::Metadata::Internal => &here.disk,
         config::Metadata::At(path) => path,
     };
+    // They share the buffers of clients, where it lies.
+    let queues = beside.iter().filter(|it| it.protocol == Protocol::A).count().max(1);
+    let queue_max = options.config.tuning.congestion_bytes_max() / queues as u64;
     let peer = PeerOptions { node: there.node, name: there.node_name.as_str().to_owned() };
     Ok(Setup {
         front: Front::Nbd,
@@ -90,9 +95,7 @@ pub(super) fn resource(
                 config::OnCongestion::Wait => OnCongestion::Wait,
                 config::OnCongestion::Bitmap => OnCongestion::Bitmap,
             },
-            congestion_bytes: resource
-                .congestion_bytes
-                .min(options.config.tuning.congestion_bytes_max()),
+            congestion_bytes: resource.congestion_bytes.min(queue_max),
             resync: ResyncOptions {
                 rate_max_bytes: resource.resync.rate_max.unwrap_or(u64::MAX),
                 rate_min_bytes: resource.resync.rate_min,

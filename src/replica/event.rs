@@ -350,8 +350,8 @@ pub enum Output {
         /// How much.
         bytes: u16,
     },
-    /// Make bytes of a slot zero, at once.
-    Clear {
+    /// Make bytes of a slot zero, at once; it is kept until its request has ended.
+    ClearKept {
         /// The slot.
         into: PayloadRef,
         /// First byte.

@@ -202,7 +202,7 @@ impl Replica {
         let offset = small(from - block.offset_bytes());
         let into = payload.share();
         op.edges.push((block, payload));
-        self.emit(Output::Clear { into, offset, bytes: small(to - from) });
+        self.emit(Output::ClearKept { into, offset, bytes: small(to - from) });
     }
 
     /// Starts the pieces that may run now.

@@ -511,7 +511,8 @@ impl Replica {
         let upto = self.demoting.as_ref().map_or(&[][..], |demoting| &demoting.upto);
         let mut streams = self.peers.iter().zip(upto);
         // A peer on whose disk this node works may have, unstable, what an earlier session sent it.
-        let owes = |peer: &Peer| !peer.out.sent.is_empty() || peer.mirrors();
+        let lends = |peer: &Peer| peer.mirrors() || peer.negotiates();
+        let owes = |peer: &Peer| !peer.out.sent.is_empty() || lends(peer);
         let there = streams.all(|(peer, upto)| peer.out.stable >= *upto || !owes(peer));
         if !here && !self.syncing {
             self.sync_here();

@@ -1022,7 +1022,7 @@ impl World {
                 pool.copy(from, Span { slot: into, offset, length });
                 pool.release(edge);
             }
-            Output::Clear { into, offset, bytes } => {
+            Output::ClearKept { into, offset, bytes } => {
                 pool.bytes_mut(Span { slot: into, offset, length: bytes }).fill(0);
             }
             Output::Copy { from, into, blocks } => {
