@@ -479,6 +479,21 @@ impl Copies {
         (copy.mixed_lost, copy.lost_memory) = (lost, false);
     }
 
+    /// Under A a copy was found equal to its server's, and fell behind before anybody saw that: it is of that
+    /// history, and has some of what came until now.
+    pub(crate) fn fell_behind(&mut self, server: usize, node: usize) -> Result<(), Violation> {
+        let (history, mark) = (self.copies[server].history, self.checker(server).mark());
+        let copy = &self.copies[node];
+        if copy.serving || copy.mixed || copy.history == history {
+            return Ok(());
+        }
+        let merged = self.merges(node, history);
+        let copy = &mut self.copies[node];
+        (copy.history, copy.current, copy.until) = (history, false, mark);
+        (copy.complete_at, copy.stable_at) = (0, 0);
+        merged
+    }
+
     /// A resync from one copy to another begins, or goes on.
     pub(crate) fn copies_to(&self, from: usize, node: usize) -> Result<(), Violation> {
         self.merges(node, self.copies[from].history)

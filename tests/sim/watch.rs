@@ -169,6 +169,12 @@ impl Arena {
             self.keep(begun);
         }
         let told = self.nodes[other].status.as_ref();
+        let ahead = told.is_some_and(|status| status.peers[0].replication == Replication::Ahead);
+        if ahead && peer.replication == Replication::Behind && self.copies.is_serving(other) {
+            let joined = self.copies.fell_behind(other, node);
+            self.keep(joined);
+        }
+        let told = self.nodes[other].status.as_ref();
         let agrees = told.is_some_and(|status| flows(&status.peers[0]));
         if status.role == Role::Primary && whole && !serving {
             self.copies.drains_here(node);
