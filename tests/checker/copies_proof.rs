@@ -261,6 +261,20 @@ fn a_server_may_lose_power_at_the_unseen_end_of_a_resync_to_its_own_copy() {
     assert!(pair.read(0, 2).is_ok());
 }
 
+/// Under A a copy is found equal to a forced server's and falls behind at once: what it shows is of that history.
+#[test]
+fn a_copy_that_fell_behind_unseen_is_of_its_servers_history() {
+    let mut pair = Pair::new(Protocol::A);
+    pair.write(0, 1);
+    pair.sample(0, false);
+    pair.copies.stops(0);
+    pair.copies.serves(1, true).expect("the operator's word");
+    pair.write(1, 2);
+    assert!(pair.read(0, 2).is_err());
+    pair.copies.fell_behind(1, 0).expect("under A nobody misses it");
+    assert!(pair.read(0, 2).is_ok());
+}
+
 /// The source of a resync loses power amid it, or what its disk had not made stable: the target ends
 /// with what is left, and no more is expected of it.
 #[test]
