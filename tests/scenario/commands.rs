@@ -7,16 +7,6 @@ use crate::world::*;
 use twinblk::format::frame::{DiskState, Protocol, Role};
 use twinblk::replica::event::*;
 
-/// Block 5 holds 1, stable on both.
-fn begun(protocol: Protocol) -> World {
-    let mut w = under(protocol);
-    w.settle();
-    w.wrote(ALPHA, 5, 1, 1);
-    flushed(&mut w, ALPHA);
-    w.settle();
-    w
-}
-
 /// G1, G5: a peer that began a generation for a disk lost long ago lacks what came after.
 #[test]
 fn a_generation_begun_for_a_former_loss_is_not_the_newest() {

@@ -20,6 +20,16 @@ pub fn under(protocol: Protocol) -> World {
     World::running(Setup { protocol, ..Setup::default() })
 }
 
+/// Block 5 holds 1, stable on both, and the first node is primary.
+pub fn begun(protocol: Protocol) -> World {
+    let mut w = under(protocol);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w
+}
+
 /// A primary without its peer waits.
 pub fn suspending() -> World {
     World::running(Setup { on_peer_loss: PeerLoss::Suspend, ..Setup::default() })

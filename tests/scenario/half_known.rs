@@ -8,16 +8,6 @@ use twinblk::format::frame::{DiskState, Frame, Protocol};
 use twinblk::replica::event::*;
 use twinblk::units::Epoch;
 
-/// Block 5 holds 1, stable on both.
-fn begun(protocol: Protocol) -> World {
-    let mut w = under(protocol);
-    w.settle();
-    w.wrote(ALPHA, 5, 1, 1);
-    flushed(&mut w, ALPHA);
-    w.settle();
-    w
-}
-
 /// G1: a promotion that was granted and not taken up does not make the granter the source.
 #[test]
 fn a_grant_that_nobody_heard_makes_no_source() {

@@ -8,16 +8,6 @@ use twinblk::format::frame::{DiskState, Protocol, Role};
 use twinblk::replica::event::*;
 use twinblk::replica::options::OnCongestion;
 
-/// Block 5 holds 1, stable on both.
-fn begun(protocol: Protocol) -> World {
-    let mut w = under(protocol);
-    w.settle();
-    w.wrote(ALPHA, 5, 1, 1);
-    flushed(&mut w, ALPHA);
-    w.settle();
-    w
-}
-
 fn let_go(w: &mut World, node: usize) {
     w.until("let go of", |w| w.status(node).disk == DiskState::Diskless);
 }

@@ -48,10 +48,16 @@ impl Arena {
         self.after(pause, Step::Snapshot);
     }
 
-    /// The last snapshot is of an earlier run than that in which the nodes last met: a younger one cannot be told
-    /// from what was there (G14).
+    /// The last snapshot is of an earlier run than that in which the disks last met: a younger one cannot be told
+    /// from what was there (G14). A node without its disk records no meeting, even if it stands in one.
     pub(crate) fn is_restorable(&self, node: usize) -> bool {
-        let meets = |status: &Status| status.peers[0].replication == Replication::Established;
+        let meets = |status: &Status| {
+            let peer = &status.peers[0];
+            let disks = [Some(status.disk), peer.disk];
+            let recorded =
+                disks.iter().all(|disk| disk.is_some_and(|disk| disk > DiskState::Diskless));
+            recorded && peer.replication == Replication::Established
+        };
         let met = self.nodes[node].status.as_ref().is_some_and(meets);
         let life = self.nodes[node].life.as_ref().map(|(life, _)| *life);
         let older = |(of, _): &(LifeId, Image)| life.is_some_and(|life| life != *of);
