@@ -201,9 +201,14 @@ impl Copies {
         merged
     }
 
-    /// An operator said that what only this copy holds may be given up.
-    pub(crate) fn gives_up(&mut self, node: usize) {
-        self.copies[node].given_up = true;
+    /// An operator said that what only this copy holds may be given up; whether one had before.
+    pub(crate) fn gives_up(&mut self, node: usize) -> bool {
+        std::mem::replace(&mut self.copies[node].given_up, true)
+    }
+
+    /// The node refused that word.
+    pub(crate) fn keeps_back(&mut self, node: usize) {
+        self.copies[node].given_up = false;
     }
 
     /// A copy is about to become one of another history: what was acknowledged in its own alone
@@ -296,7 +301,8 @@ impl Copies {
     pub(crate) fn killed(&mut self, node: usize) {
         let was_serving = self.copies[node].serving;
         self.stops(node);
-        self.loses_memory(node, self.protocol != Protocol::C && !was_serving);
+        let kept = was_serving || self.copies[node].settled;
+        self.loses_memory(node, self.protocol != Protocol::C && !kept);
     }
 
     /// A node's disk refused something: under A and B that may have been acknowledged already, out
@@ -328,7 +334,7 @@ impl Copies {
         targets.for_each(|copy| copy.mixed_lost |= lost);
     }
 
-    /// A server was demoted: what it acknowledged is stable on its own copy.
+    /// A server was demoted, or a node has ended as planned: what it had acknowledged is stable on its own copy.
     pub(crate) fn demoted(&mut self, node: usize) {
         self.stops(node);
         self.copies[node].settled = true;

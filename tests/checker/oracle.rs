@@ -85,6 +85,9 @@ pub(crate) struct Checker {
     flushes: BTreeMap<u64, Mark>,
     /// Acknowledged and not flushed, with the time of acknowledgement.
     unstable: Vec<(Write, Mark)>,
+    /// Sectors where something is gone that no write in `unstable` replaced: a read showed that, or the device
+    /// came back without it. The next flush makes that stable as well.
+    unsettled: BTreeSet<u64>,
     stamps: BTreeSet<Stamp>,
     newest_acknowledged: Mark,
     moment: Option<Moment>,
@@ -160,6 +163,10 @@ impl Checker {
         for (write, _) in stable {
             self.each(write.range, |timeline| timeline.bury(write.invoked, now));
         }
+        let sectors = &mut self.sectors;
+        let open =
+            |sector: &u64| sectors.get_mut(sector).is_some_and(|it| it.bury_dead(invoked, now));
+        self.unsettled.retain(open);
     }
 
     pub(crate) fn drop_flush(&mut self, id: u64) {
@@ -189,6 +196,9 @@ impl Checker {
             match timeline.show(stamp, asked, now) {
                 None => return Err(self.refused(sector, stamp, asked)),
                 Some(shown) => {
+                    if shown.replaced {
+                        self.unsettled.insert(sector);
+                    }
                     if let Some(window) = shown.window {
                         self.narrow(sector, window)?;
                     }
@@ -252,6 +262,7 @@ impl Checker {
         }
         // Whether these are still there is open, so a later flush proves nothing by them.
         self.unstable.clear();
+        self.unsettled.extend(self.sectors.keys());
         let moment = Moment { low: floor, high: ceiling + 1, low_sector: 0, high_sector: 0 };
         self.moment = (rewind.lost != Lost::Mixed).then_some(moment);
     }

@@ -113,6 +113,28 @@ fn a_flush_violated() {
 }
 
 #[test]
+fn what_was_inherited_and_then_flushed_is_lost() {
+    let mut story = Story::new();
+    story.write(5, 1);
+    power_cut(&mut story);
+    story.read(5, 1).expect("it may have been kept");
+    story.flush();
+    power_cut(&mut story);
+    caught(story.read(5, 0), "gone since");
+}
+
+#[test]
+fn what_was_found_missing_and_then_flushed_is_back() {
+    let mut story = Story::new();
+    story.write(5, 1);
+    power_cut(&mut story);
+    story.read(5, 0).expect("it may have been lost");
+    story.flush();
+    power_cut(&mut story);
+    caught(story.read(5, 1), "gone since");
+}
+
+#[test]
 fn a_durable_write_lost() {
     let mut story = Story::new();
     story.write(5, 1);

@@ -38,6 +38,8 @@ pub(crate) struct Timeline {
 pub(crate) struct Shown {
     /// From when to when the device may have held it, if a rewind left that open.
     pub(crate) window: Option<(Mark, Mark)>,
+    /// Something is gone that was not known to be.
+    pub(crate) replaced: bool,
 }
 
 impl Timeline {
@@ -98,6 +100,18 @@ impl Timeline {
         }
     }
 
+    /// What was gone by `mark` is gone for good by now; whether some is gone and not for good yet.
+    pub(crate) fn bury_dead(&mut self, mark: Mark, now: Mark) -> bool {
+        let mut left = false;
+        for value in self.unburied().iter_mut().filter(|value| value.dead != NEVER) {
+            if value.dead < mark {
+                value.buried = value.buried.min(now);
+            }
+            left |= value.buried == NEVER;
+        }
+        left
+    }
+
     /// A read that was invoked at `asked` shows `stamp`: allowed if the sector can have held it at
     /// some moment since. Then all that ended before is gone: what was shown stays shown.
     pub(crate) fn show(&mut self, stamp: Stamp, asked: Mark, now: Mark) -> Option<Shown> {
@@ -111,12 +125,14 @@ impl Timeline {
         let since = among.iter().filter(can).map(|value| value.invoked).min()?;
         let window = hull(among.iter().filter(can).map(|value| value.window));
         let gone = since.max(asked);
+        let mut replaced = false;
         for value in self.living() {
             if !(value.stamp == stamp && value.dead > asked) && value.ended < gone {
+                replaced |= value.dead > now;
                 value.dead = value.dead.min(now);
             }
         }
-        Some(Shown { window })
+        Some(Shown { window, replaced })
     }
 
     /// At which moments a power cut could have left `stamp` here: between the first and the last.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use twinblk::replica::event::{Command, Status};
+use twinblk::replica::event::Status;
 use twinblk::units::Nanos;
 
 use crate::checker::copies::Copies;
@@ -15,7 +15,8 @@ use crate::disk::Lies;
 use crate::faults::{Blow, Kind, Plan, mend_links, name, skew};
 use crate::image::Image;
 use crate::node::{Ask, Life, Maker};
-use crate::operator::{Operator, is_lost, is_whole, mend};
+use crate::operator::Operator;
+use crate::orders::Words;
 use crate::random::Random;
 use crate::tally::{Tally, What};
 use crate::world::{Happening, Shared, World};
@@ -61,6 +62,7 @@ pub(crate) enum Step {
     Part,
     Loud,
     Calm,
+    Quit(usize, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +82,15 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// Its client asks for nothing, so that it begins no history of its own.
     pub(crate) quiet: bool,
-    /// The promotions by force that have not been refused.
-    pub(crate) forcing: Vec<u64>,
+    /// What an operator has told it and what that means.
+    pub(crate) words: Words,
     /// The word that nobody else serves was given elsewhere, out of its sight.
     pub(crate) passed_over: Option<PassedOver>,
     /// The node that copies to this one.
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
     pub(crate) half: bool,
-    /// Its disk has failed, or was let go of, since clients wrote.
+    /// Its disk has failed, or was let go of, while the other copy was not whole, and both have not been since.
     pub(crate) lost_disk: bool,
     /// Its disk is one of earlier, and it has not been mended since.
     pub(crate) restored: bool,
@@ -118,7 +120,7 @@ pub(crate) struct Arena {
     pub(crate) phase: Phase,
     pub(crate) plan: Plan,
     pub(crate) random: Random,
-    operator: Operator,
+    pub(crate) operator: Operator,
     steps: BTreeMap<u64, Step>,
     next_step: u64,
     pub(crate) next_id: u64,
@@ -126,10 +128,10 @@ pub(crate) struct Arena {
     /// The chaos ends with so many requests, if not before.
     asks_max: u64,
     pub(crate) faults: u64,
-    tries: u32,
-    whole_since: Option<Nanos>,
+    pub(crate) tries: u32,
+    pub(crate) whole_since: Option<Nanos>,
     /// A disk failed while the other copy was being written anew: nothing is left to be mended.
-    given_up: bool,
+    pub(crate) given_up: bool,
     /// The operator has given up what only one node had: whoever serves next may lack it.
     pub(crate) conceded: bool,
     pub(crate) violation: Option<Violation>,
@@ -141,12 +143,7 @@ pub(crate) struct Arena {
     pub(crate) snapshots: [Option<(LifeId, Image)>; 2],
 }
 
-const LOOK: u64 = 500_000_000;
-/// Looks of the mending operator before a world counts as stuck (10 minutes).
-const TRIES_MAX: u32 = 1200;
-/// Looks after which he believes that no copy is whole.
-const TRIES_BEFORE_BACKUP: u32 = 20;
-
+pub(crate) const LOOK: u64 = 500_000_000;
 /// Plays one world from its seed.
 pub(crate) fn run(options: &Options, maker: Rc<dyn Maker>) -> Report {
     let mut arena = Arena::new(options.clone(), maker);
@@ -185,14 +182,14 @@ impl Arena {
             world.disks[disk].lies = options.lies;
             maker.create(&mut world, number, disk);
             let client = Client::new(habits, random.fork());
-            let (forcing, passed_over, copied_from) = (Vec::new(), None, None);
+            let (words, passed_over, copied_from) = (Words::default(), None, None);
             nodes.push(Node {
                 disk,
                 life: None,
                 status: None,
                 client,
                 quiet: false,
-                forcing,
+                words,
                 passed_over,
                 copied_from,
                 half: false,
@@ -323,6 +320,7 @@ impl Arena {
             Step::Part => self.part(),
             Step::Loud => self.nodes.iter_mut().for_each(|node| node.quiet = false),
             Step::Calm => self.calm(),
+            Step::Quit(node, id) => self.quit(node, id),
         }
     }
 
@@ -373,79 +371,11 @@ impl Arena {
         self.world.borrow_mut().poke(*life);
     }
 
-    pub(crate) fn order(&mut self, node: usize, command: Command) {
-        self.next_id += 1;
-        let id = self.next_id;
-        let gives_up =
-            [Command::Invalidate, Command::Connect { discard_my_data: true }].contains(&command);
-        if gives_up {
-            self.copies.gives_up(node);
-        }
-        if command == Command::Invalidate && !self.copies.has_another(node) {
-            self.conceded = true;
-        }
-        let Node { life: Some((life, daemon)), forcing, .. } = &mut self.nodes[node] else {
-            return;
-        };
-        if matches!(command, Command::Promote { force: true }) {
-            forcing.push(id);
-        }
-        let mut world = self.world.borrow_mut();
-        self.tally.add(What::Command, format!("{command:?}"));
-        world.clockwork.note(format_args!("operator tells {node}, {id}: {command:?}"));
-        world.poke(*life);
-        daemon.command(id, command);
-    }
-
-    fn whim(&mut self) {
-        if self.phase != Phase::Chaos {
-            return;
-        }
-        let seen: Vec<Option<&Status>> =
-            self.nodes.iter().map(|node| node.status.as_ref()).collect();
-        if let Some((node, command)) = self.operator.whim(&seen) {
-            self.order(node, command);
-        }
-        let pause = self.random.around(self.plan.operator_pause);
-        self.after(pause, Step::Whim);
-    }
-
-    /// The patient operator looks, before and after the chaos.
-    fn mend(&mut self) {
-        if self.phase == Phase::Chaos {
-            return;
-        }
-        self.tries += 1;
-        let seen: Vec<Option<&Status>> =
-            self.nodes.iter().map(|node| node.status.as_ref()).collect();
-        let whole = is_whole(&seen);
-        let orders = if whole { Vec::new() } else { mend(&seen, self.tries) };
-        let lost = is_lost(&seen) && self.nodes.iter().any(|node| node.lost_disk);
-        let now = self.world.borrow().now();
-        self.whole_since = if whole { self.whole_since.or(Some(now)) } else { None };
-        if lost && self.tries > TRIES_BEFORE_BACKUP {
-            self.note(format_args!("no whole copy is left: the operator restores a backup"));
-            self.given_up = true;
-            return;
-        }
-        if self.tries > TRIES_MAX {
-            let text = format!("the cluster does not mend: {:#?}", self.seen());
-            return self.fail("G20", text);
-        }
-        for (node, command) in orders {
-            self.order(node, command);
-        }
-        if whole && self.phase == Phase::Setup {
-            return self.unleash();
-        }
-        self.after(LOOK, Step::Mend);
-    }
-
     pub(crate) fn seen(&self) -> Vec<Option<&Status>> {
         self.nodes.iter().map(|node| node.status.as_ref()).collect()
     }
 
-    fn unleash(&mut self) {
+    pub(crate) fn unleash(&mut self) {
         self.note(format_args!("chaos begins"));
         self.phase = Phase::Chaos;
         let length = self.random.between(5, 40) * 1_000_000_000;

@@ -215,7 +215,7 @@ impl Arena {
 
     fn forget_status(&mut self, node: usize) {
         self.nodes[node].status = None;
-        self.nodes[node].forcing.clear();
+        self.drops_words(node);
     }
 
     /// Brings a node back, whatever it suffers from.

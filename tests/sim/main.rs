@@ -25,6 +25,7 @@ mod link;
 mod network;
 mod node;
 mod operator;
+mod orders;
 mod plants;
 mod product;
 mod proof;

@@ -48,7 +48,7 @@ impl Operator {
         if status.disk == DiskState::Diskless && self.random.percent(30) {
             return Some((node, Command::DiskAttach));
         }
-        let command = match self.random.weighted(&[4, 6, 4, 4, 1, 2, 2, 2, 1, 2]) {
+        let command = match self.random.weighted(&[4, 6, 4, 4, 1, 2, 2, 2, 1, 2, 2]) {
             0 => self.promote(status),
             1 => Command::Demote,
             2 => Command::Disconnect,
@@ -62,6 +62,7 @@ impl Operator {
             7 if synced(status) => Command::Verify { repair: self.random.percent(30) },
             8 => Command::Resume,
             9 => Command::DiskDetach,
+            10 => Command::Stop,
             _ => return None,
         };
         Some((node, command))

@@ -14,6 +14,8 @@ pub(crate) enum What {
     Change,
     Fault,
     Command,
+    /// Worlds that did not come to a comparison, and why.
+    End,
 }
 
 /// States whose changes are counted; others hold numbers or words that are not states.
@@ -67,9 +69,12 @@ impl Tally {
         let met = of(What::Row).map(|((_, name), _)| name.as_str()).collect::<Vec<_>>();
         let never: Vec<_> = reconcile::labels().filter(|label| !met.contains(label)).collect();
         let mut text = String::new();
-        for (what, title) in
-            [(What::Fault, "faults"), (What::Command, "commands"), (What::Row, "rows")]
-        {
+        for (what, title) in [
+            (What::Fault, "faults"),
+            (What::Command, "commands"),
+            (What::Row, "rows"),
+            (What::End, "ends"),
+        ] {
             let counts: Vec<_> =
                 of(what).map(|((_, name), count)| format!("{name} {count}")).collect();
             writeln!(text, "{title}: {}", counts.join(", ")).expect("to a string");

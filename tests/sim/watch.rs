@@ -90,14 +90,7 @@ impl Arena {
             self.copies.stops(node);
         }
         for (id, answer) in answers {
-            if answer.is_err() {
-                self.nodes[node].forcing.retain(|forcing| *forcing != id);
-            }
-            let (well, text) = match &answer {
-                Ok(text) => (true, text),
-                Err(refusal) => (false, &refusal.text),
-            };
-            self.note(format_args!("node {node} answers {id} ok={well}: {text}"));
+            self.answered(node, id, &answer);
         }
     }
 
@@ -113,8 +106,10 @@ impl Arena {
         let whole = status.disk == DiskState::UpToDate;
         let peer = &status.peers[0];
         if serving && !self.copies.is_serving(node) {
-            let conceded = std::mem::take(&mut self.conceded);
-            let forced = !std::mem::take(&mut self.nodes[node].forcing).is_empty() || conceded;
+            let words = self.nodes.iter_mut().flat_map(|node| node.words.conceding.drain(..));
+            let conceded = words.count() > 0 || std::mem::take(&mut self.conceded);
+            let forcing = std::mem::take(&mut self.nodes[node].words.forcing);
+            let forced = !forcing.is_empty() || conceded;
             // The word that nobody else serves, given elsewhere and false, holds for whoever becomes
             // primary without having heard of it as well.
             let apart = peer.connection != Connection::Connected;
@@ -148,7 +143,8 @@ impl Arena {
         // Not while it is only being opened.
         if status.disk < DiskState::Inconsistent && !status.disk_reason.is_empty() {
             self.copies.lost_disk(node);
-            self.nodes[node].lost_disk |= self.phase != Phase::Setup;
+            let torn = self.nodes[other].half || self.copies.is_mixed(other);
+            self.nodes[node].lost_disk |= torn && self.phase != Phase::Setup;
         }
         if status.disk == DiskState::Outdated {
             self.copies.withdrew(node);
@@ -187,6 +183,9 @@ impl Arena {
             self.keep(sampled);
             if theirs.follows {
                 self.nodes[other].copied_from = None;
+            }
+            if theirs.follows && agrees && whole {
+                self.nodes.iter_mut().for_each(|node| node.lost_disk = false);
             }
         } else if status.role == Role::Primary && follows(peer) {
             // With a whole copy of its own or without: what it was asked goes to the peer.
@@ -253,14 +252,17 @@ impl Arena {
             }
             (ask, _) => {
                 self.lose(node, id, ask);
-                Ok(())
+                let text = format!(
+                    "node {node}, which serves, answers request {id}, a {ask:?}, with: {kind}"
+                );
+                Err(Violation { promise: "G19", text })
             }
         };
         self.keep(judged);
         self.wake_client(node);
     }
 
-    /// A request will have no answer, or a failure: it may have happened.
+    /// A request will have no answer: it may have happened.
     fn lose(&mut self, node: usize, id: u64, ask: Ask) {
         let checker = self.copies.checker(node);
         match ask {

@@ -4,7 +4,6 @@ use twinblk::replica::event::{Command, Refusal};
 
 use super::frame::Frame;
 use super::{Bug, Meta, Phase, Promoting, Task, Then, Toy};
-use crate::node::Told;
 
 impl Toy {
     pub(super) fn obey(&mut self, id: u64, command: &Command) {
@@ -106,9 +105,8 @@ impl Toy {
             let refusal = Refusal { reason: "toy", text: "the peer is newer".to_owned() };
             self.answers.push((promoting.id, Err(refusal)));
         }
-        for (id, _) in std::mem::take(&mut self.queue) {
-            self.replies.push((id, Told::Failed));
-        }
+        // Its clients have gone.
+        self.queue.clear();
         self.active.clear();
         if let Some(id) = self.demoting.take() {
             self.answers.push((id, Ok("demoted".to_owned())));
