@@ -2,7 +2,7 @@
 //! Must never show what a failover could take back: a read waits for writes it overlaps.
 
 use super::disk_loss::DiskLoss;
-use super::event::{DiskError, IoId, Output, Part, Want};
+use super::event::{DiskError, IoId, Output, Part, RequestError, Want};
 use super::request::{Edge, Need};
 use super::{IoPurpose, Replica};
 use crate::buffer::Payload;
@@ -90,6 +90,10 @@ impl Replica {
     pub(super) fn piece_loaded(&mut self, need: Need, result: Result<(), DiskError>) {
         let Need::Piece { op, .. } = need else { return };
         if result.is_ok() {
+            return self.piece_ended(op);
+        }
+        if self.planted(Plant::ErrorToClient) {
+            self.ops[op].failed = Some(RequestError::NotPrimary);
             return self.piece_ended(op);
         }
         self.fail_disk(DiskLoss::Read);

@@ -305,7 +305,7 @@ impl Replica {
             return;
         };
         self.set_role(Role::Primary, "promote");
-        if self.options.protocol == Protocol::C {
+        if self.options.protocol == Protocol::C && !self.planted(Plant::InheritedUnstable) {
             self.makes_inherited_stable();
         }
         self.resumed = false;

@@ -334,7 +334,7 @@ impl Copies {
         targets.for_each(|copy| copy.mixed_lost |= lost);
     }
 
-    /// A server was demoted, or a node has ended as planned: what it had acknowledged is stable on its own copy.
+    /// A server was demoted: what it acknowledged is stable on its own copy.
     pub(crate) fn demoted(&mut self, node: usize) {
         self.stops(node);
         self.copies[node].settled = true;

@@ -1,7 +1,6 @@
 //! Owns what an operator's commands mean for the judge: words that permit what is forbidden otherwise,
 //! and taken back if the node refuses; and a planned stop to its end. Must never judge.
 
-use twinblk::format::frame::DiskState;
 use twinblk::replica::event::{Command, Refusal, Status};
 
 use crate::arena::{Arena, LOOK, Phase, Step};
@@ -92,7 +91,8 @@ impl Arena {
         }
         if words.stopping == Some(id) {
             assert!(well, "a stop is not refused");
-            self.leave(node);
+            // What came after its last sync, until the sessions ended, is not stable here.
+            self.end(node);
         }
     }
 
@@ -102,16 +102,6 @@ impl Arena {
         self.conceded |= !words.conceding.is_empty();
     }
 
-    /// A life that was told to stop ends, with all it has on its disk, and comes back later.
-    fn leave(&mut self, node: usize) {
-        let marked = |status: &Status| status.disk > DiskState::Inconsistent;
-        let whole = self.nodes[node].status.as_ref().is_some_and(marked);
-        if whole {
-            self.copies.demoted(node);
-        }
-        self.end(node);
-    }
-
     /// A stop takes too long: the daemon just ends.
     pub(crate) fn quit(&mut self, node: usize, id: u64) {
         if self.nodes[node].words.stopping == Some(id) {
@@ -119,6 +109,7 @@ impl Arena {
         }
     }
 
+    /// A life that was told to stop ends, and another begins later.
     fn end(&mut self, node: usize) {
         self.kill(node);
         let span = self.random.around(self.plan.span);

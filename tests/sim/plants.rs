@@ -77,7 +77,7 @@ const fn wide(planted: Planted) -> Planted {
     Planted { wide: true, ..planted }
 }
 
-pub(crate) static BUGS: [Planted; 26] = [
+pub(crate) static BUGS: [Planted; 28] = [
     planted("ack-before-peer", Bug::AckBeforePeer, "G1", &[Kind::Power]),
     wide(planted("write-before-log", Bug::WriteBeforeLog, "G8", &[Kind::PowerBoth])),
     wide(planted("no-log-pages", Bug::NoLogPages, "G8", &[Kind::Power])),
@@ -122,6 +122,11 @@ pub(crate) static BUGS: [Planted; 26] = [
     ),
     planted("marks-untold", Bug::MarksUntold, "G18", &[Kind::Takeover, Kind::Kill]),
     planted("late-old-write", Bug::LateOldWrite, "G17", &[Kind::SlowDisk, Kind::Reset]),
+    planted("inherited-unstable", Bug::InheritedUnstable, "G4", &[Kind::Power, Kind::Operator]),
+    Planted {
+        seen_as: &["G19"],
+        ..planted("error-to-client", Bug::ErrorToClient, "G19", &[Kind::DiskErrors])
+    },
 ];
 
 /// All plants that can be put into a system, by name.
