@@ -6,7 +6,7 @@ use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
-use super::{IoPurpose, LogWaiter, Owner, Replica};
+use super::{IoPurpose, LogWaiter, Owner, Replica, SyncPurpose};
 use crate::buffer::Payload;
 use crate::format::frame::{Frame, Protocol};
 use crate::format::lineage::{Generation, Lineage};
@@ -370,8 +370,9 @@ impl Replica {
         sequence: Sequence,
         result: Result<(), DiskError>,
     ) {
-        if result.is_err() {
-            self.fail_disk(DiskLoss::WriteForPeer);
+        match result {
+            Ok(()) => self.applied.ended += 1,
+            Err(_) => self.fail_disk(DiskLoss::WriteForPeer),
         }
         let Some(apply) = self.peers[peer].incoming.find(sequence) else {
             return;
@@ -498,8 +499,7 @@ impl Replica {
         if self.planted(Plant::BarrierWithoutSync) {
             return self.barrier_synced(peer, session, true);
         }
-        let io = self.start_io(IoPurpose::Barrier { peer, session });
-        self.emit(Output::Sync { io });
+        self.sync_disk(SyncPurpose::Barrier { peer, session });
     }
 
     pub(super) fn barrier_synced(&mut self, peer: usize, session: Session, ok: bool) {

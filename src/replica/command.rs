@@ -90,6 +90,11 @@ impl Replica {
         if let Some((reason, text)) = self.disconnect_refusal() {
             return self.refuse_command(id, reason, &text);
         }
+        // The peer that granted it would take this node for a primary that it withdrew from.
+        self.give_up_promotion("given-up", "`twinblk disconnect` came before it was done");
+        if self.promoting.is_some() {
+            return self.refuse_command(id, "busy", ROLE_CHANGES);
+        }
         self.leaving.push(id);
         for peer in 0..self.peers.len() {
             let follows = self.peers[peer].role == Some(Role::Primary);

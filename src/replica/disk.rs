@@ -129,6 +129,9 @@ impl Replica {
         superblock.parted |= known.parted && known.area == superblock.area;
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.rebooted |= self.let_go.forgot;
+        if self.let_go.forgot {
+            self.forgetting = self.random.draw();
+        }
         if self.let_go.lost
             && self.role == Role::Secondary
             && superblock.data == DataState::Consistent
@@ -254,6 +257,7 @@ impl Replica {
             self.save_pages(PagesJob::All(AfterPages::Nothing));
         }
         self.let_go = LetGo::default();
+        self.applied.synced(self.applied.ended);
         let frozen = self.freezing.take();
         self.disk_reason.clear();
         self.reconsider_disk("the disk was opened");
@@ -361,7 +365,7 @@ impl Replica {
     /// Lets go of the local disk at once: it returned an error, or the operator said so.
     pub(super) fn fail_disk(&mut self, loss: DiskLoss) {
         let cause = loss.words();
-        self.let_go.unstable |= !self.local.is_all_stable();
+        self.let_go.leaves(self.local.is_all_stable(), &self.applied);
         if loss.forgets() {
             self.loses_unflushed();
         }

@@ -16,6 +16,26 @@ pub(super) enum DiskLoss {
     Metadata,
 }
 
+/// What peers' writes left on the disk that no sync has covered, by count of such writes.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    /// So many have ended well.
+    pub(super) ended: u64,
+    /// So many of them had when the newest sync that ended well began.
+    stable: u64,
+}
+
+impl Applied {
+    /// A sync that began when so many had ended has ended well.
+    pub(super) fn synced(&mut self, ended: u64) {
+        self.stable = self.stable.max(ended);
+    }
+
+    const fn is_all_stable(&self) -> bool {
+        self.stable == self.ended
+    }
+}
+
 /// What may be gone of a disk that was let go of, until it has been opened again.
 #[derive(Debug, Default)]
 pub(super) struct LetGo {
@@ -23,8 +43,15 @@ pub(super) struct LetGo {
     pub(super) forgot: bool,
     /// There was something that was not stable when it was let go of.
     pub(super) unstable: bool,
-    /// Both: it may lack what this node had acknowledged as a primary.
+    /// Both: it may lack what this node had acknowledged, as a primary or to one.
     pub(super) lost: bool,
+}
+
+impl LetGo {
+    /// Notes what was not stable at that moment.
+    pub(super) const fn leaves(&mut self, own_is_stable: bool, applied: &Applied) {
+        self.unstable |= !own_is_stable || !applied.is_all_stable();
+    }
 }
 
 impl DiskLoss {

@@ -16,7 +16,7 @@ use crate::format::lineage::{Generation, Relation};
 use crate::format::superblock::{Bond, DataState};
 use crate::limits::EARLY_FRAMES_MAX;
 use crate::plant::Plant;
-use crate::units::{Epoch, Nanos, Session};
+use crate::units::{BootId, Epoch, Nanos, Session};
 
 impl Replica {
     /// Goes on with a session once nothing of the past is under way.
@@ -49,8 +49,8 @@ impl Replica {
             disk: self.disk,
             data: superblock.data,
             current: superblock.current,
-            boot: superblock.boot,
-            rebooted: superblock.rebooted || self.forgot_what_it_received(),
+            boot: BootId(superblock.boot.0 ^ u128::from(self.forgetting)),
+            rebooted: superblock.rebooted || self.forgot_what_it_received(peer),
             was_primary: superblock.former_primary || self.role == Role::Primary,
             discard_my_data: self.peers[peer].discard_my_data,
             lineage: superblock.lineage.clone(),
@@ -61,10 +61,13 @@ impl Replica {
     }
 
     /// Under B the peer acknowledges what it has in memory: a new process of it has it no more, nor has
-    /// one whose disk went meanwhile.
-    fn forgot_what_it_received(&self) -> bool {
-        let served = self.superblock.former_primary || self.role == Role::Primary;
-        self.options.protocol == Protocol::B && self.forgot && !served
+    /// one whose disk went meanwhile. Not so one whose copy the primary works on: that waits for its disk.
+    fn forgot_what_it_received(&self, peer: usize) -> bool {
+        let superblock = &self.superblock;
+        let served = superblock.former_primary || self.role == Role::Primary;
+        let others = superblock.lineage.head().is_some_and(|head| head.node != self.options.node);
+        let lent = others && superblock.slots[peer].base.is_some();
+        self.options.protocol == Protocol::B && self.forgot && !served && !lent
     }
 
     pub(super) fn on_state(&mut self, peer: usize, epoch: Epoch, state: Box<PeerState>) {

@@ -8,7 +8,7 @@
 
 use super::apply::{Apply, Incoming, Stage, What};
 use super::peer::Peer;
-use super::{IoPurpose, LogWaiter, Owner, Replica};
+use super::{LogWaiter, Owner, Replica, SyncPurpose};
 use crate::format::frame::Protocol;
 use crate::plant::Plant;
 use crate::units::{Sequence, Session};
@@ -79,8 +79,7 @@ impl Replica {
             return self.drop_unstarted(peer, |_| true);
         }
         self.peers[peer].incoming.syncing = true;
-        let io = self.start_io(IoPurpose::Barrier { peer, session: Session::default() });
-        self.emit(super::event::Output::Sync { io });
+        self.sync_disk(SyncPurpose::Barrier { peer, session: Session::default() });
     }
 
     /// A flush of an ended session is over, or one of its leftovers, which has no session.

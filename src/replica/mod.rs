@@ -48,7 +48,7 @@ use crate::plant::Plant;
 use crate::units::{Blocks, Epoch, Nanos, Sequence, Session};
 use dirty_map::DirtyMap;
 use disk::{DiskPhase, Freeze};
-use disk_loss::LetGo;
+use disk_loss::{Applied, LetGo};
 use event::{CommandId, DiskError, Fetched, Input, IoId, Output, PageId, PeerIndex};
 use flush::Flush;
 use hot_extents::HotExtents;
@@ -85,15 +85,21 @@ enum IoPurpose {
     Write { piece: usize, sequence: Sequence },
     Piece { need: Need },
     Edge { op: usize, edge: Edge },
-    Sync { covered: Sequence, round: u64 },
+    Sync { purpose: SyncPurpose, applied: u64 },
     Apply { peer: usize, session: Session, sequence: Sequence },
-    Barrier { peer: usize, session: Session },
-    SourceSync { peer: usize, session: Session },
-    PromotionSync { id: CommandId },
     Item { peer: usize, session: Session, item: usize },
     Serve { peer: usize, session: Session, id: u64, blocks: Blocks },
     Verify { session: Session, number: u64, chunk: usize },
     Compare { peer: usize, session: Session, id: u64 },
+}
+
+/// What the disk was synced for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SyncPurpose {
+    Own { covered: Sequence, round: u64 },
+    Barrier { peer: usize, session: Session },
+    Source { peer: usize, session: Session },
+    Promotion { id: CommandId },
 }
 
 /// Who waits for an extent to become hot.
@@ -118,6 +124,10 @@ pub struct Replica {
     disk_phase: DiskPhase,
     disk_reason: String,
     let_go: LetGo,
+    applied: Applied,
+    /// Another number after each time that the disk may have forgotten something: to a peer it is as after a
+    /// boot.
+    forgetting: u64,
     /// Since the copies were last equal, something this node had received may have been lost before it
     /// was written: the process is another one, or the disk was let go of.
     forgot: bool,
@@ -200,6 +210,8 @@ impl Replica {
             disk_phase: DiskPhase::Absent,
             disk_reason: String::new(),
             let_go: LetGo::default(),
+            applied: Applied::default(),
+            forgetting: 0,
             forgot: false,
             opening_for: None,
             freezing: None,
@@ -389,17 +401,13 @@ impl Replica {
         match self.take_io(io) {
             IoPurpose::Write { piece, sequence } => self.piece_stored(piece, sequence, result),
             IoPurpose::Piece { need } => self.piece_loaded(need, result),
-            IoPurpose::Sync { covered, round } => {
-                self.synced_here(covered, round, result.is_ok());
+            IoPurpose::Sync { purpose, applied } => {
+                if result.is_ok() {
+                    self.applied.synced(applied);
+                }
+                self.synced(purpose, result.is_ok());
             }
             IoPurpose::Apply { peer, sequence, .. } => self.apply_done(peer, sequence, result),
-            IoPurpose::Barrier { peer, session } => {
-                self.barrier_synced(peer, session, result.is_ok());
-            }
-            IoPurpose::SourceSync { peer, session } => {
-                self.source_synced(peer, session, result.is_ok());
-            }
-            IoPurpose::PromotionSync { id } => self.promotion_synced(id, result.is_ok()),
             other => debug_assert!(false, "{other:?} does not end in Done"),
         }
     }

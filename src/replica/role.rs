@@ -15,7 +15,7 @@ use super::hold::Hold;
 use super::peer::{Peer, Phase};
 use super::persist::{After, AfterPages, PagesJob};
 use super::reconcile::Verdict;
-use super::{IoPurpose, Replica};
+use super::{Replica, SyncPurpose};
 use crate::format::frame::{DiskState, Frame, Protocol, Role};
 use crate::format::superblock::{DataState, PeerSlot};
 use crate::plant::Plant;
@@ -265,8 +265,7 @@ impl Replica {
             Step::Waiting if self.options.protocol != Protocol::C => {
                 promoting.step = Step::Syncing;
                 let id = promoting.id;
-                let io = self.start_io(IoPurpose::PromotionSync { id });
-                return self.emit(Output::Sync { io });
+                return self.sync_disk(SyncPurpose::Promotion { id });
             }
             _ => promoting.step = Step::Saving,
         }
@@ -401,6 +400,10 @@ impl Replica {
         if let Some(promoting) = self.promoting.take() {
             // Who granted it takes this epoch from nobody again.
             self.superblock.epoch = self.superblock.epoch.max(promoting.epoch);
+            if self.superblock.former_primary && self.disk == DiskState::UpToDate {
+                // Nor does having granted it make that one the newer of two equal copies.
+                self.superblock.current = self.superblock.current.max(promoting.epoch);
+            }
             self.save(After::Nothing);
             // A peer that granted it must not wait for a primary that never comes.
             let (role, epoch) = (Role::Secondary, self.superblock.epoch);

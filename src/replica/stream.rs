@@ -4,7 +4,7 @@
 use super::disk_loss::DiskLoss;
 use super::event::{Output, Part, PeerIndex};
 use super::peer::{Peer, Phase};
-use super::{IoPurpose, Replica};
+use super::{IoPurpose, Replica, SyncPurpose};
 use crate::format::frame::{DiskState, Frame, Protocol};
 use crate::limits::{BARRIER_DELAY, UNSTABLE_BYTES_MAX, UNSTABLE_HELD_MAX, UNSTABLE_WRITES_MAX};
 use crate::plant::Plant;
@@ -351,11 +351,25 @@ impl Replica {
         self.syncing = true;
         let covered = self.local.covered(self.sequence);
         self.flush_round += 1;
-        let io = self.start_io(IoPurpose::Sync { covered, round: self.flush_round });
+        self.sync_disk(SyncPurpose::Own { covered, round: self.flush_round });
+    }
+
+    /// Makes all stable that has been written by now.
+    pub(super) fn sync_disk(&mut self, purpose: SyncPurpose) {
+        let io = self.start_io(IoPurpose::Sync { purpose, applied: self.applied.ended });
         self.emit(Output::Sync { io });
     }
 
-    pub(super) fn synced_here(&mut self, covered: Sequence, round: u64, ok: bool) {
+    pub(super) fn synced(&mut self, purpose: SyncPurpose, ok: bool) {
+        match purpose {
+            SyncPurpose::Own { covered, round } => self.synced_here(covered, round, ok),
+            SyncPurpose::Barrier { peer, session } => self.barrier_synced(peer, session, ok),
+            SyncPurpose::Source { peer, session } => self.source_synced(peer, session, ok),
+            SyncPurpose::Promotion { id } => self.promotion_synced(id, ok),
+        }
+    }
+
+    fn synced_here(&mut self, covered: Sequence, round: u64, ok: bool) {
         self.syncing = false;
         if ok {
             self.local.synced(covered);

@@ -7,7 +7,7 @@ use super::peer::Phase;
 use super::range_lock::Mode;
 use super::status::Pace;
 use super::stream::Sent;
-use super::{IoPurpose, Owner, Replica};
+use super::{IoPurpose, Owner, Replica, SyncPurpose};
 use crate::buffer::Payload;
 use crate::format::frame::{DiskState, Frame, Role};
 use crate::limits::{RESYNC_PIECE_BLOCKS, RESYNC_WINDOW_SERVED, UNSTABLE_HELD_MAX};
@@ -120,8 +120,7 @@ impl Replica {
     }
 
     pub(super) fn sync_source(&mut self, peer: usize, session: crate::units::Session) {
-        let io = self.start_io(IoPurpose::SourceSync { peer, session });
-        self.emit(Output::Sync { io });
+        self.sync_disk(SyncPurpose::Source { peer, session });
     }
 
     /// What this node wrote before, perhaps in a former life of the process, survives a power cut.

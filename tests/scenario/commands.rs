@@ -369,3 +369,120 @@ fn a_new_primary_that_wrote_nothing_has_all_stable() {
         assert_eq!(w.status(BRAVO).disk, DiskState::UpToDate, "{protocol:?}");
     }
 }
+
+/// G4, G5: a lender that once said that it may have forgotten says nothing new when it forgets again.
+#[test]
+fn a_lender_that_forgets_a_second_time_is_noticed() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.wrote(ALPHA, 7, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    lose_power(&mut w, BRAVO);
+    w.restart(BRAVO);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 7, 1, 3);
+    let flush = w.flush(ALPHA);
+    w.run_for(20);
+    w.cut();
+    w.run_for(20);
+    fail_its_sync(&mut w, BRAVO);
+    w.must(BRAVO, Command::DiskAttach);
+    w.restore();
+    w.settle();
+    assert!(stand_alone(&w)[ALPHA]);
+    assert!(!w.done(ALPHA, flush));
+}
+
+/// The sync that hangs fails, and the disk forgets what was not stable.
+fn fail_its_sync(w: &mut World, node: usize) {
+    w.nodes[node].medium.broken = true;
+    w.nodes[node].stalled.clear();
+    w.until("let go", |w| w.status(node).disk == DiskState::Diskless);
+    w.run_for(20);
+    w.nodes[node].medium.lose_unsynced();
+    w.nodes[node].medium.broken = false;
+}
+
+/// G14, G19: the source of a primary's resync is current by its own record, and then its flush fails.
+#[test]
+fn a_source_whose_flush_failed_needs_a_word() {
+    let rate_max_bytes = 1 << 20;
+    let mut w = World::running(Setup { rate_max_bytes, device_blocks: 4096, ..Setup::default() });
+    w.wrote(ALPHA, 0, 1000, 1);
+    w.settle();
+    w.must(ALPHA, Command::DiskDetach);
+    w.wrote(ALPHA, 0, 1000, 2);
+    w.settle();
+    w.must(ALPHA, Command::DiskAttach);
+    w.until("a target", |w| peer(w, ALPHA).replication == Replication::SyncTarget);
+    w.run_for(100);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 2000, 1, 3);
+    w.flush(ALPHA);
+    w.run_for(20);
+    w.cut();
+    w.run_for(20);
+    fail_its_sync(&mut w, BRAVO);
+    w.must(BRAVO, Command::DiskAttach);
+    assert_eq!(w.refused(BRAVO, PROMOTE), "not-current");
+}
+
+/// G5: a promotion that was granted and then given up leaves the former primary the one to go by.
+#[test]
+fn a_promotion_given_up_makes_no_source_of_the_granter() {
+    let mut w = begun(Protocol::C);
+    w.wrote(ALPHA, 9, 1, 1);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    plant(&mut w, BRAVO, 9, 7);
+    w.must(ALPHA, Command::Verify { repair: false });
+    w.settle();
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.hold_kind(BRAVO, "PromoteAnswer", true);
+    w.command(ALPHA, PROMOTE);
+    w.run_for(20);
+    w.must(ALPHA, Command::Demote);
+    w.hold_kind(BRAVO, "PromoteAnswer", false);
+    w.settle();
+    w.blip();
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 9, 1, 1);
+}
+
+/// G20: under B the process of a lender dies, and its disk keeps what it was given.
+#[test]
+fn a_lender_whose_process_died_is_not_refused() {
+    let mut w = begun(Protocol::B);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 7, 1, 2);
+    w.run_for(20);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].stalled.clear();
+    w.restart(BRAVO);
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    assert_eq!(reads(&mut w, ALPHA, 7, 1), [2]);
+}
+
+/// G24: whoever disconnects in the middle of a promotion gives it up, and the peer hears that.
+#[test]
+fn a_disconnect_gives_a_promotion_up() {
+    let mut w = begun(Protocol::C);
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.hold_kind(BRAVO, "PromoteAnswer", true);
+    let promote = w.command(ALPHA, PROMOTE);
+    w.run_for(20);
+    w.must(ALPHA, Command::Disconnect);
+    w.hold_kind(BRAVO, "PromoteAnswer", false);
+    w.settle();
+    assert!(w.answer(ALPHA, promote).is_some_and(|it| it.is_err()));
+    assert_ne!(w.status(BRAVO).disk, DiskState::Outdated);
+}
