@@ -75,7 +75,7 @@ pub struct PeerState {
     pub data: DataState,
     /// The newest epoch in which its copy was a current one. (The highest it has adopted tags the frame.)
     pub current: Epoch,
-    /// Boot of the sender's host.
+    /// Boot of the sender's host, and of its disk: another one after each time that this may have forgotten something.
     pub boot: BootId,
     /// What the sender acknowledged may be gone since the copies were last equal: its host has booted,
     /// its disk failed, or, under B, its process ended with writes in memory.

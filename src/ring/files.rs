@@ -1,6 +1,7 @@
 //! Owns the files an engine works on, and how each is carried out without a ring: by plain calls
 //! on the calling thread. Must never open or lock a file: the store does.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -130,6 +131,9 @@ pub(super) struct File {
     pub(super) engine: FileEngine,
     /// Operations not yet ended.
     in_flight: u32,
+    /// So many of them the kernel has, and these wait for it to end some.
+    in_kernel: u32,
+    waiting: VecDeque<u32>,
 }
 
 /// The files of one engine, by id.
@@ -138,7 +142,8 @@ pub(super) struct Files(Vec<Option<File>>);
 
 impl Files {
     pub(super) fn register(&mut self, fd: OwnedFd, engine: FileEngine) -> FileId {
-        let file = File { backing: Arc::new(Backing::new(fd)), engine, in_flight: 0 };
+        let backing = Arc::new(Backing::new(fd));
+        let file = File { backing, engine, in_flight: 0, in_kernel: 0, waiting: VecDeque::new() };
         let vacant = self.0.iter().position(Option::is_none);
         let index = vacant.unwrap_or_else(|| {
             self.0.push(None);
@@ -170,10 +175,30 @@ impl Files {
         }
     }
 
-    /// Notes the end of an operation.
-    pub(super) fn end(&mut self, id: FileId) {
-        if let Some(Some(file)) = self.0.get_mut(id.0 as usize) {
-            file.in_flight -= 1;
+    /// Whether an operation, by its place in the table of flights, may go to the kernel, which has less than
+    /// `share` of this file; otherwise it waits its turn.
+    pub(super) fn admit(&mut self, id: FileId, flight: u32, share: u32) -> bool {
+        let Some(Some(file)) = self.0.get_mut(id.0 as usize) else {
+            return true;
+        };
+        let admitted = file.in_kernel < share;
+        if admitted {
+            file.in_kernel += 1;
+        } else {
+            file.waiting.push_back(flight);
         }
+        admitted
+    }
+
+    /// Notes the end of an operation; returns the one that may go to the kernel in its stead.
+    pub(super) fn end(&mut self, id: FileId) -> Option<u32> {
+        let file = self.0.get_mut(id.0 as usize)?.as_mut()?;
+        file.in_flight -= 1;
+        let next = file.waiting.pop_front();
+        if next.is_none() {
+            // Operations of other threads were never counted.
+            file.in_kernel = file.in_kernel.saturating_sub(1);
+        }
+        next
     }
 }

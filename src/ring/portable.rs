@@ -196,7 +196,7 @@ impl PortableRing {
         let (token, work) = self.flights.remove(index);
         match work {
             Work::Disk { file } => {
-                self.held.files.end(file);
+                let _ = self.held.files.end(file);
                 self.held.complete(token, result);
             }
             Work::Talk(talk) => {

@@ -102,7 +102,7 @@ pub(super) fn set_up(build: Build<'_>) -> Result<(IoUring, Wish), Refused> {
         };
         let wish = Wish { submissions, completions, given_up };
         let refusal = match build(&wish) {
-            // Every operation used here is older than this feature, so it vouches for them all.
+            // Every operation used here is older than this feature, and so is that no completion is lost.
             Ok(ring) if ring.params().is_feature_ext_arg() => return Ok((tuned(ring), wish)),
             Ok(_) => return Err(Refused::TooOld),
             Err(error) => errno(&error),

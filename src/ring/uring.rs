@@ -3,8 +3,9 @@
 //!
 //! What the kernel sees of an operation (header, vectors, address, time limit) lies on the heap
 //! and belongs to the operation's entry in the table of flights, which is removed only after its
-//! completion came. Never more operations are handed to the kernel than its completion queue
-//! holds; the others wait in user memory.
+//! completion came. Of one file the kernel has at most a share of what its completion queue holds; what
+//! goes beyond waits in user memory, so that a disk that hangs holds up nothing but itself. Sockets have no
+//! bound: should completions ever outgrow the queue, the kernel keeps them (`IORING_FEAT_NODROP`).
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -32,8 +33,9 @@ use crate::units::Nanos;
 const BELL: u64 = u64::MAX;
 /// Marks the completion of a connection's time limit, which says nothing of its own.
 const TIME_LIMIT: u64 = u64::MAX - 1;
-/// Submission entries one operation takes at most: a connection and its time limit.
-const ENTRIES_MAX: u32 = 2;
+/// Files that may have a full share in the kernel before its completion queue can run over.
+const FULL_SHARES: u32 = 8;
+
 /// One thread's io_uring. Not `Send`: the kernel ties it to the thread that made it.
 pub(super) struct UringRing {
     io: IoUring,
@@ -43,8 +45,8 @@ pub(super) struct UringRing {
     queue: VecDeque<u32>,
     /// Entries handed to the kernel whose completion has not been seen.
     in_kernel: u32,
-    /// Most of them: the size of the completion queue.
-    in_kernel_max: u32,
+    /// Most operations of one file that the kernel is given at a time.
+    file_share: u32,
     /// Results taken from the completion queue and not yet acted upon.
     results: Vec<(u64, i32)>,
     /// The same of the disk threads.
@@ -66,7 +68,7 @@ impl UringRing {
             wait_flags |= EnterFlags::NO_IOWAIT;
         }
         let mut ring = Self {
-            in_kernel_max: io.params().cq_entries(),
+            file_share: io.params().cq_entries().div_ceil(FULL_SHARES),
             io,
             held: Holdings::new().map_err(Refused::Other)?,
             flights: Flights::new(),
@@ -100,7 +102,7 @@ impl UringRing {
         if place == Place::Threads {
             let key = self.flights.key(index);
             self.held.send_out(key, file, errand);
-        } else {
+        } else if self.held.files.admit(file, index, self.file_share) {
             self.queue.push_back(index);
         }
     }
@@ -152,11 +154,8 @@ impl UringRing {
     }
 
     /// Puts entries of one operation into the submission queue, handing over what is in it if it
-    /// is full; false if that did not help or the completion queue could overflow.
+    /// is full; false if that did not help.
     fn push(&mut self, entries: &[squeue::Entry]) -> bool {
-        if self.in_kernel + ENTRIES_MAX > self.in_kernel_max {
-            return false;
-        }
         let count = entries.len();
         let room = |io: &mut IoUring| {
             let queue = io.submission();
@@ -170,7 +169,7 @@ impl UringRing {
         // value, and stays there until its completion, or until `drop` has seen it.
         let pushed = unsafe { self.io.submission().push_multiple(entries) };
         debug_assert!(pushed.is_ok(), "there was room");
-        self.in_kernel += u32::try_from(count).unwrap_or(ENTRIES_MAX);
+        self.in_kernel += u32::try_from(count).expect("one or two");
         true
     }
 
@@ -272,7 +271,8 @@ impl UringRing {
         let (token, work) = self.flights.remove(index);
         match work {
             Work::Disk { file, .. } => {
-                self.held.files.end(file);
+                let next = self.held.files.end(file);
+                self.queue.extend(next);
                 self.held.complete(token, result);
             }
             Work::Talk { talk, .. } => {

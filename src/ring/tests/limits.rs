@@ -122,3 +122,59 @@ fn little_lockable_memory_is_enough() {
     assert!(world.completions.iter().all(|done| done.result == Ok(4096)));
     world.pool.release(payload);
 }
+
+/// A ring whose queues are as small as it gets them where memory is short.
+fn small() -> World {
+    let mut build =
+        |_: &super::super::setup::Wish| io_uring::IoUring::builder().setup_cqsize(64).build(8);
+    let ring = SystemRing::made_by(RingChoice::Uring, &mut build).expect("a ring");
+    World { ring, pool: pool(), completions: Vec::new(), next: 0 }
+}
+
+#[test]
+fn silent_sockets_hold_nothing_up() {
+    let mut world = small();
+    let file = world.ring.register_file(disk_file(1 << 20), FileEngine::Uring);
+    let (payload, into) = world.take(4096);
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let (one, other) = std::os::unix::net::UnixStream::pair().expect("descriptors");
+        let socket = world.ring.adopt_socket(one.into());
+        world.start(Op::Recv { socket, into });
+        silent.push(other);
+    }
+    assert_eq!(world.run(Op::Sync { file }), Ok(0));
+    world.ring.waker().wake();
+    world.ring.turn(&mut world.pool, Nanos::NEVER, &mut world.completions);
+    // All at once they speak: more than the completion queue holds.
+    for socket in &silent {
+        nix::unistd::write(socket, b"x").expect("room");
+    }
+    while world.completions.len() < silent.len() {
+        world.ring.turn(&mut world.pool, Nanos::NEVER, &mut world.completions);
+    }
+    assert!(world.completions.iter().all(|done| done.result == Ok(1)));
+    world.pool.release(payload);
+}
+
+#[test]
+fn a_file_that_hangs_holds_up_no_other() {
+    let mut world = small();
+    // A pipe without a writer's word never answers a read.
+    let (silent, end) = nix::unistd::pipe().expect("descriptors");
+    let hangs = world.ring.register_file(silent, FileEngine::Uring);
+    let file = world.ring.register_file(disk_file(1 << 20), FileEngine::Uring);
+    let (payload, into) = world.take(4096);
+    for _ in 0..200 {
+        world.start(Op::Read { file: hangs, offset: 0, into });
+    }
+    for _ in 0..50 {
+        assert_eq!(world.run(Op::Read { file, offset: 0, into }), Ok(4096));
+    }
+    assert!(world.completions.is_empty());
+    drop(end);
+    while world.completions.len() < 200 {
+        world.ring.turn(&mut world.pool, Nanos::NEVER, &mut world.completions);
+    }
+    world.pool.release(payload);
+}
