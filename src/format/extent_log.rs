@@ -16,6 +16,7 @@
 use std::ops::Range;
 
 use super::superblock::{Geometry, Superblock};
+use crate::limits::SERIAL_MAX;
 use crate::units::AreaId;
 
 pub use super::extent_log_codec::{LogBlockError, WINDOW_ENTRIES, decode, encode};
@@ -133,7 +134,7 @@ fn newest_number(block: &Result<LogTransaction, LogBlockError>) -> Option<u64> {
         Err(LogBlockError::Damaged { newest, .. }) => *newest,
         Err(_) => return None,
     };
-    (number < u64::MAX / 2).then_some(number)
+    (number < SERIAL_MAX).then_some(number)
 }
 
 /// The slots and the number of the next transaction, if the ring can be trusted.
@@ -147,7 +148,7 @@ fn newest_run(
     }
     let valid = blocks.iter().filter_map(|block| block.as_ref().ok());
     let newest = valid.map(|transaction| transaction.number).max()?;
-    let next = newest.checked_add(1)?;
+    let next = (newest < SERIAL_MAX).then_some(newest + 1)?;
     let oldest = next.checked_sub(ring - 1)?;
     if !spare_is_harmless(&blocks[place(next, ring)], next, ring) {
         return None;

@@ -50,6 +50,19 @@ pub struct Bond {
     pub tentative: u64,
 }
 
+impl Bond {
+    /// Both remember the same last meeting, so neither disk is from before it.
+    #[must_use]
+    pub const fn is_shared_with(self, other: Self) -> bool {
+        const fn met(one: u64, other: u64) -> bool {
+            one != 0 && one == other
+        }
+        met(self.confirmed, other.confirmed)
+            || met(self.confirmed, other.tentative)
+            || met(self.tentative, other.confirmed)
+    }
+}
+
 /// What this node durably knows about one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerSlot {

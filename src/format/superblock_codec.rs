@@ -16,7 +16,7 @@ use super::records::{
 };
 use super::superblock::{Geometry, Superblock};
 use super::{DISK_VERSION, DISK_VERSION_MIN, RECORD_BYTES, checksum};
-use crate::limits::{EPOCH_STORED_MAX, EXTENT_BLOCKS, PEER_SLOTS_MAX};
+use crate::limits::{EPOCH_STORED_MAX, EXTENT_BLOCKS, PEER_SLOTS_MAX, SERIAL_MAX};
 use crate::units::{AreaId, BLOCK_BYTES, BootId, Epoch, NodeId, ResourceId, RunId};
 
 const MAGIC: [u8; 8] = *b"TWINBLKS";
@@ -255,6 +255,7 @@ impl SuperblockRecord {
             (self.extent_bytes.get() == EXTENT_SIZE, "extent_bytes"),
             (self.resource.get() != 0, "resource"),
             (self.flags & !flags == 0, "flags"),
+            (self.serial.get() <= SERIAL_MAX, "serial"),
             (self.epoch.get() <= EPOCH_STORED_MAX, "epoch"),
             (self.current.get() <= newest, "current"),
             (self.reserved == [0; 6] && is_zero(&self.reserved_tail), "reserved"),

@@ -621,7 +621,11 @@ impl Replica {
         // Under C it has all that was acknowledged, unless its host lost what was not stable.
         let keeps = self.options.protocol == Protocol::C && !rebooted;
         let out = &self.peers[peer].out;
+        // Its disk is from before the last meeting that this node remembers, whatever its records say.
+        let (mine, told) = (self.superblock.slots[peer].bond, theirs.bond());
+        let restored = mine != Bond::default() && !mine.is_shared_with(told);
         let short = self.peers[peer].lacks_shown
+            || restored
             || (self.short_peers & (1 << peer) != 0 && !keeps)
             || (rebooted && out.stable < out.last());
         if same && !short {

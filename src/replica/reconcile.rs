@@ -401,18 +401,14 @@ fn record(mine: &PeerState, theirs: &PeerState, relation: Relation) -> Record {
             BothEmpty | MineEmpty | TheirsEmpty | Stranger => false,
         };
     let marks = |state: &PeerState| state.slot.all_marked || state.marked_blocks > 0;
-    match (bound(mine, theirs) && (continued || complete), marks(mine) || marks(theirs)) {
+    match (
+        mine.bond().is_shared_with(theirs.bond()) && (continued || complete),
+        marks(mine) || marks(theirs),
+    ) {
         (false, _) => Untrusted,
         (true, false) => Clean,
         (true, true) => Marked,
     }
-}
-
-/// Both remember the same last meeting, so neither disk is from before it.
-fn bound(a: &PeerState, b: &PeerState) -> bool {
-    let (a, b) = (a.bond(), b.bond());
-    let met = |x: u64, y: u64| x != 0 && x == y;
-    met(a.confirmed, b.confirmed) || met(a.confirmed, b.tentative) || met(a.tentative, b.confirmed)
 }
 
 /// `target` is in the middle of the very resync whose progress the marks of `source` hold.

@@ -17,7 +17,7 @@ use crate::format::superblock::{
     self, Bond, DataState, Geometry, PeerSlot, Superblock, SyncTarget,
 };
 use crate::format::{DISK_VERSION, DISK_VERSION_MIN, RECORD_BYTES};
-use crate::limits::{LINEAGE_ENTRIES, PEER_SLOTS_MAX};
+use crate::limits::{LINEAGE_ENTRIES, PEER_SLOTS_MAX, SERIAL_MAX};
 use crate::replica::event::DiskImage;
 use crate::units::{AreaId, Blocks, BootId, Epoch, NodeId, ResourceId, RunId};
 
@@ -63,9 +63,6 @@ pub enum RestoreError {
     #[error(transparent)]
     Raw(#[from] RawError),
 }
-
-/// No disk comes near: a change of the superblock each microsecond for a hundred thousand years.
-const SERIAL_MAX: u64 = 1 << 62;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

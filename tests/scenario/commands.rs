@@ -486,3 +486,27 @@ fn a_disconnect_gives_a_promotion_up() {
     assert!(w.answer(ALPHA, promote).is_some_and(|it| it.is_err()));
     assert_ne!(w.status(BRAVO).disk, DiskState::Outdated);
 }
+
+/// G14: a disk of the same generation was restored, and the primary has just lost its own.
+#[test]
+fn a_primary_without_a_disk_does_not_go_on_with_a_restored_one() {
+    let mut w = begun(Protocol::C);
+    w.crash(BRAVO);
+    let kept = w.nodes[BRAVO].medium.clone();
+    w.restart(BRAVO);
+    w.settle();
+    w.wrote(ALPHA, 5, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].medium = kept;
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.restart(BRAVO);
+    w.settle();
+    assert!(stand_alone(&w)[ALPHA]);
+    assert!(peer(&w, ALPHA).connection_reason.contains("twinblk disk attach"));
+    w.must(ALPHA, Command::DiskAttach);
+    BOTH.into_iter().for_each(|node| w.must(node, CONNECT));
+    w.settle();
+    w.equal();
+    w.holds(BRAVO, 5, 1, 2);
+}
