@@ -77,8 +77,8 @@ fn text(found: &Comparison) -> String {
     let judgement = match silent {
         0 => "all of it is on record, and a resync mends it".to_owned(),
         some => format!(
-            "{} of it is on no record: a resync will not mend that. Run `twinblk verify --repair` \
-             on the node whose copy is right",
+            "{} of it is on no record: a resync will not mend that. Make the \
+             node whose copy is right primary, and run there `twinblk verify RESOURCE --repair`",
             show_bytes(some * BLOCK_BYTES)
         ),
     };

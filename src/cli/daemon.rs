@@ -154,7 +154,7 @@ impl Daemon {
         let socket = self.socket.display();
         let next = match error.kind() {
             io::ErrorKind::PermissionDenied => "Only root may talk to it: use sudo.",
-            _ => "Is it running? See `systemctl status twinblk`, or start it: `twinblk serve`.",
+            _ => "Is it running? Start it: `twinblk serve`.",
         };
         let doubt = self.doubt.as_ref().map_or_else(String::new, |why| {
             format!("\nThat is only the usual place, because of the configuration:\n{why}")
@@ -166,8 +166,8 @@ impl Daemon {
     fn silent(&self, limit: Duration) -> Failure {
         let (socket, seconds) = (self.socket.display(), limit.as_secs_f32());
         let text = format!(
-            "the daemon at {socket} did not answer within {seconds} s. See its log: \
-             `journalctl -u twinblk`"
+            "the daemon at {socket} did not answer within {seconds} s. See its log (of a \
+             systemd service: `journalctl -u NAME`)"
         );
         Failure::new(Exit::TimedOut, text)
     }

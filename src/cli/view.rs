@@ -81,7 +81,16 @@ fn in_words(resource: &ResourceBody) -> String {
     add("disk ", words::disk(&resource.disk));
     for peer in &resource.peers {
         add(&format!("{} ", peer.node), words::connection(&peer.connection));
-        add("", words::replication(&peer.replication));
+        let replication = words::replication(&peer.replication);
+        let copies = [Some(resource.disk.as_str()), peer.disk.as_deref()];
+        let lent = copies.iter().any(|disk| ["Diskless", "Failed"].map(Some).contains(disk));
+        match lent && replication.state == "Established" {
+            true => add(
+                "",
+                Word { meaning: "every write reaches the one copy there is", ..replication },
+            ),
+            false => add("", replication),
+        }
     }
     words.join(", ")
 }
@@ -164,16 +173,20 @@ fn peer_notes(peer: &PeerBody, of: &ResourceBody) -> Vec<String> {
     notes.extend(sentence(&subject("replication"), replication, resource));
     let syncing = peer.replication == "SyncSource" || peer.replication == "PausedSyncSource";
     if let Some(disk) = peer.disk.as_deref().filter(|_| !syncing && !of.just_created) {
-        notes.extend(sentence(&format!("disk of {}", peer.node), words::disk(disk), resource));
+        let note = sentence(&format!("disk of {}", peer.node), words::peer_disk(disk), resource);
+        notes.extend(note.map(|note| note.replace("PEER", &peer.node)));
     }
     // What differed is marked until it has been copied.
     if peer.verify_differing_bytes > 0 && peer.out_of_sync_bytes > 0 {
         let differing = show_bytes(peer.verify_differing_bytes);
-        notes.push(format!(
-            "verify found {differing} that differ on {}: overwrite them there with `twinblk \
-             verify {resource} --repair`",
-            peer.node
-        ));
+        let next = match of.role == "Primary" {
+            true => format!("overwrite them there with `twinblk verify {resource} --repair`"),
+            false => format!(
+                "a primary overwrites its peer's: on the node whose copy is right `twinblk promote \
+                 {resource}`, then there `twinblk verify {resource} --repair`"
+            ),
+        };
+        notes.push(format!("verify found {differing} that differ on {}: {next}", peer.node));
     }
     notes
 }
@@ -333,6 +346,24 @@ peer's daemon and at the network between";
             ..resource()
         };
         assert_eq!(notes(&resource), ["disk Diskless: it returned an error. Run X"]);
+    }
+
+    #[test]
+    fn what_helps_a_peer_is_done_there() {
+        let peers = vec![PeerBody { disk: Some("Diskless".to_owned()), ..peer() }];
+        let resource = ResourceBody { degraded: true, peers, ..resource() };
+        let notes = notes(&resource).join("; ");
+        assert!(notes.contains("then on beta `twinblk disk attach r0`"), "{notes}");
+        assert!(in_words(&resource).contains("every write reaches the one copy there is"));
+    }
+
+    #[test]
+    fn only_a_primary_repairs() {
+        let differs = PeerBody { verify_differing_bytes: 4096, out_of_sync_bytes: 4096, ..peer() };
+        let primary = ResourceBody { peers: vec![differs], ..resource() };
+        assert!(notes(&primary).join("; ").contains("overwrite them there with"));
+        let secondary = ResourceBody { role: "Secondary".to_owned(), ..primary };
+        assert!(notes(&secondary).join("; ").contains("`twinblk promote r0`, then there"));
     }
 
     #[test]

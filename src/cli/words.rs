@@ -61,6 +61,37 @@ const DISKS: [Word; 6] = [
     good("UpToDate", "the newest contents"),
 ];
 
+/// The same of a peer's: what helps has to be done there.
+const PEER_DISKS: [Word; 6] = [
+    bad(
+        "Diskless",
+        "no copy there: its disk failed or was detached, and only the copy here is left",
+        "mend or change its disk, then on PEER `twinblk disk attach RES` for the same one or \
+         `twinblk disk replace RES` for a new one",
+    ),
+    bad(
+        "Failed",
+        "its disk returned an error and is being let go",
+        "look at the kernel's log on PEER (`dmesg`), change its disk, then there `twinblk disk replace RES`",
+    ),
+    bad(
+        "Inconsistent",
+        "a mixture of old and new blocks, of no use until a resync has ended",
+        "keep the nodes connected and wait: `twinblk wait RES --for insync --timeout 12h`",
+    ),
+    bad(
+        "Outdated",
+        "a state that once was, known to be older than the newest",
+        "connect the nodes and it is brought up to date: `twinblk connect RES`, here or on PEER",
+    ),
+    bad(
+        "Consistent",
+        "a state that once was; whether it is the newest PEER cannot know by itself",
+        "connect the nodes: `twinblk connect RES`, here or on PEER",
+    ),
+    good("UpToDate", "the newest contents"),
+];
+
 const CONNECTIONS: [Word; 3] = [
     bad(
         "StandAlone",
@@ -121,6 +152,11 @@ pub(super) fn role(state: &str) -> Word {
 /// What a state of a disk means.
 pub(super) fn disk(state: &str) -> Word {
     find(&DISKS, state)
+}
+
+/// What a state of a peer's disk means; `PEER` stands for its node.
+pub(super) fn peer_disk(state: &str) -> Word {
+    find(&PEER_DISKS, state)
 }
 
 /// What a state of a connection means.

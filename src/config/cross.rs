@@ -37,6 +37,7 @@ impl Drafts<'_> {
             self.check_resource(resource, problems);
         }
         self.check_disks(problems);
+        self.check_names(problems);
     }
 
     fn check_counts(&self, problems: &mut Problems) {
@@ -115,6 +116,26 @@ impl Drafts<'_> {
         }
     }
 
+    /// With metadata of its own nothing on a disk says whose it is, so its path has to.
+    fn check_names(&self, problems: &mut Problems) {
+        for replica in self.resources.iter().flat_map(|resource| &resource.replicas) {
+            let (Some(disk), Metadata::At(metadata)) = (&replica.disk, &replica.metadata) else {
+                continue;
+            };
+            for (path, place) in [(disk, "disk"), (metadata, "metadata")] {
+                if is_numbered(path) {
+                    let what = format!(
+                        "{} may name another disk after the next boot, and with `metadata` of its own \
+                         nothing on the disk tells",
+                        path.display()
+                    );
+                    let remedy = "use a path of /dev/disk/by-id, /dev/disk/by-partuuid or LVM";
+                    problems.warning(replica.places.of(place), Complaint::new(what, remedy));
+                }
+            }
+        }
+    }
+
     /// Every file or device of a node may be used once: two users would overwrite each other.
     fn check_disks(&self, problems: &mut Problems) {
         let mut uses: Vec<(&str, &Path, Range<usize>, String)> = Vec::new();
@@ -142,6 +163,13 @@ impl Drafts<'_> {
             }
         }
     }
+}
+
+/// Whether the kernel names this device by the order in which it found it.
+fn is_numbered(path: &Path) -> bool {
+    let kinds = ["sd", "hd", "vd", "xvd", "nvme", "mmcblk", "loop"];
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    path.parent() == Some(Path::new("/dev")) && kinds.iter().any(|kind| name.starts_with(kind))
 }
 
 fn check_pair(resource: &resource::Draft, problems: &mut Problems) {

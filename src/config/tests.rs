@@ -378,6 +378,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
          raise `client_buffers` in [tuning]",
     ),
     (
+        "on.beta = { disk = \"/dev/vg0/r0\",",
+        "on.beta = { disk = \"/dev/sdb\",",
+        "14: /dev/sdb may name another disk after the next boot, and with `metadata` of its own nothing on the \
+         disk tells; use a path of /dev/disk/by-id, /dev/disk/by-partuuid or LVM",
+    ),
+    (
         "[resource.r0]",
         "[node.gamma]\nid = 5\naddress = \"gamma\"\n[resource.r0]",
         "11: node `gamma` \

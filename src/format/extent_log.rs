@@ -148,7 +148,7 @@ fn newest_run(
     }
     let valid = blocks.iter().filter_map(|block| block.as_ref().ok());
     let newest = valid.map(|transaction| transaction.number).max()?;
-    let next = (newest < SERIAL_MAX).then_some(newest + 1)?;
+    let next = (newest < SERIAL_MAX).then(|| newest + 1)?;
     let oldest = next.checked_sub(ring - 1)?;
     if !spare_is_harmless(&blocks[place(next, ring)], next, ring) {
         return None;

@@ -130,7 +130,7 @@ impl Replica {
         superblock.rebooted |= superblock.boot != image.boot;
         superblock.rebooted |= self.let_go.forgot;
         if self.let_go.forgot {
-            self.forgetting = self.random.draw();
+            self.applied.forgetting = self.random.draw();
         }
         if self.let_go.lost
             && self.role == Role::Secondary

@@ -16,13 +16,16 @@ pub(super) enum DiskLoss {
     Metadata,
 }
 
-/// What peers' writes left on the disk that no sync has covered, by count of such writes.
+/// What peers' writes left on the disk that no sync has covered, by count of such writes; and how often it may
+/// have forgotten some.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     /// So many have ended well.
     pub(super) ended: u64,
     /// So many of them had when the newest sync that ended well began.
     stable: u64,
+    /// Another number after each time that the disk may have forgotten something: to a peer as after a boot.
+    pub(super) forgetting: u64,
 }
 
 impl Applied {

@@ -49,7 +49,7 @@ impl Replica {
             disk: self.disk,
             data: superblock.data,
             current: superblock.current,
-            boot: BootId(superblock.boot.0 ^ u128::from(self.forgetting)),
+            boot: BootId(superblock.boot.0 ^ u128::from(self.applied.forgetting)),
             rebooted: superblock.rebooted || self.forgot_what_it_received(peer),
             was_primary: superblock.former_primary || self.role == Role::Primary,
             discard_my_data: self.peers[peer].discard_my_data,

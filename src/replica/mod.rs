@@ -125,9 +125,6 @@ pub struct Replica {
     disk_reason: String,
     let_go: LetGo,
     applied: Applied,
-    /// Another number after each time that the disk may have forgotten something: to a peer it is as after a
-    /// boot.
-    forgetting: u64,
     /// Since the copies were last equal, something this node had received may have been lost before it
     /// was written: the process is another one, or the disk was let go of.
     forgot: bool,
@@ -211,7 +208,6 @@ impl Replica {
             disk_reason: String::new(),
             let_go: LetGo::default(),
             applied: Applied::default(),
-            forgetting: 0,
             forgot: false,
             opening_for: None,
             freezing: None,

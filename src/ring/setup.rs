@@ -71,7 +71,7 @@ pub(super) enum Refused {
     Forbidden,
     #[error(
         "io_uring gets no memory, not even for the smallest queues; raise RLIMIT_MEMLOCK \
-         (LimitMEMLOCK= in the systemd unit)"
+         (`ulimit -l`, or LimitMEMLOCK= in a systemd unit)"
     )]
     Memory,
     #[error("this kernel's io_uring is too old: it cannot wait with a timeout (Linux 5.11 can)")]

@@ -476,7 +476,7 @@ impl Opening {
         let name = self.expected.name.as_deref().unwrap_or("RES");
         self.refused(&format!(
             "its bitmaps need {mebibytes} MiB of memory, which the system does not give; free some \
-             or raise the limit (MemoryMax= and LimitAS= in the systemd unit), then run `twinblk \
+             or raise the limit (MemoryMax= and LimitAS= in a systemd unit), then run `twinblk \
              disk attach {name}`"
         ))
     }
