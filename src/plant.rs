@@ -63,8 +63,6 @@ pub enum Plant {
     MarksUntold,
     /// A session begins while writes of the last one are under way, and no longer locks their blocks.
     LateOldWrite,
-    /// Under C a new primary's first flush leaves out what its predecessor had sent.
-    InheritedUnstable,
     /// What the local disk cannot read is an error to the client.
     ErrorToClient,
 }

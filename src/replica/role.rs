@@ -304,7 +304,7 @@ impl Replica {
             return;
         };
         self.set_role(Role::Primary, "promote");
-        if self.options.protocol == Protocol::C && !self.planted(Plant::InheritedUnstable) {
+        if self.options.protocol == Protocol::C {
             self.makes_inherited_stable();
         }
         self.resumed = false;

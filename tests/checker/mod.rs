@@ -1,5 +1,5 @@
 //! Owns the outside judgement of a device: which values a read may show, given what was written,
-//! acknowledged, flushed and lost. Serves the simulator and tests of real processes alike. Must
+//! acknowledged, flushed and lost. Serves the simulator. Must
 //! never know a ring, a world or the product's own types.
 //!
 //! Every 512-byte sector written carries a 64-bit stamp, unique per write, and bytes that follow

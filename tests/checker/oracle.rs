@@ -32,8 +32,6 @@ pub(crate) enum Lost {
     Nothing,
     /// Writes not flushed at that moment.
     Unstable,
-    /// Any; blocks of mixed age.
-    Mixed,
 }
 
 /// A notice: the device is now as it was at one moment, the same for all sectors, between `floor`
@@ -252,10 +250,7 @@ impl Checker {
     /// The device is back at an earlier moment. What follows is judged from there on.
     pub(crate) fn rewind(&mut self, rewind: Rewind) {
         let now = self.tick();
-        let (floor, ceiling) = match rewind.lost {
-            Lost::Mixed => (0, NEVER - 1),
-            _ => (rewind.floor, rewind.ceiling),
-        };
+        let Rewind { floor, ceiling, .. } = rewind;
         let crash = rewind.lost != Lost::Nothing;
         for timeline in self.sectors.values_mut() {
             timeline.rewind(floor, ceiling, crash, now);
@@ -264,7 +259,7 @@ impl Checker {
         self.unstable.clear();
         self.unsettled.extend(self.sectors.keys());
         let moment = Moment { low: floor, high: ceiling + 1, low_sector: 0, high_sector: 0 };
-        self.moment = (rewind.lost != Lost::Mixed).then_some(moment);
+        self.moment = Some(moment);
     }
 
     /// A second history that shares all so far; what has not ended is open in it.

@@ -129,7 +129,7 @@ pub struct Node {
     wanted: Vec<bool>,
     reads: BTreeMap<RequestId, Bytes>,
     dirty: bool,
-    /// Every `fail_next` data or metadata write: an error.
+    /// How often each work was carried out, by name.
     pub counts: BTreeMap<&'static str, u64>,
 }
 
@@ -1302,9 +1302,9 @@ impl World {
                 self.fail("a request is left");
             }
             let debug = format!("{:?}", self.replica(node));
-            for left in ["granted: [Claim", "waiting: [Claim", "log_waiting: [Piece"] {
-                if debug.contains(left) {
-                    self.fail(&format!("{} keeps {left}", NAMES[node]));
+            for queue in ["granted", "waiting", "log_waiting", "held", "parked", "frozen"] {
+                if !debug.contains(&format!(" {queue}: []")) {
+                    self.fail(&format!("{} keeps something in `{queue}`", NAMES[node]));
                 }
             }
         }

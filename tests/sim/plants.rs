@@ -77,7 +77,7 @@ const fn wide(planted: Planted) -> Planted {
     Planted { wide: true, ..planted }
 }
 
-pub(crate) static BUGS: [Planted; 28] = [
+pub(crate) static BUGS: [Planted; 27] = [
     planted("ack-before-peer", Bug::AckBeforePeer, "G1", &[Kind::Power]),
     wide(planted("write-before-log", Bug::WriteBeforeLog, "G8", &[Kind::PowerBoth])),
     wide(planted("no-log-pages", Bug::NoLogPages, "G8", &[Kind::Power])),
@@ -122,7 +122,6 @@ pub(crate) static BUGS: [Planted; 28] = [
     ),
     planted("marks-untold", Bug::MarksUntold, "G18", &[Kind::Takeover, Kind::Kill]),
     planted("late-old-write", Bug::LateOldWrite, "G17", &[Kind::SlowDisk, Kind::Reset]),
-    planted("inherited-unstable", Bug::InheritedUnstable, "G4", &[Kind::Power, Kind::Operator]),
     Planted {
         seen_as: &["G19"],
         ..planted("error-to-client", Bug::ErrorToClient, "G19", &[Kind::DiskErrors])
@@ -140,6 +139,12 @@ pub(crate) fn of(system: System) -> Vec<(&'static str, Plant)> {
             BUGS.iter().map(|bug| (bug.name, Plant::Product(bug))).chain(lies).collect()
         }
     }
+}
+
+/// The name of a plant.
+pub(crate) fn name(system: System, plant: Plant) -> Option<&'static str> {
+    let same = |other: &Plant| format!("{other:?}") == format!("{plant:?}");
+    of(system).into_iter().find(|(_, other)| same(other)).map(|(name, _)| name)
 }
 
 impl Run {

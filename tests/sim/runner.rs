@@ -15,7 +15,7 @@ use crate::arena::{self, Options, Report};
 use crate::disk::Lies;
 use crate::faults::{KINDS, Kind};
 use crate::node::Maker;
-use crate::plants::Plant;
+use crate::plants::{self, Plant};
 use crate::product::ProductMaker;
 use crate::random::Random;
 use crate::tally::Tally;
@@ -145,6 +145,9 @@ impl Run {
         if self.wide {
             words.push_str(" --wide");
         }
+        if let Some(name) = plants::name(self.system, self.plant) {
+            write!(words, " --plant {name}").expect("to a string");
+        }
         let without: Vec<String> = self.without.iter().map(u64::to_string).collect();
         if !without.is_empty() {
             write!(words, " --without {}", without.join(",")).expect("to a string");
@@ -209,6 +212,7 @@ pub(crate) fn shrink(mut run: Run) -> bool {
         println!("seed {} goes well: there is nothing to shrink", run.from);
         return false;
     }
+    let sought = promise(best.violation.as_deref().unwrap_or_default()).to_owned();
     let all = best.faults;
     let mut size = all.div_ceil(2).max(1);
     quietly(|| {
@@ -216,9 +220,9 @@ pub(crate) fn shrink(mut run: Run) -> bool {
             for first in (1..=all).step_by(usize::try_from(size).expect("few faults")) {
                 let mut fewer = run.clone();
                 fewer.without.extend(first..(first + size).min(all + 1));
-                if fewer.without.len() > run.without.len()
-                    && fewer.world(run.from).violation.is_some()
-                {
+                let more = fewer.without.len() > run.without.len();
+                let left = || fewer.world(run.from).violation;
+                if more && left().is_some_and(|it| promise(&it) == sought) {
                     run = fewer;
                 }
             }
@@ -235,6 +239,11 @@ pub(crate) fn shrink(mut run: Run) -> bool {
     println!("{} of {all} faults are left: {}", left, best.violation.unwrap_or_default());
     println!("  again with: {} --trace", run.command(run.from));
     true
+}
+
+/// Which promise a violation breaks, in its first word.
+fn promise(violation: &str) -> &str {
+    violation.split(':').next().unwrap_or_default()
 }
 
 /// Reports of panics are printed with their world, not as they happen.
