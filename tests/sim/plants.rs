@@ -81,7 +81,7 @@ pub(crate) static BUGS: [Planted; 27] = [
     planted("ack-before-peer", Bug::AckBeforePeer, "G1", &[Kind::Power]),
     wide(planted("write-before-log", Bug::WriteBeforeLog, "G8", &[Kind::PowerBoth])),
     wide(planted("no-log-pages", Bug::NoLogPages, "G8", &[Kind::Power])),
-    wide(planted("cool-unstable", Bug::CoolUnstable, "G8", &[Kind::Power])),
+    wide(planted("cool-unstable", Bug::CoolUnstable, "G8", &[Kind::PowerBoth])),
     planted("forget-hot", Bug::ForgetHot, "G8", &[Kind::Kill]),
     planted("forget-unstable", Bug::ForgetUnstable, "G8", &[Kind::Power]),
     planted("clear-when-sent", Bug::ClearWhenSent, "G8", &[Kind::Power, Kind::Kill]),

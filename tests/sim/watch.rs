@@ -54,7 +54,7 @@ impl Arena {
             self.keep(served);
         }
         for (id, told) in replies {
-            self.told(node, id, told);
+            self.told(node, id, told, serving);
         }
         let current = |copies: &Copies| [0, 1].map(|node| copies.is_current(node));
         let before = current(&self.copies);
@@ -228,7 +228,7 @@ impl Arena {
         self.nodes[other].copied_from = None;
     }
 
-    fn told(&mut self, node: usize, id: u64, told: Told) {
+    fn told(&mut self, node: usize, id: u64, told: Told, serving: bool) {
         let Some(ask) = self.nodes[node].client.open.remove(&id) else {
             let text = format!("node {node} answers request {id}, which is not open");
             return self.fail("G22", text);
@@ -248,6 +248,10 @@ impl Arena {
             }
             (Ask::Flush, Told::Done) => {
                 checker.ack_flush(id);
+                Ok(())
+            }
+            (ask, Told::Failed) if !serving => {
+                self.lose(node, id, ask);
                 Ok(())
             }
             (ask, _) => {

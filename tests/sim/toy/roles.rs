@@ -4,6 +4,7 @@ use twinblk::replica::event::{Command, Refusal};
 
 use super::frame::Frame;
 use super::{Bug, Meta, Phase, Promoting, Task, Then, Toy};
+use crate::node::Told;
 
 impl Toy {
     pub(super) fn obey(&mut self, id: u64, command: &Command) {
@@ -105,8 +106,9 @@ impl Toy {
             let refusal = Refusal { reason: "toy", text: "the peer is newer".to_owned() };
             self.answers.push((promoting.id, Err(refusal)));
         }
-        // Its clients have gone.
-        self.queue.clear();
+        for (id, _) in std::mem::take(&mut self.queue) {
+            self.replies.push((id, Told::Failed));
+        }
         self.active.clear();
         if let Some(id) = self.demoting.take() {
             self.answers.push((id, Ok("demoted".to_owned())));
