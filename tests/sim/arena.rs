@@ -90,7 +90,7 @@ pub(crate) struct Node {
     pub(crate) copied_from: Option<usize>,
     /// It called itself Inconsistent when it last spoke.
     pub(crate) half: bool,
-    /// Its disk has failed, or was let go of, while the other copy was not whole, and both have not been since.
+    /// Its disk has failed, or was let go of, while the other copy was gone or not whole, and both have not been since.
     pub(crate) lost_disk: bool,
     /// Its disk is one of earlier, and it has not been mended since.
     pub(crate) restored: bool,

@@ -143,7 +143,9 @@ impl Arena {
         // Not while it is only being opened.
         if status.disk < DiskState::Inconsistent && !status.disk_reason.is_empty() {
             self.copies.lost_disk(node);
-            let torn = self.nodes[other].half || self.copies.is_mixed(other);
+            let told = self.nodes[other].status.as_ref();
+            let gone = told.is_none_or(|status| status.disk < DiskState::Inconsistent);
+            let torn = gone || self.nodes[other].half || self.copies.is_mixed(other);
             self.nodes[node].lost_disk |= torn && self.phase != Phase::Setup;
         }
         if status.disk == DiskState::Outdated {
