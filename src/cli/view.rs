@@ -180,6 +180,9 @@ fn peer_notes(peer: &PeerBody, of: &ResourceBody) -> Vec<String> {
     if peer.verify_differing_bytes > 0 && peer.out_of_sync_bytes > 0 {
         let differing = show_bytes(peer.verify_differing_bytes);
         let next = match of.role == "Primary" {
+            _ if peer.role.as_deref() == Some("Primary") => {
+                format!("if its copy is right, run there `twinblk verify {resource} --repair`")
+            }
             true => format!("overwrite them there with `twinblk verify {resource} --repair`"),
             false => format!(
                 "a primary overwrites its peer's: on the node whose copy is right `twinblk promote \

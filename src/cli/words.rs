@@ -65,7 +65,7 @@ const DISKS: [Word; 6] = [
 const PEER_DISKS: [Word; 6] = [
     bad(
         "Diskless",
-        "no copy there: its disk failed or was detached, and only the copy here is left",
+        "no copy there: its disk failed or was detached",
         "mend or change its disk, then on PEER `twinblk disk attach RES` for the same one or \
          `twinblk disk replace RES` for a new one",
     ),

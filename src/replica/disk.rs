@@ -387,6 +387,9 @@ impl Replica {
         self.local.forget();
         let current = self.disk == DiskState::UpToDate;
         if current {
+            for (peer, slot) in self.peers.iter_mut().zip(&self.superblock.slots) {
+                peer.bond = slot.bond;
+            }
             self.short_peers = 0;
             for (peer, map) in self.maps.iter().enumerate() {
                 self.short_peers |= u8::from(map.marked() > 0) << peer;

@@ -66,7 +66,9 @@ impl Replica {
         let superblock = &self.superblock;
         let served = superblock.former_primary || self.role == Role::Primary;
         let others = superblock.lineage.head().is_some_and(|head| head.node != self.options.node);
-        let lent = others && superblock.slots[peer].base.is_some();
+        // Up to the newest generation: the peer may have adopted the end of a resync from here.
+        let base = superblock.slots[peer].base;
+        let lent = others && base.is_some() && base != superblock.lineage.head();
         self.options.protocol == Protocol::B && self.forgot && !served && !lent
     }
 
@@ -111,7 +113,11 @@ impl Replica {
         let their_token = theirs.sync_target.map_or(0, |sync| sync.token);
         let (boot, says_so) = (theirs.boot, theirs.rebooted);
         let found = &mut self.peers[peer];
-        let rebooted = found.boot.replace(boot).is_some_and(|before| before != boot);
+        let fresh = !found.boots.contains(&Some(boot));
+        let rebooted = fresh && found.boots[0].is_some();
+        if fresh {
+            found.boots = [Some(boot), found.boots[0]];
+        }
         let rebooted = rebooted | (says_so && !std::mem::replace(&mut found.rebooted, says_so));
         found.verdict = Some(verdict);
         (found.role, found.disk) = (Some(role), Some(disk));
@@ -164,6 +170,7 @@ impl Replica {
                 slot.bond.confirmed = slot.bond.tentative;
             }
             slot.bond.tentative = session.0;
+            self.peers[peer].bond.tentative = session.0;
             if verdict == Verdict::Source(Extent::Marks) && slot.sync_token != their_token {
                 // The end of that resync was adopted, or it never began.
                 slot.sync_token = 0;
@@ -418,7 +425,8 @@ impl Replica {
         }
         let session = found.session_id();
         if found.verdict.is_some_and(Verdict::is_between_disks) {
-            self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
+            let bond = Bond { confirmed: session.0, tentative: 0 };
+            (self.superblock.slots[peer].bond, self.peers[peer].bond) = (bond, bond);
         }
         self.save(After::ConfirmedBond { peer, session });
     }
@@ -508,6 +516,7 @@ impl Replica {
         // The operator's word was for this meeting.
         found.discard_my_data = false;
         (found.lost_power, found.rebooted, found.unflushed) = (false, false, false);
+        found.boots = [None; 2];
         (found.lacks_shown, found.congested) = (false, false);
         self.note_peer(peer, cause);
         if self.peers.iter().all(super::peer::Peer::mirrors) {
@@ -622,8 +631,8 @@ impl Replica {
         let keeps = self.options.protocol == Protocol::C && !rebooted;
         let out = &self.peers[peer].out;
         // Its disk is from before the last meeting that this node remembers, whatever its records say.
-        let (mine, told) = (self.superblock.slots[peer].bond, theirs.bond());
-        let restored = mine != Bond::default() && !mine.is_shared_with(told);
+        let bond = self.peers[peer].bond;
+        let restored = bond.confirmed != 0 && !bond.is_shared_with(theirs.bond());
         let short = self.peers[peer].lacks_shown
             || restored
             || (self.short_peers & (1 << peer) != 0 && !keeps)

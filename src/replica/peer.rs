@@ -23,6 +23,7 @@ use super::sync_source::Source;
 use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Role};
 use crate::format::lineage::Lineage;
+use crate::format::superblock::Bond;
 use crate::limits::{HANDSHAKE_REST, HANDSHAKE_TIME};
 use crate::units::{BootId, Epoch, Nanos, NodeId, Session};
 use std::collections::VecDeque;
@@ -113,8 +114,11 @@ pub(super) struct Peer {
     /// This node, as primary, has written in the middle of a resync to here: of older blocks that
     /// still come, only marked ones are taken.
     pub(super) fresh: bool,
-    /// The boot of its host, when it was last met.
-    pub(super) boot: Option<BootId>,
+    /// What it told as the boots of its host since the two last had the same, the newest first: another process
+    /// of it may go back to one that it told before.
+    pub(super) boots: [Option<BootId>; 2],
+    /// The last meeting of the disks, also if this node's own is gone, or is an older one since.
+    pub(super) bond: Bond,
     /// It said, when it was last met, that what it had acknowledged may be gone.
     pub(super) rebooted: bool,
     /// Its host has booted, or its disk failed, since it had all: it may lack what it had
@@ -172,7 +176,8 @@ impl Peer {
             ahead_until: None,
             needs_marks_here: false,
             fresh: false,
-            boot: None,
+            boots: [None; 2],
+            bond: Bond::default(),
             rebooted: false,
             lost_power: false,
             lacks_shown: false,

@@ -510,3 +510,63 @@ fn a_primary_without_a_disk_does_not_go_on_with_a_restored_one() {
     w.equal();
     w.holds(BRAVO, 5, 1, 2);
 }
+
+/// G20: a meeting with a new disk that was torn does not make the lender look like a restored one.
+#[test]
+fn a_torn_meeting_of_a_new_disk_is_had_again() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    BOTH.into_iter().for_each(|node| w.hold_kind(node, "Met", true));
+    w.must(ALPHA, Command::DiskReplace);
+    w.run_for(100);
+    w.cut();
+    BOTH.into_iter().for_each(|node| w.hold_kind(node, "Met", false));
+    w.restore();
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    w.equal();
+}
+
+/// G20: nor does an older disk that a primary attaches.
+#[test]
+fn a_primary_that_attaches_an_older_disk_goes_on_with_the_lender() {
+    let mut w = begun(Protocol::C);
+    let old = w.nodes[ALPHA].medium.clone();
+    w.blip();
+    w.settle();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.wrote(ALPHA, 7, 1, 2);
+    flushed(&mut w, ALPHA);
+    w.settle();
+    w.nodes[ALPHA].medium = old;
+    w.must(ALPHA, Command::DiskAttach);
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    w.equal();
+    w.holds(ALPHA, 7, 1, 2);
+}
+
+/// G20: a new process of a lender that once forgot something has forgotten nothing more.
+#[test]
+fn a_lender_that_starts_anew_has_not_forgotten_again() {
+    let mut w = begun(Protocol::C);
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 6, 1, 1);
+    w.run_for(20);
+    fail_its_sync(&mut w, BRAVO);
+    w.must(BRAVO, Command::DiskAttach);
+    w.settle();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.nodes[BRAVO].stalled.insert("sync");
+    w.wrote(ALPHA, 7, 1, 2);
+    w.run_for(20);
+    w.crash(BRAVO);
+    w.nodes[BRAVO].stalled.clear();
+    w.restart(BRAVO);
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    assert_eq!(reads(&mut w, ALPHA, 7, 1), [2]);
+}
