@@ -387,13 +387,7 @@ impl Replica {
         self.local.forget();
         let current = self.disk == DiskState::UpToDate;
         if current {
-            for (peer, slot) in self.peers.iter_mut().zip(&self.superblock.slots) {
-                peer.bond = slot.bond;
-            }
-            self.short_peers = 0;
-            for (peer, map) in self.maps.iter().enumerate() {
-                self.short_peers |= u8::from(map.marked() > 0) << peer;
-            }
+            self.remember_peers();
         }
         if self.freezing.as_ref().is_some_and(|freeze| freeze.back) {
             self.freeze_anew(doubted);
@@ -433,6 +427,17 @@ impl Replica {
             }
         }
         self.check_flushes();
+    }
+
+    /// What a current disk knew of the peers, for as long as it is gone.
+    fn remember_peers(&mut self) {
+        for (peer, slot) in self.peers.iter_mut().zip(&self.superblock.slots) {
+            peer.bond = slot.bond;
+        }
+        self.short_peers = 0;
+        for (peer, map) in self.maps.iter().enumerate() {
+            self.short_peers |= u8::from(map.marked() > 0) << peer;
+        }
     }
 
     /// The generation that a peer is asked to begin without the disk here, and remembered as such.
