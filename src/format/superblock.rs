@@ -51,6 +51,14 @@ pub struct Bond {
 }
 
 impl Bond {
+    /// Another meeting begins, in which the peer told its own bond: what the peer knows to be recorded is.
+    pub const fn meet(&mut self, session: u64, theirs: Self) {
+        if self.tentative != 0 && self.tentative == theirs.confirmed {
+            self.confirmed = self.tentative;
+        }
+        self.tentative = session;
+    }
+
     /// Both remember the same last meeting, so neither disk is from before it.
     #[must_use]
     pub const fn is_shared_with(self, other: Self) -> bool {

@@ -379,6 +379,7 @@ impl Replica {
             slot.all_marked = true;
             slot.withdrawn = true;
         }
+        self.peers.iter_mut().for_each(|peer| peer.bond = Bond::default());
         self.superblock.parted = false;
         self.maps.iter_mut().for_each(super::dirty_map::DirtyMap::mark_all);
         self.reconsider_disk("node replace");

@@ -2,7 +2,6 @@
 //! before anything flows.
 //! Must never let a decision rest on a state that has changed since it was told.
 
-use super::Replica;
 use super::apply::Incoming;
 use super::disk::DiskPhase;
 use super::event::Connection;
@@ -10,6 +9,7 @@ use super::peer::Phase;
 use super::persist::{After, AfterPages, PagesJob};
 use super::reconcile::{Extent, Reason, THEIRS_MIXED_NEWER, Verdict, reconcile};
 use super::sync_source::Source;
+use super::{Replica, SyncPurpose};
 use crate::buffer::Payload;
 use crate::format::frame::{ByeReason, DiskState, Frame, PeerState, Protocol, Role};
 use crate::format::lineage::{Generation, Relation};
@@ -166,11 +166,8 @@ impl Replica {
         }
         let slot = &mut self.superblock.slots[peer];
         if verdict.is_between_disks() {
-            if slot.bond.tentative != 0 && slot.bond.tentative == their_bond.confirmed {
-                slot.bond.confirmed = slot.bond.tentative;
-            }
-            slot.bond.tentative = session.0;
-            self.peers[peer].bond.tentative = session.0;
+            slot.bond.meet(session.0, their_bond);
+            self.peers[peer].bond.meet(session.0, their_bond);
             if verdict == Verdict::Source(Extent::Marks) && slot.sync_token != their_token {
                 // The end of that resync was adopted, or it never began.
                 slot.sync_token = 0;
@@ -558,7 +555,7 @@ impl Replica {
         if self.role == Role::Secondary && self.has_open_disk() {
             // Under B the peer made stable what was flushed, and this node has it in memory: it gives up
             // nothing before all is stable here. A primary's flushes were its own.
-            return self.sync_source(peer, session);
+            return self.sync_disk(SyncPurpose::Source { peer, session });
         }
         self.start_source(peer);
     }

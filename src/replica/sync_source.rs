@@ -102,7 +102,7 @@ impl Replica {
         self.superblock.current = self.current_with(peer);
         self.save(super::persist::After::SourceToken { peer, session });
         if self.has_open_disk() {
-            self.sync_source(peer, session);
+            self.sync_disk(SyncPurpose::Source { peer, session });
         }
         self.tell_pause(peer);
         self.resend_owed(peer);
@@ -117,10 +117,6 @@ impl Replica {
             source.durable = true;
         }
         self.feed_resync(peer);
-    }
-
-    pub(super) fn sync_source(&mut self, peer: usize, session: crate::units::Session) {
-        self.sync_disk(SyncPurpose::Source { peer, session });
     }
 
     /// What this node wrote before, perhaps in a former life of the process, survives a power cut.

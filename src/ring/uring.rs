@@ -4,8 +4,9 @@
 //! What the kernel sees of an operation (header, vectors, address, time limit) lies on the heap
 //! and belongs to the operation's entry in the table of flights, which is removed only after its
 //! completion came. Of one file the kernel has at most a share of what its completion queue holds; what
-//! goes beyond waits in user memory, so that a disk that hangs holds up nothing but itself. Sockets have no
-//! bound: should completions ever outgrow the queue, the kernel keeps them (`IORING_FEAT_NODROP`).
+//! goes beyond waits in user memory, so that the reads and writes of a disk that hangs hold up nothing else.
+//! (Syncs and zeroings of all disks share the kernel's few threads, see `setup`.) Sockets have no bound:
+//! should completions ever outgrow the queue, the kernel keeps them (`IORING_FEAT_NODROP`).
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};

@@ -331,10 +331,10 @@ impl Dump {
         }
         let slots = self.log.slots(log.geometry)?;
         let first = self.log.next_transaction.max(FIRST_TRANSACTION);
-        if first > SERIAL_MAX {
+        // The last of the ring, too, must be one that is believed.
+        if first > SERIAL_MAX - ring {
             return Err("its next_transaction is none");
         }
-        first.checked_add(ring).ok_or("its next_transaction is none")?;
         let mut blocks = extent_log::fresh_ring(log, first);
         for number in first..first + ring {
             let window = extent_log::window_for(number, log_extents);

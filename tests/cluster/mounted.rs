@@ -104,7 +104,11 @@ impl Mounted {
         self.unmount();
         tool("losetup", &["-d", &std::mem::take(&mut self.device)]);
         if let Some((mut fuse, face)) = self.fuse.take() {
-            tool("fusermount3", &["-u", face.to_str().expect("text")]);
+            // The kernel lets go of a loop device, and of the file below it, when the last who looks at it is gone.
+            eventually("an end of the file of nbdfuse", || {
+                let ran = run(Command::new("fusermount3").arg("-u").arg(&face));
+                if ran.code == 0 { Ok(()) } else { Err(ran.errors) }
+            });
             let _ = fuse.wait();
         }
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::RECORD_BYTES;
-use crate::limits::{LOG_EXTENTS_MAX, LOG_EXTENTS_MIN, LOG_UPDATES_MAX};
+use crate::limits::{LOG_EXTENTS_MAX, LOG_EXTENTS_MIN, LOG_UPDATES_MAX, SERIAL_MAX};
 
 type Block = [u8; RECORD_BYTES];
 type Slots = Vec<Option<u32>>;
@@ -130,6 +130,20 @@ fn a_fresh_log_is_empty() {
             let next_transaction = first + ring_blocks(log_extents);
             let image = recover_ring(identity(log_extents), &ring);
             assert_eq!(image, LogImage::Hot { slots, next_transaction });
+        }
+    }
+}
+
+/// Numbers that no log comes to, and that leave no room for the next.
+#[test]
+fn a_number_out_of_bounds_is_not_believed() {
+    for log_extents in [LOG_EXTENTS_MIN, 1237] {
+        let log = identity(log_extents);
+        let last = |first: u64| first + ring_blocks(log_extents) - 1;
+        let first = SERIAL_MAX - ring_blocks(log_extents);
+        assert!(!is_unreadable(&recover_ring(log, &fresh_ring(log, first))), "{}", last(first));
+        for first in [first + 1, u64::MAX - 1000] {
+            assert!(is_unreadable(&recover_ring(log, &fresh_ring(log, first))), "{}", last(first));
         }
     }
 }
