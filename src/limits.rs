@@ -45,8 +45,8 @@ pub const EPOCH_MAX: u64 = 1 << 56;
 /// between two meetings. A number that got garbled must not bring both near [`EPOCH_MAX`] for good.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 32;
 
-/// The largest number that a superblock or a transaction of the activity log may bear: one each microsecond
-/// does not reach it in a hundred thousand years, and there is always room for the next.
+/// No superblock or transaction of the activity log that is believed bears this number or a higher one: one each
+/// microsecond does not reach it in a hundred thousand years, and there is always room for the next.
 pub const SERIAL_MAX: u64 = 1 << 62;
 
 /// The largest epoch a superblock may hold: what was adopted from a peer, and as many of one's own.

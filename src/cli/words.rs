@@ -184,6 +184,7 @@ mod tests {
         let disks =
             [D::Diskless, D::Failed, D::Inconsistent, D::Outdated, D::Consistent, D::UpToDate];
         assert!(disks.iter().all(|state| disk(names::disk(*state)) != UNKNOWN));
+        assert!(disks.iter().all(|state| peer_disk(names::disk(*state)) != UNKNOWN));
         let all = [Connection::StandAlone, Connection::Connecting, Connection::Connected];
         assert!(all.iter().all(|state| connection(names::connection(*state)) != UNKNOWN));
         use Replication as R;
@@ -207,7 +208,8 @@ mod tests {
 
     #[test]
     fn words_are_plain_sentences() {
-        let words = ROLES.iter().chain(&DISKS).chain(&CONNECTIONS).chain(&REPLICATIONS);
+        let words =
+            ROLES.iter().chain(&DISKS).chain(&PEER_DISKS).chain(&CONNECTIONS).chain(&REPLICATIONS);
         for word in words {
             assert!(word.meaning.len() > 12, "{word:?}");
             assert!(!word.meaning.ends_with('.') && !word.remedy.ends_with('.'), "{word:?}");

@@ -167,7 +167,7 @@ impl Drafts<'_> {
 
 /// Whether the kernel names this device by the order in which it found it.
 fn is_numbered(path: &Path) -> bool {
-    let kinds = ["sd", "hd", "vd", "xvd", "nvme", "mmcblk", "loop"];
+    let kinds = ["sd", "hd", "vd", "xvd", "nvme", "mmcblk", "loop", "dm-", "md", "nbd", "zd"];
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     path.parent() == Some(Path::new("/dev")) && kinds.iter().any(|kind| name.starts_with(kind))
 }

@@ -66,7 +66,7 @@ fn sync_target() -> impl Strategy<Value = Option<SyncTarget>> {
 }
 
 pub(super) fn superblock() -> impl Strategy<Value = Superblock> {
-    let numbers = (0..=SERIAL_MAX, any::<u64>(), 0..=EPOCH_STORED_MAX, any::<u64>());
+    let numbers = (0..SERIAL_MAX, any::<u64>(), 0..=EPOCH_STORED_MAX, any::<u64>());
     let identity = (1..=u128::MAX, any::<u128>(), any::<u8>(), any::<[bool; 5]>());
     let state = (geometry(), data_state(), lineage(), sync_target());
     (numbers, identity, state, prop::array::uniform4(slot())).prop_map(

@@ -255,7 +255,7 @@ impl SuperblockRecord {
             (self.extent_bytes.get() == EXTENT_SIZE, "extent_bytes"),
             (self.resource.get() != 0, "resource"),
             (self.flags & !flags == 0, "flags"),
-            (self.serial.get() <= SERIAL_MAX, "serial"),
+            (self.serial.get() < SERIAL_MAX, "serial"),
             (self.epoch.get() <= EPOCH_STORED_MAX, "epoch"),
             (self.current.get() <= newest, "current"),
             (self.reserved == [0; 6] && is_zero(&self.reserved_tail), "reserved"),

@@ -11,11 +11,11 @@ use crate::plant::Plant;
 use crate::units::{Blocks, Nanos, Sequence};
 
 /// When a transaction has gathered enough of those who are about to wait for it. A client that keeps
-/// many cold writes in flight sends a new one for each that ends: the log is written for somewhat more than
-/// half of them at a time, while the others are on their way, or it would be written for a few at a time.
+/// many cold writes in flight sends a new one for each that ends: the log is written for half of them at a
+/// time, while the data of the others is, or it would be written for a few at a time.
 #[derive(Debug)]
 pub(super) struct Gather {
-    /// Most cold writes seen at a time, waiting or under way, since the last transaction began.
+    /// Most cold writes seen at a time, waiting or under way; one less with each transaction since.
     most: usize,
     /// When the first who waits has waited long enough.
     until: Nanos,
@@ -30,8 +30,10 @@ impl Default for Gather {
 impl Gather {
     /// Whether a transaction should begin now, for `waiting` while `under_way` other cold writes are.
     fn is_enough(&mut self, now: Nanos, waiting: usize, under_way: usize) -> bool {
-        self.most = self.most.max(waiting + under_way);
-        let enough = (self.most * 9).div_ceil(16).min(LOG_UPDATES_MAX);
+        let seen = waiting + under_way;
+        self.most = self.most.max(seen);
+        let enough = self.most.div_ceil(2).min(LOG_UPDATES_MAX);
+        let mut kept = self.most.saturating_sub(1);
         if self.most >= LOG_GATHER_MIN && waiting < enough {
             if self.until == Nanos::NEVER {
                 self.until = now + LOG_GATHER_TIME;
@@ -39,8 +41,10 @@ impl Gather {
             if now < self.until {
                 return false;
             }
+            // The others do not come.
+            kept = 0;
         }
-        *self = Self { most: waiting + under_way, until: Nanos::NEVER };
+        *self = Self { most: seen.max(kept), until: Nanos::NEVER };
         true
     }
 }
@@ -184,12 +188,13 @@ mod tests {
     const NOW: Nanos = Nanos(5_000);
 
     #[test]
-    fn more_than_half_of_many_are_gathered() {
+    fn half_of_many_are_gathered() {
         let mut gather = Gather::default();
-        assert!(!gather.is_enough(NOW, 17, 15));
-        assert!(!gather.is_enough(NOW, 17, 0), "those that ended are about to come again");
-        assert!(gather.is_enough(NOW, 18, 0));
-        assert!(gather.is_enough(NOW, 11, 0), "18 were all there were");
+        assert!(!gather.is_enough(NOW, 15, 17));
+        assert!(!gather.is_enough(NOW, 15, 0), "those that ended are about to come again");
+        assert!(gather.is_enough(NOW, 16, 0));
+        assert!(!gather.is_enough(NOW, 15, 0), "31 is what is still counted on");
+        assert!(gather.is_enough(NOW, 16, 0));
     }
 
     #[test]

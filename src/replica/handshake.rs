@@ -166,8 +166,10 @@ impl Replica {
         }
         let slot = &mut self.superblock.slots[peer];
         if verdict.is_between_disks() {
-            slot.bond.meet(session.0, their_bond);
-            self.peers[peer].bond.meet(session.0, their_bond);
+            if verdict != Verdict::Target(Extent::Full) {
+                slot.bond.meet(session.0, their_bond);
+                self.peers[peer].bond.meet(session.0, their_bond);
+            }
             if verdict == Verdict::Source(Extent::Marks) && slot.sync_token != their_token {
                 // The end of that resync was adopted, or it never began.
                 slot.sync_token = 0;
@@ -257,7 +259,8 @@ impl Replica {
         if mine.protocol != theirs.protocol {
             return Some(format!(
                 "{resource}: {me} is configured for protocol {:?}, {peer} for {:?}; make the \
-                 configuration files equal and run `twinblk connect {resource}`",
+                 configuration files equal, start the daemon anew where its file was changed, and run \
+                 `twinblk connect {resource}`",
                 mine.protocol, theirs.protocol
             ));
         }
@@ -265,8 +268,9 @@ impl Replica {
         if !diskless && mine.device_blocks != theirs.device_blocks {
             return Some(format!(
                 "{resource}: the device has {} bytes on {me} and {} on {peer}; both must have the \
-                 same size: give the node with the smaller one a larger disk and run `twinblk disk \
-                 replace {resource}` there",
+                 same size. Stop the daemon on the node with the smaller one, give it a disk like that of the \
+                 other, run `twinblk create {resource} --force` there, which gives its copy up, start the daemon, \
+                 and run `twinblk connect {resource}` on the other node",
                 mine.device_blocks * crate::units::BLOCK_BYTES,
                 theirs.device_blocks * crate::units::BLOCK_BYTES
             ));
@@ -421,11 +425,19 @@ impl Replica {
             return;
         }
         let session = found.session_id();
-        if found.verdict.is_some_and(Verdict::is_between_disks) {
-            let bond = Bond { confirmed: session.0, tentative: 0 };
-            (self.superblock.slots[peer].bond, self.peers[peer].bond) = (bond, bond);
+        if found.verdict.is_some_and(|verdict| verdict.is_between_disks() && !verdict.copies_all())
+        {
+            self.remember_meeting(peer);
         }
         self.save(After::ConfirmedBond { peer, session });
+    }
+
+    /// Both have recorded this meeting. If one copy is all to be overwritten, that comes with the record that it
+    /// is of mixed age: by a meeting alone it would be believed as one that only lacks what is marked, and whose
+    /// marks those are says no more which of the two is the old one.
+    pub(super) fn remember_meeting(&mut self, peer: usize) {
+        let bond = Bond { confirmed: self.peers[peer].session_id().0, tentative: 0 };
+        (self.superblock.slots[peer].bond, self.peers[peer].bond) = (bond, bond);
     }
 
     /// Both remember the meeting: act on the verdict.

@@ -47,6 +47,12 @@ impl Verdict {
     pub const fn is_between_disks(self) -> bool {
         !matches!(self, Self::MineDiskless | Self::TheirsDiskless | Self::NoDisk)
     }
+
+    /// One copy is overwritten as a whole, whatever it holds.
+    #[must_use]
+    pub const fn copies_all(self) -> bool {
+        matches!(self, Self::Source(Extent::Full) | Self::Target(Extent::Full))
+    }
 }
 
 /// Why two nodes do not work together.

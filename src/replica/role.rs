@@ -206,7 +206,9 @@ impl Replica {
             return self.answer(id, Err(refusal));
         }
         let forced = force && self.disk != DiskState::UpToDate;
-        let epoch = self.superblock.epoch.next();
+        let next = self.superblock.epoch.next();
+        // Ahead of one that a peer asked for in vain: it goes by the same number.
+        let epoch = if forced { next.next() } else { next };
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
         let step = Step::Waiting;

@@ -5,6 +5,7 @@ use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
+use super::reconcile::Verdict;
 use super::status::Pace;
 use super::stream::Sent;
 use super::{IoPurpose, Owner, Replica, SyncPurpose};
@@ -81,6 +82,9 @@ impl Replica {
             return self.violation(peer, "readiness for a resync that was not offered");
         }
         let session = self.peers[peer].session_id();
+        if self.peers[peer].verdict.is_some_and(Verdict::copies_all) {
+            self.remember_meeting(peer);
+        }
         let found = &mut self.peers[peer];
         found.phase = Phase::SyncSource;
         found.deadline = Nanos::NEVER;

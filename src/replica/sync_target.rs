@@ -25,6 +25,9 @@ impl Replica {
             return self.violation(peer, "a resync that was not agreed on");
         }
         let session = found.session_id();
+        if found.verdict.is_some_and(Verdict::copies_all) {
+            self.remember_meeting(peer);
+        }
         if !self.planted(Plant::InconsistentUnrecorded) {
             self.superblock.data = DataState::Inconsistent;
             self.superblock.sync_target = Some(SyncTarget { token, generation });

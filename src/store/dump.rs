@@ -276,7 +276,7 @@ impl Dump {
         if geometry.fault().is_some() || self.slots.len() != usize::from(peer_slots) {
             return Err("its geometry is none");
         }
-        if self.serial > SERIAL_MAX {
+        if self.serial >= SERIAL_MAX {
             return Err("its serial is none");
         }
         if self.lineage.len() > LINEAGE_ENTRIES {

@@ -156,7 +156,7 @@ fn a_foreign_disk_is_not_served() {
 }
 
 /// Nodes that must not talk to each other: both say why, and nothing is copied.
-fn strangers(mut cluster: Cluster, words: &[&str]) {
+fn strangers(mut cluster: Cluster, words: &[&str]) -> Cluster {
     let disks = [0, 1].map(|node| hash(&cluster.site.disk(node)));
     for node in [0, 1] {
         cluster.start(node);
@@ -173,6 +173,7 @@ fn strangers(mut cluster: Cluster, words: &[&str]) {
         if words.iter().all(said) { Ok(()) } else { Err(format!("{reasons:?}")) }
     });
     assert_eq!(disks, [0, 1].map(|node| hash(&cluster.site.disk(node))));
+    cluster
 }
 
 fn laid_out(wish: Wish) -> Cluster {
@@ -187,14 +188,14 @@ fn laid_out(wish: Wish) -> Cluster {
 fn nodes_with_different_secrets_do_not_talk() {
     let cluster = laid_out(Wish::new(8));
     cluster.site.write_secret(1, "another secret altogether");
-    strangers(cluster, &["secret"]);
+    let _ = strangers(cluster, &["secret"]);
 }
 
 #[test]
 fn nodes_with_different_protocols_do_not_talk() {
     let cluster = laid_out(Wish::new(8));
     cluster.site.edit_config(1, "protocol = \"C\"", "protocol = \"A\"");
-    strangers(cluster, &["protocol"]);
+    let _ = strangers(cluster, &["protocol"]);
 }
 
 #[test]
@@ -216,15 +217,23 @@ fn disks_of_different_origin_are_not_mixed() {
         cluster.done(node, &["init", RESOURCE, "--from", NAMES[node]]);
         cluster.stop(node);
     }
-    strangers(cluster, &["different resources", "--force"]);
+    let _ = strangers(cluster, &["different resources", "--force"]);
 }
 
-/// A smaller peer cannot take the data.
+/// A smaller peer cannot take the data; with the disk and the commands that the refusal names it does.
 #[test]
 fn a_smaller_peer_is_refused() {
     let mut cluster = laid_out(Wish { disk_bytes: [16 << 20, 8 << 20], ..Wish::new(16) });
     cluster.start(0);
     cluster.done(0, &["init", RESOURCE, "--from", NAMES[0]]);
     cluster.kill(0);
-    strangers(cluster, &["smaller"]);
+    let mut cluster = strangers(cluster, &["Stop the daemon", "create r0 --force", "connect"]);
+    cluster.stop(1);
+    let disk = fs::OpenOptions::new().write(true).open(cluster.site.disk(1)).expect("open");
+    disk.set_len(16 << 20).expect("grown");
+    cluster.done(1, &["create", RESOURCE, "--force"]);
+    cluster.start(1);
+    cluster.done(0, &["connect", RESOURCE]);
+    cluster.wait_in_sync(0);
+    cluster.assert_identical();
 }

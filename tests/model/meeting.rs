@@ -3,7 +3,7 @@
 
 use crate::ledger::Ledger;
 use crate::rules::{Plant, Rules, Watch};
-use crate::state::{Node, Phase, State, Worth};
+use crate::state::{ALL, Node, Phase, State, Worth};
 use twinblk::format::frame::{DiskState, PeerState, Protocol, Role};
 use twinblk::format::lineage::Relation;
 use twinblk::format::superblock::{Bond, DataState, PeerSlot, SyncTarget};
@@ -161,11 +161,17 @@ impl Rules {
             return false;
         }
         let told = node.told_confirmed;
-        let record = &mut node.record;
-        if record.tentative != 0 && record.tentative == told {
-            record.confirmed = record.tentative;
+        if node.verdict == Some(Verdict::Source(Extent::Full)) {
+            node.record.all_marked = true;
+            node.map = ALL;
         }
-        record.tentative = session;
+        let record = &mut node.record;
+        if node.verdict != Some(Verdict::Target(Extent::Full)) {
+            if record.tentative != 0 && record.tentative == told {
+                record.confirmed = record.tentative;
+            }
+            record.tentative = session;
+        }
         let marks = node.verdict == Some(Verdict::Source(Extent::Marks));
         if marks && record.sync_token != node.told_token {
             record.sync_token = 0;
@@ -187,18 +193,20 @@ impl Rules {
         if node.phase != Phase::Noted || !heard || !alive {
             return false;
         }
-        (node.record.confirmed, node.record.tentative) = (session, 0);
+        if !node.verdict.is_some_and(Verdict::copies_all) {
+            node.remember_meeting(session);
+        }
         node.save();
         match node.verdict {
             Some(Verdict::Nothing) => node.phase = Phase::Equal,
-            Some(Verdict::Source(extent)) => {
+            Some(Verdict::Source(_)) => {
                 // `Replica::begin_source`.
                 node.phase = Phase::SourceWaits;
                 let kept = node.record.sync_token;
                 let goes_on = kept != 0 && node.told_token == kept;
                 node.token = if goes_on { kept } else { fresh };
                 node.lifted = node.record.data.0 == DataState::Outdated;
-                node.start_sent = extent == Extent::Marks && node.primary;
+                node.start_sent = node.primary;
             }
             Some(Verdict::Target(_)) => node.phase = Phase::TargetWaits,
             Some(Verdict::AwaitInit) => node.phase = Phase::Idle,

@@ -2,21 +2,16 @@
 //! `src/replica/sync_source.rs`, `sync_target.rs` and the end of `handshake.rs`.
 
 use crate::rules::{Plant, Rules, Watch};
-use crate::state::{ALL, BLOCKS, Phase, Sent, Stage, State, Worth};
+use crate::state::{BLOCKS, Phase, Sent, Stage, State, Worth};
 use twinblk::format::superblock::DataState;
-use twinblk::replica::reconcile::{Extent, Verdict};
+use twinblk::replica::reconcile::Verdict;
 
 impl Rules {
-    /// `Replica::begin_source` of everything: the intent is durable, memory follows.
+    /// `Replica::begin_source`: a secondary makes stable what it has.
     pub(crate) fn begin_source(&self, s: &mut State, n: u8) -> bool {
         let node = &mut s.nodes[usize::from(n)];
         if node.phase != Phase::SourceWaits || node.start_sent {
             return false;
-        }
-        if node.verdict == Some(Verdict::Source(Extent::Full)) {
-            node.save();
-            node.record.all_marked = true;
-            node.map = ALL;
         }
         // A flush that the peer had no part in shows only where nothing else makes it stable.
         let bare = self.has(Plant::StartBeforeSync) || self.has(Plant::FlushHereOnly);
@@ -46,10 +41,13 @@ impl Rules {
     pub(crate) fn prepare(s: &mut State, n: u8, watch: &mut Watch) -> bool {
         let source = s.nodes[1 - usize::from(n)];
         let offered = source.phase == Phase::SourceWaits && source.start_sent;
-        let alive = s.is_alive();
+        let (alive, session) = (s.is_alive(), s.session);
         let node = &mut s.nodes[usize::from(n)];
         if !alive || !offered || node.phase != Phase::TargetWaits {
             return false;
+        }
+        if node.verdict.is_some_and(Verdict::copies_all) {
+            node.remember_meeting(session);
         }
         node.save();
         node.record.data = Worth(DataState::Inconsistent);
@@ -79,11 +77,15 @@ impl Rules {
 
     /// `Replica::source_token_saved`, `source_synced`.
     pub(crate) fn token(s: &mut State, n: u8) -> bool {
+        let session = s.session;
         let node = &mut s.nodes[usize::from(n)];
         let syncs = node.phase == Phase::SyncSource && !node.marks_may_go;
         // Its generation is saved first.
         if !syncs || node.owes_generation {
             return false;
+        }
+        if node.verdict.is_some_and(Verdict::copies_all) {
+            node.remember_meeting(session);
         }
         node.save();
         node.record.sync_token = node.token;

@@ -207,6 +207,11 @@ impl Node {
         }
     }
 
+    /// `Replica::remember_meeting`: the last one that both have recorded.
+    pub(crate) const fn remember_meeting(&mut self, session: u8) {
+        (self.record.confirmed, self.record.tentative) = (session, 0);
+    }
+
     /// What the blocks hold once the write under way has ended. While the process lives it will, and
     /// reads wait for it (G5); if the process dies, the extent is hot.
     pub(crate) fn to_be(self) -> [u8; BLOCKS] {

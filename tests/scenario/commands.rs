@@ -492,67 +492,6 @@ fn a_disconnect_gives_a_promotion_up() {
     assert_ne!(w.status(BRAVO).disk, DiskState::Outdated);
 }
 
-/// G14: a disk of the same generation was restored, and the primary has just lost its own.
-#[test]
-fn a_primary_without_a_disk_does_not_go_on_with_a_restored_one() {
-    let mut w = begun(Protocol::C);
-    w.crash(BRAVO);
-    let kept = w.nodes[BRAVO].medium.clone();
-    w.restart(BRAVO);
-    w.settle();
-    w.wrote(ALPHA, 5, 1, 2);
-    flushed(&mut w, ALPHA);
-    w.crash(BRAVO);
-    w.nodes[BRAVO].medium = kept;
-    lose_disk_to_a_read(&mut w, ALPHA);
-    w.restart(BRAVO);
-    w.settle();
-    assert!(stand_alone(&w)[ALPHA]);
-    assert!(peer(&w, ALPHA).connection_reason.contains("twinblk disk attach"));
-    w.must(ALPHA, Command::DiskAttach);
-    BOTH.into_iter().for_each(|node| w.must(node, CONNECT));
-    w.settle();
-    w.equal();
-    w.holds(BRAVO, 5, 1, 2);
-}
-
-/// G20: a meeting with a new disk that was torn does not make the lender look like a restored one.
-#[test]
-fn a_torn_meeting_of_a_new_disk_is_had_again() {
-    let mut w = begun(Protocol::C);
-    lose_disk_to_a_read(&mut w, ALPHA);
-    w.settle();
-    BOTH.into_iter().for_each(|node| w.hold_kind(node, "Met", true));
-    w.must(ALPHA, Command::DiskReplace);
-    w.run_for(100);
-    w.cut();
-    BOTH.into_iter().for_each(|node| w.hold_kind(node, "Met", false));
-    w.restore();
-    w.settle();
-    assert_eq!(stand_alone(&w), [false; 2]);
-    w.equal();
-}
-
-/// G20: nor does an older disk that a primary attaches.
-#[test]
-fn a_primary_that_attaches_an_older_disk_goes_on_with_the_lender() {
-    let mut w = begun(Protocol::C);
-    let old = w.nodes[ALPHA].medium.clone();
-    w.blip();
-    w.settle();
-    lose_disk_to_a_read(&mut w, ALPHA);
-    w.settle();
-    w.wrote(ALPHA, 7, 1, 2);
-    flushed(&mut w, ALPHA);
-    w.settle();
-    w.nodes[ALPHA].medium = old;
-    w.must(ALPHA, Command::DiskAttach);
-    w.settle();
-    assert_eq!(stand_alone(&w), [false; 2]);
-    w.equal();
-    w.holds(ALPHA, 7, 1, 2);
-}
-
 /// G20: a new process of a lender that once forgot something has forgotten nothing more.
 #[test]
 fn a_lender_that_starts_anew_has_not_forgotten_again() {

@@ -31,6 +31,7 @@ mod medium;
 mod modelled;
 mod operators;
 mod rare;
+mod restored;
 mod stories;
 mod three;
 mod walk;

@@ -321,6 +321,13 @@ impl World {
         self.stop_machine(node, false);
     }
 
+    /// What is stalled never reaches the disk.
+    pub fn drop_stalled(&mut self, node: usize) {
+        let Node { pending, stalled, .. } = &mut self.nodes[node];
+        pending.retain(|pending| !stalled.contains(pending.work.name()));
+        stalled.clear();
+    }
+
     /// The machine loses power and boots again.
     pub fn power_cut(&mut self, node: usize) {
         self.stop_machine(node, true);

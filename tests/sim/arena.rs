@@ -143,7 +143,9 @@ pub(crate) struct Arena {
     pub(crate) snapshots: [Option<(LifeId, Image)>; 2],
 }
 
+/// How often the operator and the judge look, ns.
 pub(crate) const LOOK: u64 = 500_000_000;
+
 /// Plays one world from its seed.
 pub(crate) fn run(options: &Options, maker: Rc<dyn Maker>) -> Report {
     let mut arena = Arena::new(options.clone(), maker);

@@ -56,7 +56,7 @@ Plays seeded worlds: two nodes, their disks and network, clients, an operator, f
   --fault NAME     only this kind of fault; may be given several times
   --without N,N    with the faults of these numbers left out (--trace shows them)
   --shrink         of the world that --seed names, which goes wrong: with as few faults as do
-  --counts FILE    write how often each row, change of state, fault and command was met
+  --counts FILE    write how often each row, change of state, fault, command and early end was met
   --wide           only devices with more extents than the activity log
   --system NAME    what runs on the nodes
   --plant NAME     with this bug: succeeds once the checkers have caught it

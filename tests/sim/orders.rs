@@ -1,5 +1,5 @@
-//! Owns what an operator's commands mean for the judge: words that permit what is forbidden otherwise,
-//! and taken back if the node refuses; and a planned stop to its end. Must never judge.
+//! Owns what passes between the operator and the nodes: when he looks, what he orders, what his words permit until
+//! they are refused, a planned stop to its end, and when he gives a world up. Must never look at a disk.
 
 use twinblk::replica::event::{Command, Refusal, Status};
 
@@ -91,9 +91,9 @@ impl Arena {
         }
         if words.stopping == Some(id) {
             words.stopping = None;
-            // The simulator's own daemon knows no stop. What comes after the last sync, until the sessions end,
-            // is not stable.
+            // The simulator's own daemon knows no stop.
             if well {
+                // What comes after the last sync, until the sessions end, is not stable.
                 self.end(node);
             }
         }

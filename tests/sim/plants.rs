@@ -9,7 +9,7 @@ use twinblk::plant::Plant as Bug;
 
 use crate::disk::Lies;
 use crate::faults::{Kind, LIES};
-use crate::runner::{Run, System, THREADS, quietly};
+use crate::runner::{Run, System, THREADS, promise, quietly};
 use crate::toy;
 
 /// A bug put in on purpose.
@@ -188,12 +188,12 @@ const HUNT: u64 = 2000;
 /// assertion inside a node is not theirs, and a promise that the plant cannot break is another bug's.
 fn catches(run: &Run, seed: u64) -> Option<String> {
     let violation = run.world(seed).violation?;
-    let promise = violation.split(':').next().unwrap_or("");
+    let broken = promise(&violation);
     let own = match run.plant {
-        Plant::Product(planted) => planted.seen_as.contains(&promise),
+        Plant::Product(planted) => planted.seen_as.contains(&broken),
         // A buffer let go of too early is seen by the simulated kernel alone, which panics.
-        Plant::Toy(bug) => promise != "panic" || bug == toy::Bug::EarlyRelease,
-        Plant::None | Plant::Lies(_) => promise != "panic",
+        Plant::Toy(bug) => broken != "panic" || bug == toy::Bug::EarlyRelease,
+        Plant::None | Plant::Lies(_) => broken != "panic",
     };
     let clean = Run { plant: Plant::None, print: false, ..run.clone() };
     (own && clean.world(seed).violation.is_none()).then_some(violation)

@@ -242,7 +242,7 @@ pub(crate) fn shrink(mut run: Run) -> bool {
 }
 
 /// Which promise a violation breaks, in its first word.
-fn promise(violation: &str) -> &str {
+pub(crate) fn promise(violation: &str) -> &str {
     violation.split(':').next().unwrap_or_default()
 }
 

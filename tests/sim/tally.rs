@@ -1,4 +1,5 @@
-//! Owns the count of what worlds have met: rows of the reconcile table, changes of state, faults, commands.
+//! Owns the count of what worlds have met: rows of the reconcile table, changes of state, faults, commands, early
+//! ends.
 //! Must never judge: a small count is for the reader to see.
 
 use std::collections::BTreeMap;

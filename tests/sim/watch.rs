@@ -107,7 +107,7 @@ impl Arena {
         let peer = &status.peers[0];
         if serving && !self.copies.is_serving(node) {
             let words = self.nodes.iter_mut().flat_map(|node| node.words.conceding.drain(..));
-            let conceded = words.count() > 0 || std::mem::take(&mut self.conceded);
+            let conceded = std::mem::take(&mut self.conceded) | (words.count() > 0);
             let forcing = std::mem::take(&mut self.nodes[node].words.forcing);
             let forced = !forcing.is_empty() || conceded;
             // The word that nobody else serves, given elsewhere and false, holds for whoever becomes
