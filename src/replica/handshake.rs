@@ -212,7 +212,12 @@ impl Replica {
         let Some(theirs) = &self.peers[peer].their_state else {
             return;
         };
-        let older = self.superblock.lineage.relation(&theirs.lineage) == Relation::Ancestor;
+        let older = match self.superblock.lineage.relation(&theirs.lineage) {
+            Relation::Ancestor => true,
+            // Of one generation, and only their roles said at this meeting which one is the old one.
+            Relation::Equal => self.peers[peer].verdict == Some(Verdict::Target(Extent::Full)),
+            _ => false,
+        };
         if older && self.role == Role::Secondary && self.superblock.data == DataState::Consistent {
             self.superblock.data = DataState::Outdated;
             self.superblock.slots[peer].withdrawn = false;

@@ -32,6 +32,8 @@ pub(super) struct Promoting {
     granted: Vec<usize>,
     /// By the operator's word alone.
     forced: bool,
+    /// Who grants it has, or is about to have, a copy equal to this one, and counts as current by that.
+    among_equals: bool,
     step: Step,
 }
 
@@ -211,9 +213,14 @@ impl Replica {
         let epoch = if forced { next.next() } else { next };
         let connected = |peer: &usize| self.peers[*peer].session.is_some();
         let waiting: Vec<usize> = (0..self.peers.len()).filter(connected).collect();
+        let equal = |peer: &usize| {
+            matches!(self.peers[*peer].phase, Phase::Established | Phase::SyncSource)
+        };
+        let among_equals = waiting.iter().any(equal);
         let step = Step::Waiting;
         let (granted, asked) = (Vec::new(), waiting.clone());
-        self.promoting = Some(Promoting { id, epoch, waiting, granted, forced, step });
+        self.promoting =
+            Some(Promoting { id, epoch, waiting, granted, forced, among_equals, step });
         for peer in &asked {
             self.send(*peer, Frame::PromoteAsk { epoch });
         }
@@ -402,7 +409,8 @@ impl Replica {
         if let Some(promoting) = self.promoting.take() {
             // Who granted it takes this epoch from nobody again.
             self.superblock.epoch = self.superblock.epoch.max(promoting.epoch);
-            if self.superblock.former_primary && self.disk == DiskState::UpToDate {
+            let current = self.superblock.former_primary && self.disk == DiskState::UpToDate;
+            if promoting.among_equals && current {
                 // Nor does having granted it make that one the newer of two equal copies.
                 self.superblock.current = self.superblock.current.max(promoting.epoch);
             }

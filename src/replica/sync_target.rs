@@ -9,7 +9,7 @@ use super::reconcile::Verdict;
 use super::status::Pace;
 use crate::format::frame::{DiskState, Frame};
 use crate::format::lineage::Lineage;
-use crate::format::superblock::{DataState, SyncTarget};
+use crate::format::superblock::{Bond, DataState, SyncTarget};
 use crate::plant::Plant;
 use crate::units::{Nanos, Session};
 
@@ -26,7 +26,10 @@ impl Replica {
         }
         let session = found.session_id();
         if found.verdict.is_some_and(Verdict::copies_all) {
-            self.remember_meeting(peer);
+            // The peer may not come to record it as one of both: in memory too, until it tells its marks.
+            let theirs = found.their_state.as_ref().map(|state| state.bond()).unwrap_or_default();
+            found.bond.meet(session.0, theirs);
+            self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
         }
         if !self.planted(Plant::InconsistentUnrecorded) {
             self.superblock.data = DataState::Inconsistent;

@@ -81,6 +81,39 @@ fn a_primary_does_not_go_on_with_a_restored_disk_it_has_met() {
     }
 }
 
+/// G1, G14: nor is it promoted without a word, if by its own records the other one lacks what it has.
+#[test]
+fn a_restored_disk_that_was_met_is_not_current() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.wrote(ALPHA, 5, 1, 2);
+    w.run_for(20);
+    let kept = w.nodes[ALPHA].medium.clone();
+    w.restore();
+    w.settle();
+    switch(&mut w, ALPHA);
+    w.settle();
+    w.wrote(BRAVO, 5, 1, 3);
+    flushed(&mut w, BRAVO);
+    w.settle();
+    w.crash(ALPHA);
+    w.nodes[ALPHA].medium = kept;
+    w.hold_kind(BRAVO, "SyncStart", true);
+    w.restart(ALPHA);
+    w.run_for(100);
+    w.cut();
+    w.hold_kind(BRAVO, "SyncStart", false);
+    lose_power(&mut w, BRAVO);
+    assert_eq!(w.refused(ALPHA, PROMOTE), "not-current");
+    w.restart(BRAVO);
+    w.run_for(20);
+    w.must(BRAVO, FORCE);
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 3);
+}
+
 /// G20: a resync of everything that was cut short goes on, whichever record of its beginning was made.
 #[test]
 fn a_full_resync_that_was_cut_short_goes_on() {
@@ -146,6 +179,31 @@ fn a_torn_meeting_of_a_new_disk_is_had_again() {
     w.equal();
 }
 
+/// G20: nor do two of them, with a disk that failed in between.
+#[test]
+fn two_torn_meetings_of_new_disks_are_had_again() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.hold_kind(BRAVO, "SyncStart", true);
+    w.must(ALPHA, Command::DiskReplace);
+    w.run_for(100);
+    w.nodes[ALPHA].medium.broken = true;
+    w.hold_kind(BRAVO, "SyncStart", false);
+    w.until("let go of", |w| w.status(ALPHA).disk == DiskState::Diskless);
+    w.nodes[ALPHA].medium.broken = false;
+    w.settle();
+    BOTH.into_iter().for_each(|node| w.hold_kind(node, "Met", true));
+    w.must(ALPHA, Command::DiskReplace);
+    w.run_for(100);
+    w.cut();
+    BOTH.into_iter().for_each(|node| w.hold_kind(node, "Met", false));
+    w.restore();
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    w.equal();
+}
+
 /// G20: nor does an older disk that a primary attaches.
 #[test]
 fn a_primary_that_attaches_an_older_disk_goes_on_with_the_lender() {
@@ -181,6 +239,10 @@ fn a_promotion_that_nobody_heard_is_no_newer_than_a_forced_one() {
     w.run_for(100);
     assert!(w.status(ALPHA).disk == DiskState::UpToDate && !w.established());
     w.hold_kind(ALPHA, "PromoteAsk", true);
+    for _ in 0..3 {
+        w.command(ALPHA, PROMOTE);
+        w.must(ALPHA, Command::Demote);
+    }
     let asked = w.command(ALPHA, PROMOTE);
     w.run_for(20);
     w.cut();
@@ -196,4 +258,29 @@ fn a_promotion_that_nobody_heard_is_no_newer_than_a_forced_one() {
     w.settle();
     w.equal();
     w.holds(ALPHA, 6, 1, 2);
+}
+
+/// G5: nor where the two were equal but for what a verify had found.
+#[test]
+fn a_forced_promotion_outranks_an_ask_that_was_lost() {
+    let mut w = begun(Protocol::C);
+    plant(&mut w, BRAVO, 5, 7);
+    w.must(ALPHA, Command::Verify { repair: false });
+    w.settle();
+    w.must(ALPHA, Command::Demote);
+    w.settle();
+    w.hold_kind(ALPHA, "PromoteAsk", true);
+    w.command(ALPHA, PROMOTE);
+    w.run_for(20);
+    w.cut();
+    w.hold_kind(ALPHA, "PromoteAsk", false);
+    w.must(BRAVO, FORCE);
+    let read = w.read(BRAVO, 5 * 4096, 4096);
+    w.until("read", |w| w.done(BRAVO, read));
+    assert_eq!(stamp_read(&w, BRAVO, read, 5), Some(7));
+    w.must(BRAVO, Command::Demote);
+    w.restore();
+    w.settle();
+    w.equal();
+    w.holds(ALPHA, 5, 1, 7);
 }
