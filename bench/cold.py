@@ -2,6 +2,8 @@
 ones: the same writes to a resource whose log holds all extents. Must never compare different places on a disk."""
 
 import json
+import os
+import random
 import tempfile
 from statistics import mean, median
 
@@ -15,10 +17,11 @@ EXTENT_BYTES = 4 * MIB
 # One block of each extent is written: a device with many extents needs little space, and a file system that
 # discards what is deleted is not busy for minutes with it.
 STRIDE_BYTES = EXTENT_BYTES
-# All extents of the device (the most a log can hold), and the default: one write in thirteen meets a hot one.
+# All extents of the device (the most a log can hold), and the default.
 LOG_EXTENTS = {"hot": 16384, "cold": 1237}
-COLD_SHARE = 1 - LOG_EXTENTS["cold"] * EXTENT_BYTES / DEVICE_BYTES
 DEPTHS = (1, 32, 128)
+# More writes a second than any of this does.
+WRITES_PER_SECOND_MAX = 200_000
 RAW_SECONDS = 2
 
 
@@ -27,6 +30,7 @@ class Cold:
 
     def __init__(self, pair, folder):
         self.pair, self.folder = pair, folder
+        self.order = os.path.join(folder, "cold.order")
 
     def start(self, processes):
         settings = {name: f"log_extents = {extents}\n" for name, extents in LOG_EXTENTS.items()}
@@ -41,12 +45,22 @@ class Cold:
             )
             self.pair.settle(name)
 
+    def write_order(self, seconds):
+        """All extents in a random order, again and again the same: each write is to one that left the log long ago."""
+        places = [extent * STRIDE_BYTES for extent in range(DEVICE_BYTES // STRIDE_BYTES)]
+        random.shuffle(places)
+        lines = "".join(f"nbd write {place} 4096\n" for place in places)
+        passes = 1 + int(WRITES_PER_SECOND_MAX * seconds) // len(places)
+        with open(self.order, "w", encoding="ascii") as order:
+            order.write("fio version 2 iolog\nnbd add\nnbd open\n")
+            order.writelines(lines for _ in range(passes))
+
     def measure(self, name, depth, seconds):
         """Random writes all over the device, and what was written to the log for them."""
         before = self.log_writes(name)
         job = fio(
-            self.pair.uri(name), DEVICE_BYTES, "--rw=randwrite", "--bs=4k", f"--blockalign={STRIDE_BYTES}", "--norandommap",
-            "--randrepeat=0", f"--iodepth={depth}", "--time_based", f"--runtime={seconds}",
+            self.pair.uri(name), DEVICE_BYTES, f"--read_iolog={self.order}", "--replay_no_stall=1", f"--iodepth={depth}",
+            f"--runtime={seconds}",
         )["write"]
         self.pair.settle(name)
         latency = job["clat_ns"]
@@ -70,6 +84,7 @@ class Cold:
     def rounds(self, count, seconds):
         """Interleaved; hot and cold take turns in being first."""
         found = []
+        self.write_order(seconds)
         for turn in range(count):
             disk = self.measure_disk()
             for depth in DEPTHS:
@@ -90,7 +105,7 @@ def show_cold(found):
         rounds = [it for it in found if it["depth"] == depth]
         of = lambda name, key: median(it[name][key] for it in rounds)  # noqa: E731
         ratio = median(it["hot"]["iops"] / it["cold"]["iops"] for it in rounds)
-        batch = median(COLD_SHARE * it["cold"]["writes"] / max(1, it["cold"]["log_writes"]) for it in rounds)
+        batch = median(it["cold"]["writes"] / max(1, it["cold"]["log_writes"]) for it in rounds)
         sums = median(it["hot"]["mean_us"] + it["disk"]["durable_us"] for it in rounds)
         cells = [number(of(name, "iops")) for name in ("hot", "cold")]
         cells += [f"{ratio:.2f}", f"{batch:.1f}"] + [f"{it:.0f} µs" for it in (of("hot", "mean_us"), of("cold", "mean_us"), sums)]
