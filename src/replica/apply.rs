@@ -6,6 +6,7 @@ use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
+use super::reconcile::{Extent, Verdict};
 use super::{IoPurpose, LogWaiter, Owner, Replica, SyncPurpose};
 use crate::buffer::Payload;
 use crate::format::frame::{Frame, Protocol};
@@ -184,6 +185,10 @@ impl Replica {
             }
             (_, payload) => return self.release(payload),
         };
+        if self.peers[peer].verdict == Some(Verdict::Target(Extent::Full)) {
+            // Only after the peer has recorded the meeting as one of both.
+            self.remember_meeting(peer);
+        }
         let clash = matches!(what, What::Hash(_)) && self.locks.any(blocks, is_client);
         if clash {
             // The source keeps the range locked until it knows, and the client's write, or a read

@@ -214,8 +214,12 @@ impl Replica {
         };
         let older = match self.superblock.lineage.relation(&theirs.lineage) {
             Relation::Ancestor => true,
-            // Of one generation, and only their roles said at this meeting which one is the old one.
-            Relation::Equal => self.peers[peer].verdict == Some(Verdict::Target(Extent::Full)),
+            // Of one generation, and only their roles said at this meeting which one is the old one; not
+            // if the peer remembers no meeting at all.
+            Relation::Equal => {
+                let full = self.peers[peer].verdict == Some(Verdict::Target(Extent::Full));
+                full && theirs.bond().confirmed != 0
+            }
             _ => false,
         };
         if older && self.role == Role::Secondary && self.superblock.data == DataState::Consistent {

@@ -5,7 +5,7 @@ use super::disk_loss::DiskLoss;
 use super::event::{DiskError, Fetched, Output, Part, Want};
 use super::peer::Phase;
 use super::range_lock::Mode;
-use super::reconcile::{Extent, Verdict};
+use super::reconcile::Verdict;
 use super::status::Pace;
 use super::stream::Sent;
 use super::{IoPurpose, Owner, Replica, SyncPurpose};
@@ -185,9 +185,6 @@ impl Replica {
             return self.violation(peer, "marks out of turn");
         }
         self.peers[peer].marks_heard = true;
-        if self.peers[peer].verdict == Some(Verdict::Target(Extent::Full)) {
-            self.remember_meeting(peer);
-        }
         self.peers[peer].sync_total = self.maps[peer].marked() + self.peers[peer].sync_done;
         self.feed_resync(peer);
         self.retry_parked();

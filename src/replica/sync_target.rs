@@ -26,9 +26,11 @@ impl Replica {
         }
         let session = found.session_id();
         if found.verdict.is_some_and(Verdict::copies_all) {
-            // The peer may not come to record it as one of both: in memory too, until it tells its marks.
-            let theirs = found.their_state.as_ref().map(|state| state.bond()).unwrap_or_default();
-            found.bond.meet(session.0, theirs);
+            // In memory it is what the peer has on record, which may not come to record it as one of both.
+            let told = found.their_state.as_ref().zip(found.sent_state.as_ref());
+            let (theirs, mine) = told.map(|it| (it.0.bond(), it.1.bond())).unwrap_or_default();
+            found.bond = theirs;
+            found.bond.meet(session.0, mine);
             self.superblock.slots[peer].bond = Bond { confirmed: session.0, tentative: 0 };
         }
         if !self.planted(Plant::InconsistentUnrecorded) {

@@ -204,6 +204,46 @@ fn two_torn_meetings_of_new_disks_are_had_again() {
     w.equal();
 }
 
+/// G20: nor does a link that goes twice in the moment when a resync onto one begins.
+#[test]
+fn a_resync_of_a_new_disk_that_begins_three_times_keeps_its_lender() {
+    let mut w = begun(Protocol::C);
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.settle();
+    w.hold_kind(ALPHA, "SyncReady", true);
+    w.must(ALPHA, Command::DiskReplace);
+    for _ in 0..3 {
+        w.run_for(100);
+        assert_eq!(peer(&w, ALPHA).replication, Replication::SyncTarget);
+        assert_ne!(peer(&w, BRAVO).replication, Replication::SyncSource);
+        w.cut();
+        w.restore();
+    }
+    w.run_for(100);
+    w.hold_kind(ALPHA, "SyncReady", false);
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    w.equal();
+}
+
+/// G19: the old machine comes back after `node replace`, has all, and lends its copy.
+#[test]
+fn a_peer_that_was_given_up_and_lacks_nothing_lends_its_copy() {
+    let mut w = begun(Protocol::C);
+    w.cut();
+    w.must(ALPHA, Command::NodeReplace);
+    w.hold_kind(ALPHA, "SyncStart", true);
+    w.restore();
+    w.run_for(100);
+    w.cut();
+    lose_disk_to_a_read(&mut w, ALPHA);
+    w.hold_kind(ALPHA, "SyncStart", false);
+    w.restore();
+    w.settle();
+    assert_eq!(stand_alone(&w), [false; 2]);
+    w.wrote(ALPHA, 6, 1, 2);
+}
+
 /// G20: nor does an older disk that a primary attaches.
 #[test]
 fn a_primary_that_attaches_an_older_disk_goes_on_with_the_lender() {
